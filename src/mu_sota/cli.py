@@ -1,0 +1,188 @@
+"""The command line: parse, call, print. Imports are inside the commands, so that `--help` answers at once."""
+
+import errno
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .errors import InputError
+
+app = typer.Typer(
+    name="mu-sota",
+    help="Train, evaluate, sample and inspect language models whose token state is a matrix of named semantic blocks.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+_DATA = "pydocs, wikitext-2, or the path of a .txt, .jsonl or .parquet file or of a folder of them"
+
+Preset = Annotated[str, typer.Option(help="mu-sota (the full model) or quickstart (a laptop CPU)")]
+Data = Annotated[str, typer.Option(help=_DATA)]
+Assignments = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a setting; may be repeated")
+]
+SettingsFile = Annotated[Path | None, typer.Option("--config", help="YAML file of settings, one key: value a line")]
+Folder = Annotated[Path, typer.Argument(help="the --out of a run, or a model in Hugging Face layout", metavar="DIR")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="print the version and exit")] = False) -> None:
+    if version:
+        from . import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command("train")
+def _train(
+    out: Annotated[Path, typer.Option(help="folder for the model, its tokenizer and the run's record")],
+    preset: Preset = "mu-sota",
+    data: Data = "pydocs",
+    epochs: Annotated[int | None, typer.Option(help="same as --set num_epochs=N")] = None,
+    max_steps: Annotated[int | None, typer.Option(help="same as --set max_steps=N")] = None,
+    seed: Annotated[int | None, typer.Option(help="same as --set seed=N")] = None,
+    assignments: Assignments = None,
+    config: SettingsFile = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on with the run in --out, if there is one")] = False,
+) -> None:
+    """Train a model; after every epoch validate it, sample from it and keep the best."""
+    from .settings import load_settings, parse_assignments
+
+    named = {"num_epochs": epochs, "max_steps": max_steps, "seed": seed}
+    overrides = parse_assignments(assignments or []) | {k: v for k, v in named.items() if v is not None}
+    settings = load_settings(preset, config, overrides)
+    from .train import train
+
+    train(preset, data, out, settings, resume)
+
+
+@app.command("evaluate")
+def _evaluate(
+    folder: Folder,
+    data: Data = "pydocs",
+    split: Annotated[str, typer.Option(help="train, validation or test")] = "test",
+    window: Annotated[int | None, typer.Option(help="tokens seen at once. Default: the model's positions")] = None,
+    stride: Annotated[int | None, typer.Option(help="new tokens per window. Default: all, no overlap")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="windows at once")] = 8,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object and nothing else")] = False,
+) -> None:
+    """Loss, accuracy, perplexity per token and word, and bits per byte; every token predicted exactly once."""
+    if split not in ("train", "validation", "test"):
+        raise InputError(f"--split is {split!r}; choose train, validation or test")
+    from tqdm import tqdm
+
+    from .data import load_corpus
+    from .evaluate import evaluate
+    from .trained import default_device, load_trained
+
+    model, tokenizer = load_trained(folder)
+    positions = model.config.max_position_embeddings
+    window = positions if window is None else window
+    stride = window if stride is None else stride
+    if not 1 <= stride <= window <= positions:
+        raise InputError(
+            f"--window is {window} and --stride {stride}, but 1 <= stride <= window <= {positions} (positions) must hold"
+        )
+    corpus = load_corpus(data, tokenizer=tokenizer)
+    score = evaluate(
+        model.to(default_device()),
+        getattr(corpus, split),
+        window=window,
+        stride=stride,
+        batch_size=batch_size,
+        progress=lambda batches: tqdm(batches, desc="Evaluating", disable=None),
+    )
+    figures = score.as_dict()
+    if as_json:
+        print(json.dumps({"model": str(folder), "data": data, "split": split, "window": window, "stride": stride, **figures}))
+        return
+    print(
+        f"{data}, {split}: {score.num_tokens:,} tokens, {score.num_words:,} words, {score.num_bytes:,} bytes; "
+        f"windows of {window}, stride {stride}"
+    )
+    for name in ("loss", "accuracy", "perplexity", "word_perplexity", "bits_per_byte"):
+        print(f"  {name:16} {figures[name]:.4f}")
+
+
+@app.command("generate")
+def _generate(
+    folder: Folder,
+    prompt: Annotated[str, typer.Option(help="text to continue")],
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="tokens to add")] = 30,
+    temperature: Annotated[float, typer.Option(min=0.01, help="below 1 plainer, above 1 wilder")] = 0.8,
+    top_k: Annotated[int, typer.Option(min=0, help="sample among so many tokens; 0 for all")] = 50,
+    top_p: Annotated[float, typer.Option(min=0.01, max=1.0, help="sample among this share of probability")] = 0.9,
+    repetition_penalty: Annotated[float, typer.Option(min=1.0, help="above 1, repeats become less likely")] = 1.2,
+    seed: Annotated[int, typer.Option(min=0, help="same seed, same text")] = 0,
+) -> None:
+    """Continue a prompt with a trained model."""
+    from .trained import default_device, load_trained, sample
+
+    model, tokenizer = load_trained(folder)
+    text = sample(
+        model.to(default_device()),
+        tokenizer,
+        prompt,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        repetition_penalty=repetition_penalty,
+        seed=seed,
+    )
+    print(text)
+
+
+@app.command("info")
+def _info(
+    preset: Preset = "mu-sota", assignments: Assignments = None, config: SettingsFile = None
+) -> None:
+    """Parameters part by part, FLOPs per token, memory of a training step, and all settings."""
+    from .settings import load_settings, parse_assignments
+
+    settings = load_settings(preset, config, parse_assignments(assignments or []))
+    from .sizes import describe
+
+    print(describe(settings))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point. Exit status: 0 done, 2 for something the user can fix, 130 interrupted."""
+    try:
+        app(arguments)
+    except InputError as error:
+        _leave(2, str(error))
+    except KeyboardInterrupt:
+        _leave(130, "interrupted")
+    except Exception as error:
+        sentence = _expected(error)
+        if sentence is None:
+            raise
+        _leave(*sentence)
+
+
+def _expected(error: BaseException) -> tuple[int, str] | None:
+    """Exit status and sentence of an error that is nobody's bug."""
+    if type(error).__name__ == "Interrupted":
+        return 130, f"interrupted: {error}; the same command with --resume goes on from there"
+    causes: list[Any] = [error, error.__cause__, error.__context__]
+    for cause in causes:
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            place = cause.filename or "the output folder"
+            return 2, f"the disk is full, writing {place}; free some space, then go on with --resume"
+        if isinstance(cause, PermissionError):
+            return 2, f"{cause.filename} cannot be accessed: permission denied; choose another folder or change its rights"
+    if "No space left on device" in str(error) or "os error 28" in str(error):
+        return 2, "the disk is full; free some space, then go on with --resume"
+    return None
+
+
+def _leave(status: int, sentence: str) -> None:
+    print(f"mu-sota: {sentence}", file=sys.stderr)
+    sys.exit(status)

@@ -1,0 +1,121 @@
+"""Loss, accuracy, perplexity per token and per word, and bits per byte of a split, every token predicted exactly once."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from .data import EvalWindows, Split
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a model makes of a split.
+
+    Attributes:
+        nll: summed negative log-likelihood of all predicted tokens, in nats.
+        num_correct: right top-1 predictions.
+        num_tokens: predicted tokens: all of the split, ends of documents included.
+        num_words: whitespace-separated words of the split's text.
+        num_bytes: UTF-8 bytes of the split's text.
+    """
+
+    nll: float
+    num_correct: int
+    num_tokens: int
+    num_words: int
+    num_bytes: int
+
+    @property
+    def loss(self) -> float:
+        """Nats per token."""
+        return self.nll / self.num_tokens
+
+    @property
+    def accuracy(self) -> float:
+        """Share of tokens predicted right."""
+        return self.num_correct / self.num_tokens
+
+    @property
+    def perplexity(self) -> float:
+        """exp(nll / tokens). Compares only between models with the same tokenizer."""
+        return _exp(self.loss)
+
+    @property
+    def word_perplexity(self) -> float:
+        """exp(nll / words). Compares across tokenizers."""
+        return _exp(self.nll / self.num_words)
+
+    @property
+    def bits_per_byte(self) -> float:
+        """nll / (ln 2 x bytes). Compares across tokenizers."""
+        return self.nll / (math.log(2) * self.num_bytes)
+
+    def as_dict(self) -> dict[str, float]:
+        """Every figure, for records."""
+        names = ("loss", "accuracy", "perplexity", "word_perplexity", "bits_per_byte")
+        return {name: getattr(self, name) for name in names} | vars(self)
+
+
+@torch.no_grad()
+def evaluate(
+    model: torch.nn.Module,
+    split: Split,
+    *,
+    window: int,
+    stride: int,
+    batch_size: int,
+    progress: Callable[[list[range]], Iterable[range]] = iter,
+) -> Score:
+    """Score a causal language model on a split, in the model's own precision, on its own device.
+
+    With `torch.distributed` running, every process takes its share of the windows and all return the same score.
+
+    Args:
+        model: takes `input_ids` [B, T], `shift_labels` [B, T] and `skip_logits`, returns `loss` and `num_correct`.
+        window: tokens a prediction can see at most.
+        stride: new tokens a window predicts; below `window`, each has at least window - stride tokens of context.
+        batch_size: windows at once.
+        progress: wraps the list of batches, such as `tqdm`.
+    """
+    windows = EvalWindows(split.tokens, window, stride)
+    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    mine = range(rank, len(windows), world)
+    batches = [mine[start : start + batch_size] for start in range(0, len(mine), batch_size)]
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    nll, correct = 0.0, 0
+    for batch in progress(batches):
+        items = [windows[index] for index in batch]
+        ids = torch.stack([item["input_ids"] for item in items]).to(device)
+        labels = torch.stack([item["shift_labels"] for item in items]).to(device)
+        output = model(input_ids=ids, shift_labels=labels, num_items_in_batch=1, skip_logits=True)
+        nll += output.loss.item()
+        correct += int(output.num_correct)
+    model.train(was_training)
+    if world > 1:
+        total = torch.tensor([nll, correct], dtype=torch.float64, device=device)
+        dist.all_reduce(total)
+        nll, correct = total[0].item(), int(total[1])
+    return _score(split, nll, correct)
+
+
+def unigram(train: Split, split: Split, vocab_size: int) -> Score:
+    """Score of the model that predicts every token by its frequency in `train` (add-one smoothing), context unseen."""
+    counts = np.bincount(train.tokens[1:], minlength=vocab_size) + 1
+    targets = split.tokens[1:]
+    log_probability = np.log(counts / counts.sum())
+    return _score(split, float(-log_probability[targets].sum()), int((targets == counts.argmax()).sum()))
+
+
+def _score(split: Split, nll: float, num_correct: int) -> Score:
+    return Score(nll, num_correct, split.n_predicted, max(split.n_words, 1), max(split.n_bytes, 1))
+
+
+def _exp(value: float) -> float:
+    return math.exp(value) if value < 700 else math.inf
+

@@ -1,0 +1,36 @@
+"""Files appear whole or not at all: written beside their place under a temporary name, then renamed."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path to write a file or a folder to; on success it takes the place of `path`.
+
+    On an exception the temporary is removed and `path` is left as it was. The rename is atomic for a file; an existing
+    folder is moved into the temporary one first, so only a kill between two renames can leave `path` missing.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    workspace = Path(tempfile.mkdtemp(prefix=f".{target.name}.tmp-", dir=target.parent))
+    try:
+        fresh = workspace / target.name
+        yield fresh
+        if fresh.is_dir() and target.is_dir():
+            os.replace(target, workspace / "replaced")
+        os.replace(fresh, target)
+    finally:
+        shutil.rmtree(workspace, ignore_errors=True)
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write `value` as indented JSON, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

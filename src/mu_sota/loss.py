@@ -1,0 +1,84 @@
+"""Cross-entropy of a large vocabulary from chunks of tokens: the logits of a batch are never held at once.
+
+Legend: R rows (tokens), D state, V vocabulary.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+IGNORE_INDEX = -100
+
+
+def chunked_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Summed cross-entropy and number of right top-1 predictions of `softmax(hidden @ weight.T + bias)`.
+
+    Each chunk's gradient is computed beside its loss, so the backward pass only scales what is already there. Under
+    bfloat16 autocast the products are in bfloat16 and every sum in float32; under float16 all is float32, since most
+    probabilities of a large vocabulary are below what float16 can hold.
+
+    Args:
+        hidden: [..., D]
+        weight: [V, D]
+        bias: [V] or None
+        labels: [...] int64; rows with IGNORE_INDEX count for nothing.
+
+    Returns:
+        Σ -log p(label) in nats, a float32 scalar; and the count of right predictions, an int64 scalar.
+    """
+    return _ChunkedCrossEntropy.apply(hidden.flatten(0, -2), weight, bias, labels.flatten())
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> tuple[Tensor, Tensor]:
+        device = hidden.device.type
+        bf16 = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16
+        dtype = torch.bfloat16 if bf16 else torch.float32 if hidden.dtype == torch.float16 else hidden.dtype
+        exact = torch.promote_types(dtype, torch.float32)  # sums: float32, or float64 for float64 inputs
+        training = any(ctx.needs_input_grad[:3])
+        with torch.autocast(device, enabled=False):
+            rows, table = hidden.to(dtype), weight.to(dtype)
+            offset = None if bias is None else bias.to(dtype)
+            total = torch.zeros((), dtype=exact, device=hidden.device)
+            correct = torch.zeros((), dtype=torch.int64, device=hidden.device)
+            if training:
+                grad_hidden = torch.empty_like(hidden)
+                grad_weight = torch.zeros_like(weight, dtype=exact)
+                grad_bias = None if bias is None else torch.zeros_like(bias, dtype=exact)
+            step = 128 if device == "cpu" else 2048  # a chunk of logits should stay in the CPU's cache
+            for start in range(0, len(rows), step):
+                part = slice(start, start + step)
+                counted = (labels[part] != IGNORE_INDEX)[:, None]
+                target = labels[part, None].clamp(min=0)
+                logits = F.linear(rows[part], table, offset).to(exact)
+                top, prediction = logits.max(-1, keepdim=True)
+                right = logits.gather(-1, target)
+                correct += ((prediction == target) & counted).sum()
+                weights = logits.sub_(top).exp_()
+                normaliser = weights.sum(-1, keepdim=True)
+                total += ((normaliser.log() + top - right) * counted).sum()
+                if training:
+                    grad_logits = weights.mul_(counted / normaliser)
+                    grad_logits.scatter_add_(-1, target, -counted.to(exact))
+                    grad_logits = grad_logits.to(dtype)
+                    grad_hidden[part] = grad_logits @ table
+                    grad_weight += grad_logits.T @ rows[part]
+                    if grad_bias is not None:
+                        grad_bias += grad_logits.sum(0, dtype=exact)
+        if training:
+            ctx.save_for_backward(grad_hidden, grad_weight.to(weight.dtype), grad_bias)
+        ctx.mark_non_differentiable(correct)
+        return total, correct
+
+    @staticmethod
+    def backward(ctx: Any, grad_total: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        grad_hidden, grad_weight, grad_bias = ctx.saved_tensors
+        return (
+            grad_hidden * grad_total.to(grad_hidden.dtype),
+            grad_weight * grad_total.to(grad_weight.dtype),
+            None if grad_bias is None else grad_bias * grad_total.to(grad_bias.dtype),
+            None,
+        )

@@ -1,0 +1,275 @@
+"""The MU model: block attention, cross-block attention, feed-forward, dynamic sensitivity, gated update.
+
+Legend: B batch, T time, D state (block-major), N = 16 blocks, S values a block, H heads, V vocabulary, L layers.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import GenerationMixin, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
+from transformers.utils import can_return_tuple
+from transformers.utils.output_capturing import capture_outputs
+
+from .attention import attention_bias, causal_attention, causal_attention_with_entropy
+from .config import MuConfig
+from .layout import NUM_BLOCKS, join_blocks, split_blocks
+from .loss import IGNORE_INDEX, chunked_cross_entropy
+
+SENSITIVITY_HIDDEN = 32
+
+
+class BlockLinear(nn.Module):
+    """16 independent affine maps, one a block: [B, T, N, in] to [B, T, N, out] in one batched product."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(NUM_BLOCKS, out_features, in_features))
+        self.bias = nn.Parameter(torch.empty(NUM_BLOCKS, out_features))
+
+    def forward(self, blocks: Tensor) -> Tensor:
+        return torch.einsum("btni,noi->btno", blocks, self.weight) + self.bias
+
+
+class BlockAttention(nn.Module):
+    """16 independent causal self-attentions, one a block: each block is a head of its own with its own projections."""
+
+    def __init__(self, config: MuConfig) -> None:
+        super().__init__()
+        self.qkv = BlockLinear(config.block_size, 3 * config.block_size)
+        self.out = BlockLinear(config.block_size, config.block_size)
+
+    def forward(self, state: Tensor, bias: Tensor | None) -> Tensor:
+        query, key, value = self.qkv(split_blocks(state)).transpose(1, 2).chunk(3, dim=-1)  # [B, N, T, S] each
+        mixed = causal_attention(query, key, value, bias)
+        return join_blocks(self.out(mixed.transpose(1, 2)))
+
+
+class CrossBlockAttention(nn.Module):
+    """One causal self-attention over whole states, where the blocks meet; also says how spread each row was."""
+
+    def __init__(self, config: MuConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_attention_heads
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+        self.out = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, state: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+        heads = self.qkv(state).unflatten(-1, (3, self.num_heads, -1))  # [B, T, 3, H, D/H]
+        query, key, value = heads.permute(2, 0, 3, 1, 4)  # [B, H, T, D/H] each
+        mixed, entropy = causal_attention_with_entropy(query, key, value, bias)
+        return self.out(mixed.transpose(1, 2).flatten(-2)), entropy.mean(1)
+
+
+class FeedForward(nn.Module):
+    """Linear, GELU, dropout, linear."""
+
+    def __init__(self, config: MuConfig) -> None:
+        super().__init__()
+        self.up = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.dropout = nn.Dropout(config.dropout)
+        self.down = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, state: Tensor) -> Tensor:
+        return self.down(self.dropout(F.gelu(self.up(state))))
+
+
+class DynamicSensitivity(nn.Module):
+    """How far each block of each token moves in this layer, a number around 0 to 1: all of it learned.
+
+    Features are the token's affinity to the blocks, mixed by the block interaction, and the entropy of its cross-block
+    attention, averaged over heads.
+    """
+
+    def __init__(self, config: MuConfig) -> None:
+        super().__init__()
+        self.interaction = nn.Parameter(torch.empty(NUM_BLOCKS, NUM_BLOCKS))
+        self.up = nn.Linear(NUM_BLOCKS + 1, SENSITIVITY_HIDDEN)
+        self.dropout = nn.Dropout(config.dropout)
+        self.down = nn.Linear(SENSITIVITY_HIDDEN, NUM_BLOCKS)
+        self.base = nn.Parameter(torch.empty(NUM_BLOCKS))
+
+    def forward(self, affinity: Tensor, entropy: Tensor) -> Tensor:
+        """Affinity [B, T, N] and entropy [B, T] to sensitivity [B, T, N]."""
+        features = torch.cat([affinity @ self.interaction, entropy[..., None]], dim=-1)
+        return self.base * torch.sigmoid(self.down(self.dropout(F.gelu(self.up(features)))))
+
+
+class MuLayer(nn.Module):
+    """One layer: what the layer would make of the state, and, block by block, how much of it is taken over."""
+
+    def __init__(self, config: MuConfig) -> None:
+        super().__init__()
+        self.block_attention = BlockAttention(config)
+        self.cross_attention = CrossBlockAttention(config)
+        self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.feed_forward = FeedForward(config)
+        self.feed_forward_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.sensitivity = DynamicSensitivity(config)
+
+    def forward(self, state: Tensor, affinity: Tensor, bias: Tensor | None) -> Tensor:
+        blocks = self.block_attention(state, bias)
+        crossed, entropy = self.cross_attention(blocks, bias)
+        output = self.attention_norm(blocks + crossed)
+        output = self.feed_forward_norm(output + self.feed_forward(output))
+        sensitivity = self.sensitivity(affinity, entropy)
+        return state + join_blocks(sensitivity[..., None] * split_blocks(output - state))
+
+
+class MuPreTrainedModel(PreTrainedModel):
+    """Initialisation and what every MU model tells `transformers` about itself."""
+
+    config_class = MuConfig
+    base_model_prefix = "model"
+    _no_split_modules = ["MuLayer"]
+    _can_record_outputs = {"hidden_states": MuLayer}
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        # Post-norm layers write states of unit scale into the gate, so token embeddings start there too. Linear maps
+        # keep the scale of their input (LeCun), whatever its width: 0.02 would silence the 4-wide block attentions.
+        if isinstance(module, nn.Linear | BlockLinear):
+            init.normal_(module.weight, std=getattr(module, "init_std", module.weight.shape[-1] ** -0.5))
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            init.normal_(module.weight, std=getattr(module, "init_std", 1.0))
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, DynamicSensitivity):
+            init.eye_(module.interaction)
+            init.constant_(module.base, 0.5)
+
+
+class MuModel(MuPreTrainedModel):
+    """Token ids to final states."""
+
+    def __init__(self, config: MuConfig) -> None:
+        super().__init__(config)
+        self.token_embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.position_embedding = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.position_embedding.init_std = 0.02
+        # The layers' affinity tables side by side, so that a token's L x N values are one row, gathered once.
+        self.affinity = nn.Embedding(config.vocab_size, config.num_hidden_layers * NUM_BLOCKS)
+        self.affinity.init_std = 0.02
+        self.layers = nn.ModuleList(MuLayer(config) for _ in range(config.num_hidden_layers))
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.token_embedding
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        self.token_embedding = value
+
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutput:
+        """States of a batch of token ids.
+
+        Args:
+            input_ids: [B, T] int64.
+            attention_mask: [B, T], 1 at tokens and 0 at padding.
+            position_ids: [B, T]; 0, 1, 2, ... by default, counted from the first token of each row.
+
+        Returns:
+            `last_hidden_state` [B, T, D], block-major (see `mu_sota.layout`).
+
+        Raises:
+            ValueError: the sequence is longer than the learned positions.
+        """
+        length, positions = input_ids.shape[1], self.config.max_position_embeddings
+        if length > positions:
+            raise ValueError(f"the input has {length} tokens, but this model has learned {positions} positions")
+        if position_ids is None:
+            if attention_mask is None:
+                position_ids = torch.arange(length, device=input_ids.device)[None]
+            else:
+                position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+        state = self.token_embedding(input_ids) + self.position_embedding(position_ids)
+        affinity = self.affinity(input_ids).unflatten(-1, (-1, NUM_BLOCKS))  # [B, T, L, N]
+        bias = attention_bias(attention_mask)
+        for index, layer in enumerate(self.layers):
+            state = layer(state, affinity[:, :, index], bias)
+        return BaseModelOutput(last_hidden_state=self.norm(state))
+
+
+@dataclass
+class MuCausalLMOutput(CausalLMOutput):
+    """As `CausalLMOutput`, and `num_correct`: right top-1 predictions among the labelled tokens, a scalar."""
+
+    num_correct: Tensor | None = None
+
+
+class MuForCausalLM(MuPreTrainedModel, GenerationMixin):
+    """The MU model with its output projection, for training and `generate`."""
+
+    accepts_loss_kwargs = True  # tells `Trainer` that the loss is divided by `num_items_in_batch`
+
+    def __init__(self, config: MuConfig) -> None:
+        super().__init__(config)
+        self.model = MuModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
+        self.lm_head.init_std = 0.02
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        shift_labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        skip_logits: bool | None = None,
+        logits_to_keep: int = 0,
+        past_key_values: Any = None,
+        **kwargs: Any,
+    ) -> MuCausalLMOutput:
+        """Logits of the next token, or the loss, or both.
+
+        Args:
+            input_ids, attention_mask, position_ids: as in `MuModel`.
+            labels: [B, T], aligned with `input_ids` as everywhere in `transformers`: the shift by one happens here.
+            shift_labels: [B, T], already shifted: the token after each position. Takes the place of `labels`.
+            num_items_in_batch: what the summed loss is divided by; the number of labelled tokens by default.
+            skip_logits: do not compute logits, only the loss, from chunks. Default: in training with labels.
+            logits_to_keep: compute only the last so many positions of the logits; 0 for all.
+
+        Returns:
+            `loss` in nats a token, `logits` [B, T, V], `num_correct`, `hidden_states` if asked for.
+
+        Raises:
+            ValueError: the sequence is longer than the learned positions, or a cache is passed.
+        """
+        if past_key_values is not None:
+            raise ValueError("MU models have no key/value cache yet: pass use_cache=False")
+        outputs = self.model(input_ids, attention_mask=attention_mask, position_ids=position_ids, **kwargs)
+        hidden = outputs.last_hidden_state
+        if labels is not None and shift_labels is None:
+            shift_labels = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
+
+        loss = num_correct = logits = None
+        if shift_labels is not None:
+            total, num_correct = chunked_cross_entropy(hidden, self.lm_head.weight, self.lm_head.bias, shift_labels)
+            if num_items_in_batch is None:
+                num_items_in_batch = (shift_labels != IGNORE_INDEX).sum()
+            loss = total / num_items_in_batch
+        if skip_logits is None:
+            skip_logits = self.training and loss is not None
+        if not skip_logits:
+            logits = self.lm_head(hidden[:, -logits_to_keep:])
+        return MuCausalLMOutput(
+            loss=loss, logits=logits, num_correct=num_correct, hidden_states=outputs.hidden_states
+        )

@@ -1,0 +1,86 @@
+"""What a configuration costs before anything is trained: parameters part by part, FLOPs, memory, steps."""
+
+from collections import Counter
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from .model import MuForCausalLM
+from .settings import RunSettings, Settings
+
+
+def parameter_table(model: MuForCausalLM) -> dict[str, int]:
+    """Number of parameters of each part, all layers together."""
+    parts: Counter[str] = Counter()
+    for name, parameter in model.named_parameters():
+        pieces = name.split(".")
+        if "layers" in pieces:
+            part = pieces[pieces.index("layers") + 2]
+            parts[f"layers: {part.replace('_', ' ')}"] += parameter.numel()
+        else:
+            parts[pieces[-2].replace("_", " ")] += parameter.numel()
+    return dict(parts)
+
+
+def flops_per_token(model: MuForCausalLM, length: int) -> tuple[int, int]:
+    """Floating-point operations per token of a forward pass, and of forward and backward, as PyTorch counts them.
+
+    A multiplication and an addition count as two; look-ups, norms and activations are not counted. Attention is counted
+    over the full square of positions, as kernels are by convention.
+
+    Args:
+        model: on any device; best on `meta`, where nothing is computed.
+        length: of the sequence, since attention grows with it.
+    """
+    ids = torch.zeros(1, length, dtype=torch.long, device=model.device)
+    with FlopCounterMode(display=False) as forward:
+        logits = model.eval()(ids).logits
+    with FlopCounterMode(display=False) as backward:
+        logits.sum().backward()
+    return forward.get_total_flops() // length, (forward.get_total_flops() + backward.get_total_flops()) // length
+
+
+def activation_bytes(model: MuForCausalLM, length: int) -> int:
+    """Bytes that a training step keeps for the backward pass, per sequence, without the loss."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if not isinstance(tensor, torch.nn.Parameter):
+            storage = tensor.untyped_storage()
+            kept[storage._cdata] = storage.nbytes()
+        return tensor
+
+    ids = torch.zeros(1, length, dtype=torch.long, device=model.device)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = model.train().model(ids)
+    del output
+    return sum(kept.values())
+
+
+def describe(settings: Settings) -> str:
+    """The page that `mu-sota info` prints."""
+    run, config = settings
+    with torch.device("meta"):
+        model = MuForCausalLM(config)
+    table = parameter_table(model)
+    total = sum(table.values())
+    forward, both = flops_per_token(model, run.window)
+    activations = activation_bytes(model, run.window)
+    state = 16 * total  # weights, gradients and two moments of AdamW in float32
+    lines = [
+        f"State {config.matrix_size} x {config.matrix_size} = {config.hidden_size} values, 16 blocks of {config.block_size}",
+        f"{config.num_hidden_layers} layers, {config.num_attention_heads} heads of cross-block attention",
+        "",
+        "Parameters (at the full vocabulary; a smaller text gives a smaller one)",
+        *(f"  {part:30} {count:>12,}  {count / total:6.1%}" for part, count in table.items()),
+        f"  {'total':30} {total:>12,}",
+        "",
+        f"FLOPs per token at {run.window} tokens: {forward / 1e6:.1f} M forward, {both / 1e6:.1f} M with backward",
+        "Memory of training in float32 (estimates)",
+        f"  weights, gradients, AdamW      {state / 2**30:8.2f} GiB",
+        f"  kept for backward, a sequence  {activations / 2**30:8.2f} GiB",
+        "",
+        "Settings (change with --set key=value or a YAML file)",
+        *(f"  {key:20} {value!s:34} {RunSettings.model_fields[key].description}" for key, value in run.model_dump().items()),
+    ]
+    return "\n".join(lines)

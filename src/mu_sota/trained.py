@@ -1,0 +1,86 @@
+"""A trained model in a folder: load it with its tokenizer, and sample text from it."""
+
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from . import tokenizer as tokenizers
+from .errors import InputError
+from .model import MuForCausalLM
+
+
+def load_trained(folder: str | Path) -> tuple[MuForCausalLM, PreTrainedTokenizerBase]:
+    """Model in eval mode and tokenizer of a run's folder (its best epoch) or of any folder in Hugging Face layout.
+
+    Raises:
+        InputError: the folder is missing, or holds no MU model.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}; give the --out of a training run, or its best/ folder")
+    best = folder / "best" if (folder / "best" / "config.json").exists() else folder
+    if not (best / "config.json").exists():
+        raise InputError(
+            f"{folder} holds no trained model: neither best/config.json nor config.json is there; "
+            f"a run writes best/ after its first epoch"
+        )
+    try:
+        model = MuForCausalLM.from_pretrained(best)
+        tokenizer = tokenizers.load(best)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"the model in {best} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+    return model.eval(), tokenizer
+
+
+def default_device() -> torch.device:
+    """The accelerator if there is one, else the CPU."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    return accelerator or torch.device("cpu")
+
+
+def sample(
+    model: MuForCausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    repetition_penalty: float,
+    seed: int,
+) -> str:
+    """The prompt and its sampled continuation; the same seed gives the same text. Global random state is untouched.
+
+    Raises:
+        InputError: prompt and new tokens together exceed the model's positions.
+    """
+    ids = tokenizers.encode(tokenizer, prompt).tolist() or [tokenizer.bos_token_id]
+    positions = model.config.max_position_embeddings
+    if len(ids) + max_new_tokens > positions:
+        raise InputError(
+            f"the prompt has {len(ids)} tokens and {max_new_tokens} more were asked for, but the model has "
+            f"{positions} positions; shorten the prompt or lower --max-new-tokens"
+        )
+    device = model.device
+    inputs = torch.tensor([ids], device=device)
+    with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device], device_type=_fork_type(device)):
+        torch.manual_seed(seed)
+        output = model.generate(
+            inputs,
+            attention_mask=torch.ones_like(inputs),
+            max_new_tokens=max_new_tokens,
+            do_sample=True,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            repetition_penalty=repetition_penalty,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    return str(tokenizer.decode(output[0], skip_special_tokens=True))
+
+
+def _fork_type(device: torch.device) -> str:
+    return "cuda" if device.type == "cpu" else device.type

@@ -1,0 +1,66 @@
+"""Did a run work? The run instructions' "Verifying it's working", computed from the run's own record."""
+
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+
+class Check(NamedTuple):
+    """One statement about a run, whether it holds, and what to do if not."""
+
+    passed: bool
+    text: str
+    advice: str = ""
+
+
+def verdict(epochs: list[dict[str, Any]], num_epochs: int, best_loads: bool) -> list[Check]:
+    """Judge a run.
+
+    Args:
+        epochs: the rows of kind `epoch` of `metrics.jsonl`, in order.
+        num_epochs: epochs that were planned.
+        best_loads: the saved best model was loaded again and gave the same predictions as the other copy of it.
+    """
+    train = [row["train"]["loss"] for row in epochs]
+    loss = [row["validation"]["loss"] for row in epochs]
+    perplexity = [row["validation"]["perplexity"] for row in epochs]
+    samples = [[sample["text"] for sample in row["samples"]] for row in epochs]
+    complete = sum(row["complete"] for row in epochs)
+    checks = [
+        Check(complete >= num_epochs, f"{complete} of {num_epochs} epochs completed"),
+        Check(
+            best_loads,
+            "best model saved, and loads again",
+            "look for a full disk or a folder that cannot be written",
+        ),
+    ]
+    if len(epochs) > 1:
+        lower = "lower the learning rate (--set learning_rate=...), or stop earlier if only validation rises"
+        checks += [
+            Check(_falls(train), f"training loss, every epoch lower: {_arrow(train, '.4f')}", lower),
+            Check(_falls(loss), f"validation loss, every epoch lower: {_arrow(loss, '.4f')}", lower),
+            Check(perplexity[-1] < perplexity[0], f"validation perplexity fell: {_arrow(perplexity, '.2f')}", lower),
+            Check(
+                all(before != after for before, after in pairwise(samples)),
+                "generated text changed every epoch",
+                "the model is not learning: raise the learning rate, or check that the data is what you think",
+            ),
+        ]
+    return checks
+
+
+def as_text(checks: list[Check]) -> str:
+    """One line a check, with the advice under those that failed."""
+    lines = []
+    for check in checks:
+        lines.append(f"  [{'ok' if check.passed else 'NO'}] {check.text}")
+        if not check.passed and check.advice:
+            lines.append(f"       {check.advice}")
+    return "\n".join(lines)
+
+
+def _falls(values: list[float]) -> bool:
+    return all(after < before for before, after in pairwise(values))
+
+
+def _arrow(values: list[float], spec: str) -> str:
+    return " > ".join(format(value, spec) for value in values)
