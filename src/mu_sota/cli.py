@@ -57,6 +57,7 @@ def _train(
     named = {"num_epochs": epochs, "max_steps": max_steps, "seed": seed}
     overrides = parse_assignments(assignments or []) | {k: v for k, v in named.items() if v is not None}
     settings = load_settings(preset, config, overrides)
+    _quiet()
     from .train import train
 
     train(preset, data, out, settings, resume)
@@ -81,6 +82,7 @@ def _evaluate(
     from .evaluate import evaluate
     from .trained import default_device, load_trained
 
+    _quiet()
     model, tokenizer = load_trained(folder)
     positions = model.config.max_position_embeddings
     window = positions if window is None else window
@@ -124,6 +126,7 @@ def _generate(
     """Continue a prompt with a trained model."""
     from .trained import default_device, load_trained, sample
 
+    _quiet()
     model, tokenizer = load_trained(folder)
     text = sample(
         model.to(default_device()),
@@ -150,6 +153,14 @@ def _info(
     from .sizes import describe
 
     print(describe(settings))
+
+
+def _quiet() -> None:
+    """What the library would print of its own beside our lines."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -68,9 +68,13 @@ class Split:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Three splits that share no document, and the tokenizer of their ids."""
+    """Three splits that share no document, and the tokenizer of their ids.
+
+    `fingerprint` changes with the text, the tokenizer and the way the text is split.
+    """
 
     source: str
+    fingerprint: str
     tokenizer: PreTrainedTokenizerFast
     train: Split
     validation: Split
@@ -106,7 +110,7 @@ def load_corpus(
             unknown or has no end-of-text token; the cache cannot be written.
     """
     given = tokenizer if isinstance(tokenizer, PreTrainedTokenizerFast) else None
-    settings: list[str | int | None]
+    settings: list[object]
     if given is not None:
         settings = [given.backend_tokenizer.to_str(), given.bos_token_id, given.eos_token_id]
     elif tokenizer == "bpe":
@@ -479,7 +483,7 @@ def _docstrings(path: Path) -> list[str]:
 
 
 def _read_wikitext() -> _Documents:
-    import datasets
+    import datasets.config
     from huggingface_hub import constants, get_session
 
     offline = datasets.config.HF_HUB_OFFLINE
@@ -555,6 +559,6 @@ def _open(folder: Path, source: str, tokenizer: PreTrainedTokenizerFast | None) 
             if tokens.shape != (counts.pop("n_tokens"),):
                 return None
             splits[split] = Split(tokens, **counts)
-        return Corpus(source, load(folder / TOKENIZER_FILE) if tokenizer is None else tokenizer, **splits)
+        return Corpus(source, folder.name, load(folder / TOKENIZER_FILE) if tokenizer is None else tokenizer, **splits)
     except (OSError, EOFError, ValueError, KeyError, TypeError):
         return None

@@ -1,8 +1,8 @@
 """One training run, from settings to verdict: what is checked, printed, recorded, saved, resumed and given up."""
 
 import json
-import logging
 import math
+import shutil
 import signal
 import sys
 import time
@@ -15,14 +15,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import transformers
 from accelerate import PartialState
 from accelerate.utils.memory import should_reduce_batch_size
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 
 from . import machine
-from . import tokenizer as tokenizers
 from .causality import assert_causal
 from .config import MuConfig
 from .data import Corpus, load_corpus
@@ -30,12 +28,13 @@ from .errors import InputError
 from .evaluate import unigram
 from .files import replacing, write_json
 from .model import MuForCausalLM
-from .settings import RunSettings, Settings
+from .settings import MODEL_KEYS, RunSettings, Settings
+from .tokenizer import TOKENIZER_FILE
+from .tokenizer import save as save_tokenizer
 from .trained import sample
 from .trainer import BEST_FILE, BEST_FOLDER, MuTrainer, Tally
 from .verdict import Check, as_text, verdict
 
-TOKENIZER_FILE = "mu_sota_tokenizer.json"
 METRICS_FILE = "metrics.jsonl"
 RUN_FILE = "run.json"
 RULE = "=" * 80
@@ -309,8 +308,6 @@ def train(preset: str, data: str, out: Path, settings: Settings, resume: bool = 
     """
     process = PartialState()
     say = print if process.is_main_process else _silent
-    transformers.utils.logging.set_verbosity_error()
-    logging.getLogger("torch.distributed").setLevel(logging.ERROR)
 
     with process.main_process_first():
         corpus = load_corpus(data, tokenizer=settings.run.tokenizer, vocab_size=settings.model.vocab_size)
@@ -318,9 +315,9 @@ def train(preset: str, data: str, out: Path, settings: Settings, resume: bool = 
     identity = {
         "preset": preset,
         "data": data,
-        "data_fingerprint": getattr(corpus, "fingerprint", None),
+        "data_fingerprint": corpus.fingerprint,
         "settings": settings.run.model_dump(exclude={"micro_batch_size", "log_steps", "checkpoint_minutes"}),
-        "model": {key: value for key, value in config.to_dict().items() if key != "transformers_version"},
+        "model": {key: getattr(config, key) for key in MODEL_KEYS},
     }
     record = _previous_run(out, identity, resume)
     if "result" in record:
@@ -339,9 +336,9 @@ def train(preset: str, data: str, out: Path, settings: Settings, resume: bool = 
     process.wait_for_everyone()
     if process.is_main_process:
         out.mkdir(parents=True, exist_ok=True)
-        for leftover in out.glob(".*.tmp*"):
-            _remove(leftover)
-        tokenizers.save(corpus.tokenizer, out / TOKENIZER_FILE)
+        for leftover in out.glob(".*.tmp*"):  # of a run that was killed while writing
+            shutil.rmtree(leftover)
+        save_tokenizer(corpus.tokenizer, out / TOKENIZER_FILE)
         record = {**identity, "started": _now(), "machine": machine.describe(), "precision": precision, **record}
         record["unigram"] = floor.as_dict()
         record["settings"] = settings.run.model_dump()
@@ -369,11 +366,7 @@ def train(preset: str, data: str, out: Path, settings: Settings, resume: bool = 
     if trainer.state.global_step < trainer.state.max_steps:
         raise Interrupted(f"saved at step {trainer.state.global_step:,} of {trainer.state.max_steps:,}")
 
-    checks = verdict(
-        metrics.epochs,
-        math.ceil(trainer.state.max_steps / trainer.steps_per_epoch),
-        process.is_main_process and best_loads(out),
-    )
+    checks = verdict(metrics.epochs, trainer.state.max_steps, process.is_main_process and best_loads(out))
     best = min(metrics.epochs, key=lambda row: row["validation"]["loss"])
     text = (
         f"{RULE}\nVERDICT\n{RULE}\n{as_text(checks)}\n"
@@ -507,12 +500,6 @@ def _heading(
 
 def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-def _remove(path: Path) -> None:
-    import shutil
-
-    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _silent(*_: object) -> None:

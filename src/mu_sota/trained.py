@@ -79,7 +79,8 @@ def sample(
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=tokenizer.eos_token_id,
         )
-    return str(tokenizer.decode(output[0], skip_special_tokens=True))
+    # The word vocabulary's special tokens, <unk> and <eos>, are words of its text.
+    return str(tokenizer.decode(output[0], skip_special_tokens=not tokenizers.is_word_level(tokenizer)))
 
 
 def _fork_type(device: torch.device) -> str:

@@ -280,7 +280,7 @@ class MuTrainer(Trainer):
         checkpoint = get_last_checkpoint(str(self.out))
         if checkpoint and self.is_world_process_zero():  # one process carries the sum of all
             saved = Tally(**json.loads((Path(checkpoint) / _TALLY_FILE).read_text()))
-            self._tally += torch.tensor(saved).to(self._tally)
+            self._tally += torch.tensor(saved, dtype=torch.float64).to(self._tally)
         self.train(resume_from_checkpoint=checkpoint)
 
     def save_best(self, epoch: int, score: Score) -> None:

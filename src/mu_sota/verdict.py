@@ -12,21 +12,21 @@ class Check(NamedTuple):
     advice: str = ""
 
 
-def verdict(epochs: list[dict[str, Any]], num_epochs: int, best_loads: bool) -> list[Check]:
+def verdict(epochs: list[dict[str, Any]], num_steps: int, best_loads: bool) -> list[Check]:
     """Judge a run.
 
     Args:
         epochs: the rows of kind `epoch` of `metrics.jsonl`, in order.
-        num_epochs: epochs that were planned.
+        num_steps: optimizer steps that were planned.
         best_loads: the saved best model was loaded again and gave the same predictions as the other copy of it.
     """
     train = [row["train"]["loss"] for row in epochs]
     loss = [row["validation"]["loss"] for row in epochs]
     perplexity = [row["validation"]["perplexity"] for row in epochs]
     samples = [[sample["text"] for sample in row["samples"]] for row in epochs]
-    complete = sum(row["complete"] for row in epochs)
+    done, complete = epochs[-1]["step"], sum(row["complete"] for row in epochs)
     checks = [
-        Check(complete >= num_epochs, f"{complete} of {num_epochs} epochs completed"),
+        Check(done == num_steps, f"{done:,} of {num_steps:,} steps done, {complete} whole epochs"),
         Check(
             best_loads,
             "best model saved, and loads again",

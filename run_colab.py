@@ -1,0 +1,17 @@
+"""Train the full MU-SOTA model with its recipe: `python run_colab.py`.
+
+The same as `mu-sota train --preset mu-sota --data wikitext-2 --out mu_sota_run --resume`; whatever you add is passed on and wins,
+for example `python run_colab.py --data my_texts/ --set batch_size=16`.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "src"))
+
+if __name__ == "__main__":
+    try:
+        from mu_sota.cli import main
+    except ModuleNotFoundError as missing:
+        sys.exit(f"run_colab.py needs the package {missing.name!r}; install what is needed with: pip install .")
+    main(["train", "--preset", "mu-sota", "--data", "wikitext-2", "--out", "mu_sota_run", "--resume", *sys.argv[1:]])
