@@ -1,9 +1,12 @@
 """mu-sota: language models whose token state is a matrix of named semantic blocks.
 
-Importing a name loads only what it needs, so that the command line answers at once.
+Importing the package registers its classes with the Auto classes of `transformers`. Only the command line
+does without, so that it answers before torch is loaded.
 """
 
+import sys
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,13 +24,10 @@ _HOME = {"InputError": "errors", "MuConfig": "config", "MuForCausalLM": "model",
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if name != "InputError":
-        _register()
     return getattr(import_module(f".{_HOME[name]}", __name__), name)
 
 
 def _register() -> None:
-    """Let `AutoConfig`, `AutoModel` and `AutoModelForCausalLM` know the classes."""
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
     from .config import MuConfig
@@ -36,3 +36,8 @@ def _register() -> None:
     AutoConfig.register(MuConfig.model_type, MuConfig, exist_ok=True)
     AutoModel.register(MuConfig, MuModel, exist_ok=True)
     AutoModelForCausalLM.register(MuConfig, MuForCausalLM, exist_ok=True)
+
+
+# `python -m mu_sota` imports this file while its argv[0] is still "-m".
+if Path(sys.argv[0]).stem not in ("-m", "mu-sota"):
+    _register()

@@ -59,19 +59,21 @@ def causal_attention_with_entropy(
         )
         log_sum_exp = row_log_sum_exp(query, key, bias)
     output, mean_key = mixed.split(size, dim=-1)
-    mean_score = scale * (query.detach().float() * mean_key.float()).sum(-1)
+    exact = torch.promote_types(query.dtype, torch.float32)
+    mean_score = scale * (query.detach().to(exact) * mean_key.to(exact)).sum(-1)
     return output, log_sum_exp.detach() - mean_score
 
 
 @torch.no_grad()
 def row_log_sum_exp(query: Tensor, key: Tensor, bias: Tensor | None) -> Tensor:
-    """log(sum(exp(scores))) of every causal attention row, [B, H, T] in float32, a few rows of scores at a time."""
+    """log(sum(exp(scores))) of every causal attention row, [B, H, T] in float32 at least, a few rows at a time."""
+    exact = torch.promote_types(query.dtype, torch.float32)
     length, size = query.shape[-2:]
     positions = torch.arange(length, device=query.device)
     pieces = []
     for start in range(0, length, _LSE_ROWS):
         rows = slice(start, min(start + _LSE_ROWS, length))
-        scores = (query[..., rows, :] @ key[..., : rows.stop, :].transpose(-2, -1)).float() * size**-0.5
+        scores = (query[..., rows, :] @ key[..., : rows.stop, :].transpose(-2, -1)).to(exact) * size**-0.5
         if bias is not None:
             scores = scores + bias[..., rows, : rows.stop]
         future = positions[None, : rows.stop] > positions[rows, None]

@@ -3,6 +3,7 @@
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
 from .errors import InputError
@@ -38,7 +39,8 @@ class MuConfig(PreTrainedConfig):
         layer_norm_eps: epsilon of every LayerNorm.
 
     Raises:
-        ValueError: a value is of the wrong type or out of range; the message names it.
+        huggingface_hub.errors.StrictDataclassError: a value is of the wrong type or out of range; the message names it.
+            `from_preset` raises an InputError instead, and refuses unknown fields too.
     """
 
     model_type = "mu_sota"
@@ -50,7 +52,7 @@ class MuConfig(PreTrainedConfig):
     intermediate_size: int = 256
     max_position_embeddings: int = 512
     dropout: float | int = 0.1
-    layer_norm_eps: float = 1e-5
+    layer_norm_eps: float | int = 1e-5
     use_cache: bool = False
     tie_word_embeddings: bool = False
     pad_token_id: int | None = 0
@@ -62,11 +64,17 @@ class MuConfig(PreTrainedConfig):
         """The configuration of a preset, some of its fields replaced.
 
         Raises:
-            InputError: there is no preset of that name.
+            InputError: there is no preset of that name, no such field, or a value is unusable.
         """
         if name not in MODEL_PRESETS:
             raise InputError(f"no preset is named {name!r}; choose one of: {', '.join(MODEL_PRESETS)}")
-        return cls(**{**MODEL_PRESETS[name], **overrides})
+        for field in overrides:
+            if not hasattr(cls, field):
+                raise InputError(f"MuConfig has no field {field!r}; its own are: {', '.join(cls.__annotations__)}")
+        try:
+            return cls(**{**MODEL_PRESETS[name], **overrides})
+        except StrictDataclassError as error:
+            raise InputError(str(error.__cause__ or error)) from None
 
     @property
     def hidden_size(self) -> int:
@@ -93,5 +101,9 @@ class MuConfig(PreTrainedConfig):
                 f"num_attention_heads is {self.num_attention_heads}, but must divide the {self.hidden_size} values of a "
                 f"{self.matrix_size} x {self.matrix_size} state"
             )
+        if self.layer_norm_eps <= 0:
+            raise ValueError(f"layer_norm_eps is {self.layer_norm_eps}, but must be above 0")
+        if self.tie_word_embeddings:
+            raise ValueError("tie_word_embeddings is True, but a MU model's output projection is not tied")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}, but must be at least 0 and less than 1")

@@ -262,9 +262,11 @@ class MuForCausalLM(MuPreTrainedModel, GenerationMixin):
 
         loss = num_correct = logits = None
         if shift_labels is not None:
+            if attention_mask is not None:  # nothing is to be predicted from padding
+                shift_labels = shift_labels.masked_fill(attention_mask == 0, IGNORE_INDEX)
             total, num_correct = chunked_cross_entropy(hidden, self.lm_head.weight, self.lm_head.bias, shift_labels)
             if num_items_in_batch is None:
-                num_items_in_batch = (shift_labels != IGNORE_INDEX).sum()
+                num_items_in_batch = (shift_labels != IGNORE_INDEX).sum().clamp(min=1)
             loss = total / num_items_in_batch
         if skip_logits is None:
             skip_logits = self.training and loss is not None

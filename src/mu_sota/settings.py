@@ -159,10 +159,7 @@ def _model_config(values: dict[str, Any]) -> MuConfig:
             checked[key] = TypeAdapter(MuConfig.__annotations__[key]).validate_python(value)
         except ValidationError as error:
             raise InputError(_sentence(error, key)) from None
-    try:
-        return MuConfig(**checked)
-    except Exception as error:  # the validation wraps our ValueError in classes of its own
-        raise InputError(str(error.__cause__ or error)) from None
+    return MuConfig.from_preset("mu-sota", **checked)
 
 
 def _sentence(error: ValidationError, key: str = "") -> str:

@@ -306,7 +306,7 @@ def train(preset: str, data: str, out: Path, settings: Settings, resume: bool = 
         InputError: unusable settings or data, a run that is there already, a leak, a diverged loss, too little memory.
         Interrupted: Ctrl-C or SIGTERM; the run can be resumed.
     """
-    process = PartialState()
+    process = PartialState(cpu=not torch.accelerator.is_available())  # or it overlooks the other CPU processes
     say = print if process.is_main_process else _silent
 
     with process.main_process_first():

@@ -153,6 +153,7 @@ class MuTrainer(Trainer):
             weight_decay=settings.weight_decay,
             max_grad_norm=settings.max_grad_norm,
             seed=settings.seed,
+            use_cpu=not torch.accelerator.is_available(),
             bf16=precision == "bf16",
             fp16=precision == "fp16",
             logging_steps=settings.log_steps,

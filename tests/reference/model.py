@@ -1,0 +1,214 @@
+"""The MU model as its specification (shared/spec/model.md) tells it, in plain PyTorch, with no thought of speed.
+
+A token's state is an M x M matrix. Blocks are cut out of it by row and column ranges, every block has an attention
+module of its own, and every attention matrix is held. `copy_weights` is the only code here that knows `mu_sota`.
+
+Legend: B batch, T time, M side of the matrix, D = M * M, S values a block.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+GRID = (
+    ("I", "S", "C1", "C2"),
+    ("R1", "R2", "T", "K"),
+    ("G", "M", "D", "F"),
+    ("P", "E", "A", "X"),
+)
+
+
+def block_ranges(matrix_size: int) -> list[tuple[int, int, int, int]]:
+    """First row, end row, first column, end column of the 16 blocks in reading order."""
+    side = matrix_size // 4
+    ranges = []
+    for grid_row in range(4):
+        for grid_column in range(4):
+            row, column = grid_row * side, grid_column * side
+            ranges.append((row, row + side, column, column + side))
+    return ranges
+
+
+def cut(matrix: Tensor, block: int) -> Tensor:
+    """The values of one block of [..., M, M], row by row: [..., S]."""
+    top, bottom, left, right = block_ranges(matrix.shape[-1])[block]
+    return matrix[..., top:bottom, left:right].flatten(-2)
+
+
+def concatenate(matrix: Tensor) -> Tensor:
+    """[..., M, M] to [..., D] block-major."""
+    return torch.cat([cut(matrix, block) for block in range(16)], dim=-1)
+
+
+def place(state: Tensor, matrix_size: int) -> Tensor:
+    """[..., D] block-major to [..., M, M]."""
+    matrix = torch.full((*state.shape[:-1], matrix_size, matrix_size), float("nan"), dtype=state.dtype)
+    size, side = state.shape[-1] // 16, matrix_size // 4
+    for block, (top, bottom, left, right) in enumerate(block_ranges(matrix_size)):
+        values = state[..., block * size : (block + 1) * size]
+        for row in range(side):
+            matrix[..., top + row, left:right] = values[..., row * side : (row + 1) * side]
+        assert matrix[..., top:bottom, left:right].shape[-2:] == (side, side)
+    return matrix
+
+
+class ReferenceOutput(NamedTuple):
+    """What the reference computed, with its insides."""
+
+    logits: Tensor  # [B, T, V]
+    states: list[Tensor]  # [B, T, M, M]: before the first layer, and after each
+    entropies: list[Tensor]  # [B, T] for each layer
+    sensitivities: list[Tensor]  # [B, T, 16] for each layer
+
+
+class ReferenceLayer(nn.Module):
+    """One layer, step by step as numbered in the specification."""
+
+    def __init__(self, vocab_size: int, matrix_size: int, heads: int, inner: int, dropout: float) -> None:
+        super().__init__()
+        state_size = matrix_size * matrix_size
+        block_size = state_size // 16
+        self.block_attentions = nn.ModuleList(nn.MultiheadAttention(block_size, 1, batch_first=True) for _ in range(16))
+        self.cross_attention = nn.MultiheadAttention(state_size, heads, batch_first=True)
+        self.norm_1 = nn.LayerNorm(state_size)
+        self.feed_forward = nn.Sequential(
+            nn.Linear(state_size, inner), nn.GELU(), nn.Dropout(dropout), nn.Linear(inner, state_size)
+        )
+        self.norm_2 = nn.LayerNorm(state_size)
+        self.affinity = nn.Embedding(vocab_size, 16)
+        self.interaction = nn.Parameter(torch.zeros(16, 16))
+        self.network = nn.Sequential(nn.Linear(17, 32), nn.GELU(), nn.Dropout(dropout), nn.Linear(32, 16), nn.Sigmoid())
+        self.base = nn.Parameter(torch.zeros(16))
+
+    def forward(self, input_ids: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Ids [B, T] and states [B, T, M, M] to new states, entropy [B, T] and sensitivity [B, T, 16]."""
+        length = input_ids.shape[1]
+        hidden = torch.ones(length, length, dtype=torch.bool).triu(diagonal=1)  # True: may not be seen
+
+        # 1. Block attention.
+        outputs = []
+        for block, attention in enumerate(self.block_attentions):
+            values = cut(matrix, block)
+            output, _ = attention(values, values, values, attn_mask=hidden, need_weights=False)
+            outputs.append(output)
+
+        # 2. Cross-block attention.
+        joined = torch.cat(outputs, dim=-1)
+        crossed, weights = self.cross_attention(
+            joined, joined, joined, attn_mask=hidden, need_weights=True, average_attn_weights=False
+        )
+        output = self.norm_1(joined + crossed)
+
+        # 3. Feed-forward.
+        output = self.norm_2(output + self.feed_forward(output))
+
+        # 4. Dynamic sensitivity. Entropy in nats of each head's row, averaged over the heads; 0 log 0 is 0.
+        entropy = -(weights * weights.clamp(min=torch.finfo(weights.dtype).tiny).log()).sum(-1).mean(1)
+        affinity = self.affinity(input_ids) @ self.interaction
+        sensitivity = self.base * self.network(torch.cat([affinity, entropy[..., None]], dim=-1))
+
+        # 5. Gated update, block by block.
+        output_matrix = place(output, matrix.shape[-1])
+        updated = matrix.clone()
+        for block, (top, bottom, left, right) in enumerate(block_ranges(matrix.shape[-1])):
+            old, new = matrix[..., top:bottom, left:right], output_matrix[..., top:bottom, left:right]
+            updated[..., top:bottom, left:right] = old + sensitivity[..., block, None, None] * (new - old)
+        return updated, entropy, sensitivity
+
+
+class ReferenceMu(nn.Module):
+    """The whole model; embeddings, final LayerNorm and output projection know the state in matrix order."""
+
+    def __init__(
+        self,
+        vocab_size: int,
+        matrix_size: int,
+        layers: int,
+        heads: int,
+        inner: int,
+        positions: int,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.matrix_size = matrix_size
+        state_size = matrix_size * matrix_size
+        self.tokens = nn.Embedding(vocab_size, state_size)
+        self.positions = nn.Embedding(positions, state_size)
+        self.layers = nn.ModuleList(
+            ReferenceLayer(vocab_size, matrix_size, heads, inner, dropout) for _ in range(layers)
+        )
+        self.norm = nn.LayerNorm(state_size)
+        self.head = nn.Linear(state_size, vocab_size)
+
+    def forward(self, input_ids: Tensor) -> ReferenceOutput:
+        length = input_ids.shape[1]
+        flat = self.tokens(input_ids) + self.positions(torch.arange(length))
+        matrix = flat.unflatten(-1, (self.matrix_size, self.matrix_size))
+        states, entropies, sensitivities = [matrix], [], []
+        for layer in self.layers:
+            matrix, entropy, sensitivity = layer(input_ids, matrix)
+            states.append(matrix)
+            entropies.append(entropy)
+            sensitivities.append(sensitivity)
+        return ReferenceOutput(self.head(self.norm(matrix.flatten(-2))), states, entropies, sensitivities)
+
+
+def to_reference(tensors: dict[str, Tensor], matrix_size: int) -> dict[str, Tensor]:
+    """Weights, or gradients, of a `MuForCausalLM` under the names, and in the order of values, of the reference."""
+
+    def rows(name: str) -> Tensor:  # [..., D] block-major to [..., D] in matrix order
+        return place(tensors[name], matrix_size).flatten(-2)
+
+    mapped = {
+        "tokens.weight": rows("model.token_embedding.weight"),
+        "positions.weight": rows("model.position_embedding.weight"),
+        "norm.weight": rows("model.norm.weight"),
+        "norm.bias": rows("model.norm.bias"),
+        "head.weight": rows("lm_head.weight"),
+        "head.bias": tensors["lm_head.bias"],
+    }
+    same = {
+        "cross_attention.in_proj_weight": "cross_attention.qkv.weight",
+        "cross_attention.in_proj_bias": "cross_attention.qkv.bias",
+        "cross_attention.out_proj.weight": "cross_attention.out.weight",
+        "cross_attention.out_proj.bias": "cross_attention.out.bias",
+        "norm_1.weight": "attention_norm.weight",
+        "norm_1.bias": "attention_norm.bias",
+        "feed_forward.0.weight": "feed_forward.up.weight",
+        "feed_forward.0.bias": "feed_forward.up.bias",
+        "feed_forward.3.weight": "feed_forward.down.weight",
+        "feed_forward.3.bias": "feed_forward.down.bias",
+        "norm_2.weight": "feed_forward_norm.weight",
+        "norm_2.bias": "feed_forward_norm.bias",
+        "interaction": "sensitivity.interaction",
+        "network.0.weight": "sensitivity.up.weight",
+        "network.0.bias": "sensitivity.up.bias",
+        "network.3.weight": "sensitivity.down.weight",
+        "network.3.bias": "sensitivity.down.bias",
+        "base": "sensitivity.base",
+    }
+    blocks = {
+        "in_proj_weight": "qkv.weight",
+        "in_proj_bias": "qkv.bias",
+        "out_proj.weight": "out.weight",
+        "out_proj.bias": "out.bias",
+    }
+    affinity = tensors["model.affinity.weight"]
+    for layer in range(affinity.shape[-1] // 16):
+        ours, theirs = f"model.layers.{layer}", f"layers.{layer}"
+        mapped[f"{theirs}.affinity.weight"] = affinity[:, layer * 16 : (layer + 1) * 16]
+        for target, source in same.items():
+            mapped[f"{theirs}.{target}"] = tensors[f"{ours}.{source}"]
+        for block in range(16):
+            for target, source in blocks.items():
+                fused = tensors[f"{ours}.block_attention.{source}"]
+                mapped[f"{theirs}.block_attentions.{block}.{target}"] = fused[block]
+    return mapped
+
+
+def copy_weights(model: nn.Module, reference: ReferenceMu) -> None:
+    """Give the reference the weights of a `MuForCausalLM`; every tensor of both must find its counterpart."""
+    weights = to_reference(model.state_dict(), reference.matrix_size)
+    assert sum(tensor.numel() for tensor in weights.values()) == sum(p.numel() for p in model.parameters())
+    reference.load_state_dict(weights)

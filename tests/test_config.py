@@ -1,0 +1,111 @@
+"""`MuConfig`: presets, validation, JSON."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub.errors import StrictDataclassError
+
+from mu_sota import InputError, MuConfig, MuForCausalLM
+from mu_sota.config import MODEL_PRESETS
+
+
+def test_the_defaults_are_the_model_of_the_run_instructions() -> None:
+    """Sizes of `RUN_INSTRUCTIONS.md` and `model.md`."""
+    for config in (MuConfig(), MuConfig.from_preset("mu-sota")):
+        assert (config.matrix_size, config.hidden_size, config.block_size) == (8, 64, 4)
+        assert (config.num_hidden_layers, config.num_attention_heads, config.intermediate_size) == (24, 8, 256)
+        assert (config.vocab_size, config.max_position_embeddings, config.dropout) == (50_000, 512, 0.1)
+        assert not config.tie_word_embeddings
+
+
+@pytest.mark.parametrize("name", MODEL_PRESETS)
+def test_every_preset_makes_a_model(name: str) -> None:
+    """Preset fields take effect, an override wins over them, and the model can be built."""
+    config = MuConfig.from_preset(name)
+    assert {field: getattr(config, field) for field in MODEL_PRESETS[name]} == MODEL_PRESETS[name]
+    assert MuConfig.from_preset(name, vocab_size=11).vocab_size == 11
+    with torch.device("meta"):
+        model = MuForCausalLM(config)
+    assert len(model.model.layers) == config.num_hidden_layers
+
+
+def test_an_unknown_preset_is_answered_with_the_known_ones() -> None:
+    """One sentence, for the command line to print."""
+    with pytest.raises(InputError) as raised:
+        MuConfig.from_preset("mu-soda")
+    assert str(raised.value) == f"no preset is named 'mu-soda'; choose one of: {', '.join(MODEL_PRESETS)}"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("vocab_size", 0),
+        ("vocab_size", "many"),
+        ("vocab_size", 50.5),
+        ("num_hidden_layers", 0),
+        ("num_attention_heads", 0),
+        ("num_attention_heads", 3),
+        ("num_attention_heads", 128),
+        ("intermediate_size", -1),
+        ("max_position_embeddings", 0),
+        ("matrix_size", 0),
+        ("matrix_size", -8),
+        ("matrix_size", 2),
+        ("matrix_size", 10),
+        ("dropout", 1.0),
+        ("dropout", -0.1),
+        ("dropout", float("nan")),
+        ("dropout", "some"),
+    ],
+)
+def test_an_invalid_value_is_named(field: str, value: Any) -> None:
+    """The message names the field and the value that it was given."""
+    with pytest.raises((ValueError, StrictDataclassError)) as raised:
+        MuConfig(**{field: value})
+    assert field in str(raised.value)
+    assert str(value) in str(raised.value)
+
+
+@pytest.mark.parametrize("field", ["vocab_size", "num_hidden_layers", "intermediate_size", "max_position_embeddings"])
+def test_one_is_enough(field: str) -> None:
+    """The smallest valid value is not refused."""
+    assert getattr(MuConfig(**{field: 1}), field) == 1
+
+
+@pytest.mark.parametrize("matrix_size", [4, 8, 12, 16, 24, 32])
+def test_the_matrix_scales_in_fours(matrix_size: int) -> None:
+    """Always 16 blocks, which grow."""
+    config = MuConfig(matrix_size=matrix_size)
+    assert config.hidden_size == matrix_size**2 == 16 * config.block_size
+
+
+def test_json_round_trip(tmp_path: Path) -> None:
+    """What is saved is what is loaded, every field, none of them at its default."""
+    config = MuConfig(
+        vocab_size=101,
+        matrix_size=12,
+        num_hidden_layers=3,
+        num_attention_heads=9,
+        intermediate_size=77,
+        max_position_embeddings=33,
+        dropout=0.25,
+        layer_norm_eps=1e-6,
+        pad_token_id=None,
+        bos_token_id=5,
+        eos_token_id=[6, 7],
+    )
+    config.save_pretrained(tmp_path)
+    loaded = MuConfig.from_pretrained(tmp_path)
+    assert loaded.to_dict() == config.to_dict()
+    assert (loaded.vocab_size, loaded.matrix_size, loaded.dropout, loaded.eos_token_id) == (101, 12, 0.25, [6, 7])
+
+
+def test_a_saved_invalid_value_is_refused_on_loading(tmp_path: Path) -> None:
+    """Validation guards files too, not only calls."""
+    MuConfig().save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(path.read_text().replace('"matrix_size": 8', '"matrix_size": 6'))
+    with pytest.raises((ValueError, StrictDataclassError), match="matrix_size"):
+        MuConfig.from_pretrained(tmp_path)
