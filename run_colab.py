@@ -1,7 +1,7 @@
 """Train the full MU-SOTA model with its recipe: `python run_colab.py`.
 
-The same as `mu-sota train --preset mu-sota --data wikitext-2 --out mu_sota_run --resume`; whatever you add is passed on and wins,
-for example `python run_colab.py --data my_texts/ --set batch_size=16`.
+The same as `mu-sota train --preset mu-sota --data wikitext-2 --out mu_sota_run --resume`. Whatever you add is passed
+on and wins: `python run_colab.py --data my_texts/ --set batch_size=16`.
 """
 
 import sys

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-WORDS = "the a state block token model of in and reads writes sees keeps moves gives small large new old open".split()
+WORDS = "the a state block token model of in and reads writes sees keeps moves gives small large new old open".split()  # noqa: SIM905
 
 
 def _make_corpus(place: Path) -> Path:

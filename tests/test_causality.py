@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor
+
 from mu_sota import MuConfig, MuForCausalLM
 from mu_sota.causality import LeakError, assert_causal, find_leaks
-from torch import Tensor
 
 VOCABULARY, LENGTH = 50, 24
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+
 from mu_sota import MuConfig, MuForCausalLM
 from mu_sota.data import Split
 from mu_sota.evaluate import Score, evaluate, unigram
@@ -33,10 +34,9 @@ def test_evaluate_equals_one_prediction_at_a_time(model: MuForCausalLM, tokens: 
     window, split = 16, _split(tokens)
     nll, correct = 0.0, 0
     for target in range(1, tokens):
-        if target <= window:
-            start = 0
-        else:  # windows move on by `stride`; the last is moved back to end with the split
-            start = min(math.ceil((target - window) / stride) * stride, tokens - 1 - window)
+        # Windows move on by `stride`; the last is moved back to end with the split.
+        moved = max(math.ceil((target - window) / stride), 0) * stride
+        start = 0 if target <= window else min(moved, tokens - 1 - window)
         ids = torch.from_numpy(split.tokens[start:target].astype(np.int64))[None]
         logits = model(ids).logits[0, -1]
         nll += F.cross_entropy(logits[None], torch.tensor([int(split.tokens[target])])).item()
@@ -68,7 +68,7 @@ def test_evaluation_leaves_training_mode_and_random_state_as_they_were(model: Mu
 
 def test_unigram_is_add_one_frequencies() -> None:
     train, split = _split(500, seed=1), _split(80, seed=2)
-    counts = {token: 1 for token in range(VOCABULARY)}
+    counts = dict.fromkeys(range(VOCABULARY), 1)
     for token in train.tokens[1:].tolist():
         counts[token] += 1
     total = sum(counts.values())

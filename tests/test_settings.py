@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from mu_sota import InputError
 from mu_sota.settings import MODEL_PRESETS, RUN_PRESETS, RunSettings, load_settings, parse_assignments
 
@@ -70,7 +71,11 @@ def test_a_wrong_setting_gets_a_sentence(assignment: str, says: str) -> None:
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [("- a\n- b", "must hold lines of key: value"), ("a: [", "cannot be read as YAML"), ("seed: x", "the setting seed")],
+    [
+        ("- a\n- b", "must hold lines of key: value"),
+        ("a: [", "cannot be read as YAML"),
+        ("seed: x", "the setting seed"),
+    ],
 )
 def test_a_wrong_file_gets_a_sentence(tmp_path: Path, content: str, says: str) -> None:
     file = tmp_path / "settings.yaml"

@@ -4,6 +4,7 @@ from collections import Counter
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from mu_sota.trainer import Tally, WindowOrder
 
 

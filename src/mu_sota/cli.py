@@ -83,17 +83,17 @@ def _evaluate(
     from .trained import default_device, load_trained
 
     _quiet()
-    model, tokenizer = load_trained(folder)
+    model, tokenizer = load_trained(folder, default_device())
     positions = model.config.max_position_embeddings
     window = positions if window is None else window
     stride = window if stride is None else stride
     if not 1 <= stride <= window <= positions:
         raise InputError(
-            f"--window is {window} and --stride {stride}, but 1 <= stride <= window <= {positions} (positions) must hold"
+            f"--window is {window} and --stride {stride}, but 1 <= stride <= window <= {positions} must hold"
         )
     corpus = load_corpus(data, tokenizer=tokenizer)
     score = evaluate(
-        model.to(default_device()),
+        model,
         getattr(corpus, split),
         window=window,
         stride=stride,
@@ -102,7 +102,11 @@ def _evaluate(
     )
     figures = score.as_dict()
     if as_json:
-        print(json.dumps({"model": str(folder), "data": data, "split": split, "window": window, "stride": stride, **figures}))
+        print(
+            json.dumps(
+                {"model": str(folder), "data": data, "split": split, "window": window, "stride": stride, **figures}
+            )
+        )
         return
     print(
         f"{data}, {split}: {score.num_tokens:,} tokens, {score.num_words:,} words, {score.num_bytes:,} bytes; "
@@ -127,9 +131,9 @@ def _generate(
     from .trained import default_device, load_trained, sample
 
     _quiet()
-    model, tokenizer = load_trained(folder)
+    model, tokenizer = load_trained(folder, default_device())
     text = sample(
-        model.to(default_device()),
+        model,
         tokenizer,
         prompt,
         max_new_tokens=max_new_tokens,
@@ -143,9 +147,7 @@ def _generate(
 
 
 @app.command("info")
-def _info(
-    preset: Preset = "mu-sota", assignments: Assignments = None, config: SettingsFile = None
-) -> None:
+def _info(preset: Preset = "mu-sota", assignments: Assignments = None, config: SettingsFile = None) -> None:
     """Parameters part by part, FLOPs per token, memory of a training step, and all settings."""
     from .settings import load_settings, parse_assignments
 
@@ -188,7 +190,10 @@ def _expected(error: BaseException) -> tuple[int, str] | None:
             place = cause.filename or "the output folder"
             return 2, f"the disk is full, writing {place}; free some space, then go on with --resume"
         if isinstance(cause, PermissionError):
-            return 2, f"{cause.filename} cannot be accessed: permission denied; choose another folder or change its rights"
+            return (
+                2,
+                f"{cause.filename} cannot be accessed: permission denied; choose another folder or change its rights",
+            )
     if "No space left on device" in str(error) or "os error 28" in str(error):
         return 2, "the disk is full; free some space, then go on with --resume"
     return None

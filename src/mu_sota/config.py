@@ -15,10 +15,11 @@ MODEL_PRESETS: dict[str, dict[str, Any]] = {
     # The same architecture for a laptop CPU.
     "quickstart": {
         "vocab_size": 4096,
-        "matrix_size": 16,
+        "matrix_size": 12,
         "num_hidden_layers": 4,
-        "intermediate_size": 512,
-        "max_position_embeddings": 256,
+        "num_attention_heads": 9,
+        "intermediate_size": 576,
+        "max_position_embeddings": 128,
     },
 }
 
@@ -94,12 +95,12 @@ class MuConfig(PreTrainedConfig):
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1")
         if self.matrix_size < GRID or self.matrix_size % GRID:
             raise ValueError(
-                f"matrix_size is {self.matrix_size}, but the 4 x 4 grid of blocks needs a multiple of 4, such as 8 or 16"
+                f"matrix_size is {self.matrix_size}, but the 4 x 4 grid of blocks needs a multiple of 4, as 8 or 16"
             )
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
-                f"num_attention_heads is {self.num_attention_heads}, but must divide the {self.hidden_size} values of a "
-                f"{self.matrix_size} x {self.matrix_size} state"
+                f"num_attention_heads is {self.num_attention_heads}, but must divide the {self.hidden_size} values "
+                f"of a {self.matrix_size} x {self.matrix_size} state"
             )
         if self.layer_norm_eps <= 0:
             raise ValueError(f"layer_norm_eps is {self.layer_norm_eps}, but must be above 0")

@@ -1,4 +1,4 @@
-"""Loss, accuracy, perplexity per token and per word, and bits per byte of a split, every token predicted exactly once."""
+"""Loss, accuracy, perplexity per token and word, and bits per byte of a split, every token predicted exactly once."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -118,4 +118,3 @@ def _score(split: Split, nll: float, num_correct: int) -> Score:
 
 def _exp(value: float) -> float:
     return math.exp(value) if value < 700 else math.inf
-

@@ -3,8 +3,8 @@
 Legend: M side of the state matrix, D = M * M values, N = 16 blocks, S = D / N values a block.
 
 A state is an M x M matrix, tiled by a 4 x 4 grid of square blocks in reading order. The model stores it *block-major*:
-the N blocks one after the other, the S values of a block row by row. Splitting into blocks is then a plain view, and the
-matrix is what you get from `to_matrix`. These four functions are the only place where the package regroups a state.
+the N blocks one after the other, the S values of a block row by row. Splitting into blocks is then a plain view, and
+the matrix is what `to_matrix` gives. These four functions are the only place where the package regroups a state.
 """
 
 from typing import NamedTuple

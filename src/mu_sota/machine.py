@@ -1,6 +1,5 @@
 """What a record says of where it was made: versions, commit, hardware, peak memory."""
 
-import os
 import platform
 import subprocess
 from importlib.metadata import version
@@ -34,7 +33,7 @@ def peak_memory() -> int:
     try:
         import resource
     except ImportError:  # Windows keeps the peak elsewhere
-        return psutil.Process().memory_info().peak_wset
+        return int(getattr(psutil.Process().memory_info(), "peak_wset", 0))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if platform.system() == "Darwin" else peak * 1024
 
@@ -62,8 +61,9 @@ def _commit() -> str | None:
 
 
 def _processor() -> str:
-    if os.path.exists("/proc/cpuinfo"):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor()

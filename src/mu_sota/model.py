@@ -4,7 +4,7 @@ Legend: B batch, T time, D state (block-major), N = 16 blocks, S values a block,
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,8 @@ from .layout import NUM_BLOCKS, join_blocks, split_blocks
 from .loss import IGNORE_INDEX, chunked_cross_entropy
 
 SENSITIVITY_HIDDEN = 32
+
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
 class BlockLinear(nn.Module):
@@ -120,6 +122,12 @@ class MuLayer(nn.Module):
         return state + join_blocks(sensitivity[..., None] * split_blocks(output - state))
 
 
+def _starting_at(std: float, module: AnyModule) -> AnyModule:
+    """Mark a module whose weight starts with another standard deviation than its kind; see `_init_weights`."""
+    module.init_std = std  # type: ignore[assignment]
+    return module
+
+
 class MuPreTrainedModel(PreTrainedModel):
     """Initialisation and what every MU model tells `transformers` about itself."""
 
@@ -152,11 +160,9 @@ class MuModel(MuPreTrainedModel):
     def __init__(self, config: MuConfig) -> None:
         super().__init__(config)
         self.token_embedding = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.position_embedding = nn.Embedding(config.max_position_embeddings, config.hidden_size)
-        self.position_embedding.init_std = 0.02
+        self.position_embedding = _starting_at(0.02, nn.Embedding(config.max_position_embeddings, config.hidden_size))
         # The layers' affinity tables side by side, so that a token's L x N values are one row, gathered once.
-        self.affinity = nn.Embedding(config.vocab_size, config.num_hidden_layers * NUM_BLOCKS)
-        self.affinity.init_std = 0.02
+        self.affinity = _starting_at(0.02, nn.Embedding(config.vocab_size, config.num_hidden_layers * NUM_BLOCKS))
         self.layers = nn.ModuleList(MuLayer(config) for _ in range(config.num_hidden_layers))
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
@@ -164,8 +170,8 @@ class MuModel(MuPreTrainedModel):
     def get_input_embeddings(self) -> nn.Embedding:
         return self.token_embedding
 
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
-        self.token_embedding = value
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.token_embedding = value  # type: ignore[assignment]
 
     @capture_outputs
     def forward(
@@ -219,8 +225,7 @@ class MuForCausalLM(MuPreTrainedModel, GenerationMixin):
     def __init__(self, config: MuConfig) -> None:
         super().__init__(config)
         self.model = MuModel(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
-        self.lm_head.init_std = 0.02
+        self.lm_head = _starting_at(0.02, nn.Linear(config.hidden_size, config.vocab_size))
         self.post_init()
 
     @can_return_tuple
@@ -272,6 +277,4 @@ class MuForCausalLM(MuPreTrainedModel, GenerationMixin):
             skip_logits = self.training and loss is not None
         if not skip_logits:
             logits = self.lm_head(hidden[:, -logits_to_keep:])
-        return MuCausalLMOutput(
-            loss=loss, logits=logits, num_correct=num_correct, hidden_states=outputs.hidden_states
-        )
+        return MuCausalLMOutput(loss=loss, logits=logits, num_correct=num_correct, hidden_states=outputs.hidden_states)

@@ -18,7 +18,9 @@ class RunSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     num_epochs: int = Field(5, ge=1, description="passes over the training windows")
-    max_steps: int | None = Field(None, ge=1, description="stop after so many optimizer steps, whatever num_epochs says")
+    max_steps: int | None = Field(
+        None, ge=1, description="stop after so many optimizer steps, whatever num_epochs says"
+    )
     batch_size: int = Field(32, ge=1, description="sequences per optimizer step, over all processes")
     micro_batch_size: int | None = Field(
         None, ge=1, description="sequences at once per process; the rest is accumulated. Default: chosen by device"
@@ -39,7 +41,9 @@ class RunSettings(BaseModel):
     )
     log_steps: int = Field(10, ge=1, description="optimizer steps between two rows of metrics.jsonl")
     checkpoint_minutes: float = Field(10, gt=0, description="minutes between checkpoints within an epoch")
-    trackers: list[str] = Field(["tensorboard"], description="as `report_to` of transformers: wandb, mlflow, ..., or []")
+    trackers: list[str] = Field(
+        ["tensorboard"], description="as `report_to` of transformers: wandb, mlflow, ..., or []"
+    )
     prompts: list[str] = Field(
         ["The quick brown", "Once upon a time", "In the beginning"], description="continued after every epoch"
     )
@@ -54,10 +58,11 @@ RUN_PRESETS: dict[str, dict[str, Any]] = {
     "mu-sota": {},
     "quickstart": {
         "batch_size": 16,
-        "learning_rate": 3e-3,
+        "micro_batch_size": 16,
+        "learning_rate": 6e-3,
         "warmup_steps": 200,
-        "window": 256,
-        "stride": 256,
+        "window": 128,
+        "stride": 128,
     },
 }
 
@@ -148,7 +153,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise InputError(f"the settings file {path} must hold lines of key: value, but holds a {type(content).__name__}")
+        raise InputError(
+            f"the settings file {path} must hold lines of key: value, but holds a {type(content).__name__}"
+        )
     return content
 
 

@@ -68,7 +68,7 @@ def describe(settings: Settings) -> str:
     activations = activation_bytes(model, run.window)
     state = 16 * total  # weights, gradients and two moments of AdamW in float32
     lines = [
-        f"State {config.matrix_size} x {config.matrix_size} = {config.hidden_size} values, 16 blocks of {config.block_size}",
+        f"State {config.matrix_size} x {config.matrix_size}: 16 blocks of {config.block_size} values",
         f"{config.num_hidden_layers} layers, {config.num_attention_heads} heads of cross-block attention",
         "",
         "Parameters (at the full vocabulary; a smaller text gives a smaller one)",
@@ -81,6 +81,9 @@ def describe(settings: Settings) -> str:
         f"  kept for backward, a sequence  {activations / 2**30:8.2f} GiB",
         "",
         "Settings (change with --set key=value or a YAML file)",
-        *(f"  {key:20} {value!s:34} {RunSettings.model_fields[key].description}" for key, value in run.model_dump().items()),
+        *(
+            f"  {key:20} {value!s:34} {RunSettings.model_fields[key].description}"
+            for key, value in run.model_dump().items()
+        ),
     ]
     return "\n".join(lines)

@@ -23,7 +23,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainerControl, Train
 from . import machine
 from .causality import assert_causal
 from .config import MuConfig
-from .data import Corpus, load_corpus
+from .data import Corpus, TrainWindows, load_corpus
 from .errors import InputError
 from .evaluate import unigram
 from .files import replacing, write_json
@@ -89,7 +89,7 @@ class Conduct(TrainerCallback):
         self.trainer, self.metrics, self.interrupt = trainer, metrics, interrupt
         self.settings = trainer.settings
         self.shown = trainer.is_world_process_zero()
-        self.bar: tqdm | None = None
+        self.bar: tqdm[Any] | None = None
         self.logged = Tally()
         self.first_loss = math.nan
         self.started = self.saved = self.epoch_started = time.monotonic()
@@ -165,20 +165,21 @@ class Conduct(TrainerCallback):
             return
         elapsed = time.monotonic() - self.started
         per_step = elapsed / (state.global_step - self.started_at_step)
-        window = self.settings.window
+        rate = self.settings.batch_size * self.settings.window / per_step
+        left = duration(per_step * (state.max_steps - state.global_step))
         self.bar.set_postfix_str(
-            f"loss {loss:.3f}, {self.settings.batch_size * window / per_step:,.0f} tok/s, "
-            f"{machine.peak_memory() / 2**30:.1f} GiB, all done in {duration(per_step * (state.max_steps - state.global_step))}",
+            f"loss {loss:.3f}, {rate:,.0f} tok/s, {machine.peak_memory() / 2**30:.1f} GiB, all done in {left}",
             refresh=False,
         )
 
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float], **_: Any
-    ) -> None:
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **event: Any) -> None:
         """A row in `metrics.jsonl` for every logged training loss."""
+        logs = event["logs"]
         if "loss" in logs:
             elapsed = time.monotonic() - self.started
-            rate = (state.global_step - self.started_at_step) * self.settings.batch_size * self.settings.window / elapsed
+            rate = (
+                (state.global_step - self.started_at_step) * self.settings.batch_size * self.settings.window / elapsed
+            )
             self.metrics.append(
                 "step",
                 step=state.global_step,
@@ -198,7 +199,7 @@ class Conduct(TrainerCallback):
             self._request_save(control)
 
     def _request_save(self, control: TrainerControl) -> None:
-        if not all(torch.isfinite(parameter).all() for parameter in self.trainer.model.parameters()):
+        if not all(torch.isfinite(parameter).all() for parameter in self.trainer.network.parameters()):
             raise DivergedError(self._diverged(self.trainer.state.global_step, math.nan))
         control.should_save = True
         self.saved = time.monotonic()
@@ -238,7 +239,7 @@ class Conduct(TrainerCallback):
         samples = []
         for number, prompt in enumerate(settings.prompts):
             text = sample(
-                self.trainer.accelerator.unwrap_model(self.trainer.model).eval(),
+                self.trainer.accelerator.unwrap_model(self.trainer.network).eval(),
                 self.trainer.tokenizer,
                 prompt,
                 max_new_tokens=settings.sample_tokens,
@@ -267,7 +268,7 @@ class Conduct(TrainerCallback):
         kept = sorted(path.name for path in self.trainer.out.glob("checkpoint-*"))
         where = f"the last good checkpoint is kept in {self.trainer.out / kept[-1]}" if kept else "no checkpoint yet"
         return (
-            f"the loss became {loss:.4g} at step {step} (it was {self.first_loss:.4g} at first), so the run was stopped; "
+            f"the loss became {loss:.4g} at step {step} (it was {self.first_loss:.4g} at first), so the run stopped; "
             f"start again in another --out with a lower learning rate ({lower}) or harder clipping ({clip}); {where}"
         )
 
@@ -311,6 +312,7 @@ def train(preset: str, data: str, out: Path, settings: Settings, resume: bool = 
 
     with process.main_process_first():
         corpus = load_corpus(data, tokenizer=settings.run.tokenizer, vocab_size=settings.model.vocab_size)
+    windows = TrainWindows(corpus.train.tokens, settings.run.window, settings.run.stride)
     config = _fit_to_tokenizer(settings.model, corpus)
     identity = {
         "preset": preset,
@@ -327,12 +329,7 @@ def train(preset: str, data: str, out: Path, settings: Settings, resume: bool = 
     precision = choose_precision(settings.run.precision)
     floor = unigram(corpus.train, corpus.validation, config.vocab_size)
     micro_batch_size = settings.run.micro_batch_size or _default_micro_batch(settings.run, process.num_processes)
-    set_seed(settings.run.seed)
-    model = MuForCausalLM(config).to(process.device)
-    assert_causal(
-        lambda ids: model.eval()(ids).logits, config.vocab_size, min(settings.run.window, 64), process.device
-    )
-    del model
+    _check_causality(config, settings.run, process.device)
     process.wait_for_everyone()
     if process.is_main_process:
         out.mkdir(parents=True, exist_ok=True)
@@ -344,7 +341,10 @@ def train(preset: str, data: str, out: Path, settings: Settings, resume: bool = 
         record["settings"] = settings.run.model_dump()
         write_json(out / RUN_FILE, record)
     say(_heading(preset, config, corpus, settings.run, precision, process))
-    say(f"Unigram model on the same validation tokens: PPL={floor.perplexity:.2f}, bits/byte={floor.bits_per_byte:.4f}\n")
+    say(
+        f"Unigram model on the same validation tokens: "
+        f"PPL={floor.perplexity:.2f}, bits/byte={floor.bits_per_byte:.4f}\n"
+    )
 
     metrics, interrupt = Metrics(out / METRICS_FILE, process.is_main_process), Interrupt()
     started = time.monotonic()
@@ -352,7 +352,7 @@ def train(preset: str, data: str, out: Path, settings: Settings, resume: bool = 
         while True:
             set_seed(settings.run.seed)
             trainer = MuTrainer(
-                MuForCausalLM(config), corpus.tokenizer, corpus, settings.run, out, micro_batch_size, precision
+                MuForCausalLM(config), corpus.tokenizer, corpus, windows, settings.run, out, micro_batch_size, precision
             )
             trainer.remove_callback(PrinterCallback)
             trainer.add_callback(Conduct(trainer, metrics, interrupt))
@@ -442,6 +442,13 @@ def _fit_to_tokenizer(config: MuConfig, corpus: Corpus) -> MuConfig:
     )
 
 
+def _check_causality(config: MuConfig, settings: RunSettings, device: torch.device) -> None:
+    """Refuse to train a model that sees what it is asked to predict, before anything is written."""
+    set_seed(settings.seed)
+    model = torch.nn.Module.to(MuForCausalLM(config), device).eval()
+    assert_causal(lambda ids: model(ids).logits, config.vocab_size, min(settings.window, 64), device)
+
+
 def _previous_run(out: Path, identity: dict[str, Any], resume: bool) -> dict[str, Any]:
     """The record of the run in `out` to be resumed, or nothing."""
     if not (out / RUN_FILE).exists():
@@ -450,12 +457,13 @@ def _previous_run(out: Path, identity: dict[str, Any], resume: bool) -> dict[str
         raise InputError(f"{out} already holds a run; add --resume to go on with it, or give another --out")
     record: dict[str, Any] = json.loads((out / RUN_FILE).read_text(encoding="utf-8"))
     for part, now in identity.items():
-        then = record.get(part)
-        for key in now if isinstance(now, dict) else [None]:
-            old, new = (then, now) if key is None else (then.get(key), now[key])
-            if old != new:
+        # The parts are plain values or dictionaries of them.
+        ours = now if isinstance(now, dict) else {part: now}
+        theirs = record[part] if isinstance(now, dict) else record
+        for key, new in ours.items():
+            if (old := theirs.get(key)) != new:
                 raise InputError(
-                    f"the run in {out} was started with {key or part} {old!r}, not {new!r}; "
+                    f"the run in {out} was started with {key} {old!r}, not {new!r}; "
                     f"resume it with its own settings, or give another --out"
                 )
     return record

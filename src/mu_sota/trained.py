@@ -3,15 +3,20 @@
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from safetensors import SafetensorError
+from transformers import PreTrainedTokenizerFast
 
 from . import tokenizer as tokenizers
 from .errors import InputError
 from .model import MuForCausalLM
 
 
-def load_trained(folder: str | Path) -> tuple[MuForCausalLM, PreTrainedTokenizerBase]:
+def load_trained(
+    folder: str | Path, device: torch.device | None = None
+) -> tuple[MuForCausalLM, PreTrainedTokenizerFast]:
     """Model in eval mode and tokenizer of a run's folder (its best epoch) or of any folder in Hugging Face layout.
+
+    The model is on `device`, by default the CPU.
 
     Raises:
         InputError: the folder is missing, or holds no MU model.
@@ -28,8 +33,9 @@ def load_trained(folder: str | Path) -> tuple[MuForCausalLM, PreTrainedTokenizer
     try:
         model = MuForCausalLM.from_pretrained(best)
         tokenizer = tokenizers.load(best)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise InputError(f"the model in {best} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+    torch.nn.Module.to(model, device)
     return model.eval(), tokenizer
 
 
@@ -41,7 +47,7 @@ def default_device() -> torch.device:
 
 def sample(
     model: MuForCausalLM,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerFast,
     prompt: str,
     *,
     max_new_tokens: int,
@@ -67,7 +73,7 @@ def sample(
     inputs = torch.tensor([ids], device=device)
     with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device], device_type=_fork_type(device)):
         torch.manual_seed(seed)
-        output = model.generate(
+        output = model.generate(  # type: ignore[misc]
             inputs,
             attention_mask=torch.ones_like(inputs),
             max_new_tokens=max_new_tokens,

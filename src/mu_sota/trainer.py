@@ -1,4 +1,4 @@
-"""`transformers.Trainer`, set up for token windows: their order, one-cycle schedule, exact tallies, whole checkpoints."""
+"""`transformers.Trainer` for token windows: their order, one-cycle schedule, exact tallies, whole checkpoints."""
 
 import json
 import math
@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.distributed as dist
@@ -15,7 +15,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm.auto import tqdm
-from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers import PreTrainedTokenizerFast, Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from .data import Corpus, TrainWindows
@@ -76,7 +76,7 @@ class WindowOrder(Sampler[list[int]]):
                 yield mine[first : first + self.micro_batch_size]
 
 
-class _Windows(Dataset):
+class _Windows(Dataset[dict[str, Tensor]]):
     """Training windows as `Trainer` wants them, and the blank one."""
 
     def __init__(self, windows: TrainWindows) -> None:
@@ -121,24 +121,25 @@ class MuTrainer(Trainer):
         model: to train; any model with the loss interface of `MuForCausalLM`.
         tokenizer: saved beside the best model.
         corpus: training and validation split.
+        windows: of the training split.
         settings: of the run.
         out: folder of the run.
         micro_batch_size: windows at once in this process.
-        max_steps: optimizer steps of the whole run.
+        precision: fp32, bf16 or fp16.
     """
 
     def __init__(
         self,
         model: MuForCausalLM,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: PreTrainedTokenizerFast,
         corpus: Corpus,
+        windows: TrainWindows,
         settings: RunSettings,
         out: Path,
         micro_batch_size: int,
         precision: str,
     ) -> None:
         self.corpus, self.settings, self.out, self.tokenizer = corpus, settings, out, tokenizer
-        windows = TrainWindows(corpus.train.tokens, settings.window, settings.stride)
         rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         self.order = WindowOrder(len(windows), settings.batch_size, micro_batch_size, settings.seed, rank, world)
         if "tensorboard" in settings.trackers:
@@ -166,7 +167,8 @@ class MuTrainer(Trainer):
             ddp_find_unused_parameters=False,
             dataloader_pin_memory=torch.cuda.is_available(),
         )
-        super().__init__(model, arguments, train_dataset=_Windows(windows))
+        self._windows = _Windows(windows)
+        super().__init__(model, arguments, train_dataset=self._windows)
         self._tally = torch.zeros(3, dtype=torch.float32 if self.args.device.type == "mps" else torch.float64)
         self._tally = self._tally.to(self.args.device)
         self._staging: Path | None = None
@@ -178,26 +180,23 @@ class MuTrainer(Trainer):
 
     # Data, schedule, loss
 
-    def get_train_dataloader(self) -> DataLoader:
+    def get_train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Windows in the order of `WindowOrder`, already this process's share, so `accelerate` must not divide them."""
-        return DataLoader(
-            self.train_dataset, batch_sampler=self.order, pin_memory=self.args.dataloader_pin_memory
-        )
+        return DataLoader(self._windows, batch_sampler=self.order, pin_memory=self.args.dataloader_pin_memory)
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
         """One cycle of the learning rate (Smith and Topin 2017, as in PyTorch): from peak / 25 up, then down to ~0."""
-        if self.lr_scheduler is None:
-            steps = max(num_training_steps, 4)  # the least that has both phases
-            warmup = max(min(self.settings.warmup_steps, round(0.3 * steps)), 2)
-            self.lr_scheduler = OneCycleLR(
-                optimizer or self.optimizer,
-                max_lr=self.settings.learning_rate,
-                total_steps=steps,
-                pct_start=warmup / steps,
-                cycle_momentum=False,
-            )
-            self._created_lr_scheduler = True
-        return self.lr_scheduler
+        steps = max(num_training_steps, 4)  # the least that has both phases
+        warmup = max(min(self.settings.warmup_steps, round(0.3 * steps)), 2)
+        schedule = OneCycleLR(
+            cast(torch.optim.Optimizer, optimizer or self.optimizer),
+            max_lr=self.settings.learning_rate,
+            total_steps=steps,
+            pct_start=warmup / steps,
+            cycle_momentum=False,
+        )
+        self.lr_scheduler = cast(Any, schedule)
+        return schedule
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Weights and tables; not biases, norms and the sensitivity base."""
@@ -208,7 +207,7 @@ class MuTrainer(Trainer):
         model: nn.Module,
         inputs: dict[str, Any],
         return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
+        num_items_in_batch: Any = None,
     ) -> Any:
         """As in `Trainer`, and the batch is added to the tally."""
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
@@ -216,7 +215,9 @@ class MuTrainer(Trainer):
             tokens = (inputs["shift_labels"] != IGNORE_INDEX).sum()
             # The library multiplies the loss by the number of processes, whose gradients are averaged afterwards.
             nll = loss.detach() * num_items_in_batch / self.accelerator.num_processes
-            self._tally += torch.stack([nll.to(self._tally), outputs.num_correct.to(self._tally), tokens.to(self._tally)])
+            self._tally += torch.stack(
+                [nll.to(self._tally), outputs.num_correct.to(self._tally), tokens.to(self._tally)]
+            )
         return (loss, outputs) if return_outputs else loss
 
     def tally(self) -> Tally:
@@ -232,10 +233,16 @@ class MuTrainer(Trainer):
 
     # Evaluation
 
+    @property
+    def network(self) -> nn.Module:
+        """The model, as the library has wrapped it."""
+        assert self.model is not None
+        return self.model
+
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Score the validation split with `mu_sota.evaluate`; callbacks get the figures and the `Score`."""
         self.score: Score = evaluate(
-            self.model,
+            self.network,
             self.corpus.validation,
             window=self.settings.window,
             stride=self.settings.eval_stride or self.settings.window,
@@ -287,11 +294,13 @@ class MuTrainer(Trainer):
     def save_best(self, epoch: int, score: Score) -> None:
         """Write `best/` and `mu_sota_best.pt`. Every process must call it."""
         weights, optimizer = get_state_dict(
-            self.model, self.optimizer, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
+            self.network,
+            cast(torch.optim.Optimizer, self.optimizer),
+            options=StateDictOptions(full_state_dict=True, cpu_offload=True),
         )
         if not self.is_world_process_zero():
             return
-        model = self.accelerator.unwrap_model(self.model)
+        model = self.accelerator.unwrap_model(self.network)
         with replacing(self.out / BEST_FILE) as temporary:
             content = {
                 "model": weights,

@@ -1,0 +1,233 @@
+"""The command line as typed: what it answers, and one sentence, never a traceback, for what it cannot do."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from mu_sota import cli, trainer
+
+TINY = {
+    "vocab_size": 300,
+    "num_hidden_layers": 1,
+    "max_position_embeddings": 32,
+    "window": 32,
+    "stride": 32,
+    "num_epochs": 1,
+    "sample_tokens": 3,
+    "trackers": "[]",
+}
+SETTINGS = [f"--set={key}={value}" for key, value in TINY.items()]
+
+
+@pytest.fixture(autouse=True)
+def _library_output_as_before() -> Any:
+    """The command line silences the library for its whole process; tests share one."""
+    verbosity = transformers.logging.get_verbosity()
+    yield
+    transformers.logging.set_verbosity(verbosity)
+    transformers.logging.enable_progress_bar()
+
+
+def mu_sota(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
+    """Exit status, output and error output of a command, run in this process."""
+    with pytest.raises(SystemExit) as left:
+        cli.main([str(argument) for argument in arguments])
+    printed = capsys.readouterr()
+    return int(left.value.code or 0), printed.out, printed.err
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    """The one sentence with which a command is refused."""
+    status, _, errors = mu_sota(capsys, *arguments)
+    said = [line for line in errors.splitlines() if line.startswith("mu-sota: ")]
+    assert status == 2, errors
+    assert len(said) == 1, errors
+    assert "Traceback" not in errors
+    return said[0]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, make_corpus: Callable[[Path], Path]) -> Any:
+    """A tiny trained model: corpus and run folder."""
+    base = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MU_SOTA_CACHE", str(base / "cache"))
+        corpus = make_corpus(base)
+        with pytest.raises(SystemExit, match="0"):
+            cli.main(["train", "--data", str(corpus), "--out", str(base / "run"), *SETTINGS])
+        yield corpus, base / "run"
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    code = (
+        "import sys; sys.argv[0] = 'mu-sota'; import mu_sota.cli as c\n"
+        "try: c.main(['train', '--help'])\nexcept SystemExit: pass\n"
+        "print(sorted({'torch', 'transformers', 'numpy', 'datasets'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "--resume" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_importing_the_package_is_enough_for_the_auto_classes(trained: Any) -> None:
+    code = (
+        "import mu_sota, sys\nfrom transformers import AutoModelForCausalLM, AutoConfig\n"
+        "print(type(AutoModelForCausalLM.from_pretrained(sys.argv[1])).__name__)"
+    )
+    folder = trained[1] / "best"
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "MuForCausalLM"
+
+
+def test_version_and_module_form() -> None:
+    done = subprocess.run([sys.executable, "-m", "mu_sota", "--version"], capture_output=True, text=True, check=True)
+    assert re.fullmatch(r"\d+\.\d+\.\d+\n", done.stdout)
+
+
+def test_info_counts_the_published_model(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = mu_sota(capsys, "info", "--preset", "mu-sota")
+    assert status == 0
+    assert re.search(r"total +26,946,256", out)
+    assert re.search(r"affinity +19,200,000 +71\.3%", out)
+    assert "learning_rate        0.0001" in out
+
+
+def test_evaluate_prints_and_as_json(trained: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    corpus, folder = trained
+    status, out, _ = mu_sota(capsys, "evaluate", folder, "--data", corpus, "--split", "validation", "--json")
+    assert status == 0
+    score = json.loads(out)
+    recorded = json.loads((folder / "run.json").read_text())["result"]["best"]["validation"]
+    assert score["perplexity"] == pytest.approx(recorded["perplexity"], rel=1e-6)
+    assert score["split"] == "validation"
+    _, text, _ = mu_sota(capsys, "evaluate", folder / "best", "--data", corpus, "--split", "validation")
+    assert f"perplexity       {recorded['perplexity']:.4f}" in text
+    _, out, _ = mu_sota(
+        capsys, "evaluate", folder, "--data", corpus, "--split", "validation", "--stride", "8", "--json"
+    )
+    assert json.loads(out)["num_tokens"] == score["num_tokens"]
+
+
+def test_generate_repeats_with_a_seed(trained: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    _, folder = trained
+    ask = ("generate", folder, "--prompt", "the state", "--max-new-tokens", "8", "--seed")
+    first, again, other = (mu_sota(capsys, *ask, seed)[1] for seed in ("1", "1", "2"))
+    assert first.startswith("the state")
+    assert first == again != other
+
+
+def test_generate_takes_an_empty_prompt(trained: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert mu_sota(capsys, "generate", trained[1], "--prompt", "", "--max-new-tokens", "3")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["train", "--set", "learnig_rate=1"], "did you mean 'learning_rate'?"),
+        (["train", "--set", "batch_size=many"], "the setting batch_size is 'many'"),
+        (["train", "--preset", "large"], "no preset is named 'large'; choose one of: mu-sota, quickstart"),
+        (["train", "--data", "no/such/folder"], "no/such/folder"),
+        (["train", "--config", "none.yaml"], "none.yaml does not exist"),
+        (["train", "--max-steps", "0"], "the setting max_steps is 0"),
+    ],
+)
+def test_unusable_arguments_of_train(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: list[str], says: str
+) -> None:
+    assert says in refused(capsys, *arguments, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists(), "nothing is left half-written"
+
+
+@pytest.mark.parametrize(
+    ("texts", "says"),
+    [
+        ({"train": "", "valid": "", "test": ""}, "empty|no text"),
+        ({"train": "too short", "valid": "short", "test": "short"}, r"tokens"),
+    ],
+)
+def test_a_corpus_that_is_empty_or_too_short(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    texts: dict[str, str],
+    says: str,
+) -> None:
+    monkeypatch.setenv("MU_SOTA_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "corpus").mkdir()
+    for name, text in texts.items():
+        (tmp_path / "corpus" / f"{name}.txt").write_text(text)
+    assert re.search(
+        says, refused(capsys, "train", "--data", tmp_path / "corpus", "--out", tmp_path / "out", *SETTINGS)
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_wrong_folders(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert "there is no folder" in refused(capsys, "generate", tmp_path / "none", "--prompt", "a")
+    assert "holds no trained model" in refused(capsys, "evaluate", tmp_path)
+
+
+def test_unusable_arguments_of_evaluate_and_generate(trained: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    corpus, folder = trained
+    assert "choose train, validation or test" in refused(capsys, "evaluate", folder, "--split", "dev")
+    assert "stride <= window <= 32" in refused(capsys, "evaluate", folder, "--data", corpus, "--window", "64")
+    asked = ("generate", folder, "--prompt", "the", "--max-new-tokens", "100")
+    assert "has 32 positions" in refused(capsys, *asked)
+
+
+def test_a_damaged_model_gets_a_sentence(trained: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    for file in (trained[1] / "best").iterdir():
+        (damaged / file.name).write_bytes(file.read_bytes()[: 100 if file.suffix == ".safetensors" else None])
+    assert "cannot be loaded" in refused(capsys, "generate", damaged, "--prompt", "a")
+
+
+def test_a_full_disk_gets_a_sentence_and_the_run_goes_on_afterwards(
+    capsys: pytest.CaptureFixture[str], tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, os.strerror(28), "out/mu_sota_best.pt")
+
+    asked = ("train", "--data", tiny_corpus, "--out", tmp_path / "out", *SETTINGS)
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.torch, "save", full)
+        assert "the disk is full, writing out/mu_sota_best.pt" in refused(capsys, *asked)
+    assert not list((tmp_path / "out").glob("*.pt"))
+    status, out, _ = mu_sota(capsys, *asked, "--resume")
+    assert status == 0
+    assert "[ok] best model saved, and loads again" in out
+
+
+def test_run_colab_is_the_full_recipe(tmp_path: Path, tiny_corpus: Path) -> None:
+    """Offline it can go no further than the data; with data of one's own it trains."""
+    script = Path(__file__).parents[1] / "run_colab.py"
+    done = subprocess.run(
+        [sys.executable, script, "--data", tiny_corpus, "--max-steps", "1", *SETTINGS],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "mu_sota_run" / "run.json").read_text())
+    assert record["preset"] == "mu-sota"
+    assert record["settings"]["learning_rate"] == 1e-4
+    assert (tmp_path / "mu_sota_run" / "mu_sota_best.pt").exists()
+
+
+def test_a_penalised_token_never_becomes_more_likely() -> None:
+    """The earlier implementation divided negative logits; the sampling used here multiplies them."""
+    penalty = transformers.RepetitionPenaltyLogitsProcessor(1.2)
+    logits = torch.linspace(-5, 5, 11)[None]
+    seen = torch.arange(11)[None]
+    assert bool((penalty(seen, logits.clone()) <= logits).all())
