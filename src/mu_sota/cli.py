@@ -60,7 +60,10 @@ def _train(
     _quiet()
     from .train import train
 
-    train(preset, data, out, settings, resume)
+    try:
+        train(preset, data, out, settings, resume)
+    finally:
+        _part_from_other_processes()
 
 
 @app.command("evaluate")
@@ -155,6 +158,14 @@ def _info(preset: Preset = "mu-sota", assignments: Assignments = None, config: S
     from .sizes import describe
 
     print(describe(settings))
+
+
+def _part_from_other_processes() -> None:
+    """Under torchrun, end the group of processes in order; PyTorch complains otherwise."""
+    from torch import distributed
+
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _quiet() -> None:

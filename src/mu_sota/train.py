@@ -5,6 +5,7 @@ import math
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -287,7 +288,10 @@ class Interrupt:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take SIGINT and SIGTERM until the block ends."""
+        """Take SIGINT and SIGTERM until the block ends; outside the main thread Python cannot, and nothing happens."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
         numbers = (signal.SIGINT, signal.SIGTERM)
         before = [signal.signal(number, self._handle) for number in numbers]
         try:
@@ -336,7 +340,8 @@ def train(preset: str, data: str, out: Path, settings: Settings, resume: bool = 
         for leftover in out.glob(".*.tmp*"):  # of a run that was killed while writing
             shutil.rmtree(leftover)
         save_tokenizer(corpus.tokenizer, out / TOKENIZER_FILE)
-        record = {**identity, "started": _now(), "machine": machine.describe(), "precision": precision, **record}
+        record = {**identity, "machine": machine.describe(), "precision": precision, **record}
+        record["starts"] = [*record.get("starts", []), _now()]
         record["unigram"] = floor.as_dict()
         record["settings"] = settings.run.model_dump()
         write_json(out / RUN_FILE, record)
@@ -496,6 +501,8 @@ def _heading(
     with torch.device("meta"):
         parameters = MuForCausalLM(config).num_parameters()
     where = process.device.type if process.num_processes == 1 else f"{process.num_processes} x {process.device.type}"
+    if process.num_processes == 1 and torch.cuda.device_count() > 1:
+        where += f" (1 of {torch.cuda.device_count()}; all of them: torchrun --nproc-per-node gpu -m mu_sota ...)"
     return (
         f"MU-SOTA, preset {preset}: {parameters:,} parameters, {config.num_hidden_layers} layers, "
         f"{config.matrix_size}x{config.matrix_size} state, {config.vocab_size:,} tokens, on {where} in {precision}\n"

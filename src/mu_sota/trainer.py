@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerFast, Trainer, TrainingArguments
+from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from .data import Corpus, TrainWindows
@@ -142,8 +143,6 @@ class MuTrainer(Trainer):
         self.corpus, self.settings, self.out, self.tokenizer = corpus, settings, out, tokenizer
         rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         self.order = WindowOrder(len(windows), settings.batch_size, micro_batch_size, settings.seed, rank, world)
-        if "tensorboard" in settings.trackers:
-            os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(out / "tensorboard"))
         arguments = TrainingArguments(
             output_dir=str(out),
             per_device_train_batch_size=micro_batch_size,
@@ -161,14 +160,23 @@ class MuTrainer(Trainer):
             logging_nan_inf_filter=False,
             save_strategy="no",  # when to evaluate and save is decided in `train.Conduct`
             eval_strategy="no",
-            report_to=settings.trackers or "none",
+            report_to=[tracker for tracker in settings.trackers if tracker != "tensorboard"] or "none",
             disable_tqdm=True,
             remove_unused_columns=False,
             ddp_find_unused_parameters=False,
             dataloader_pin_memory=torch.cuda.is_available(),
         )
+        if arguments.n_gpu > 1:
+            # The library would divide each batch over all visible GPUs in one process (DataParallel), which is slower
+            # than a process a GPU, and our batches are divided already.
+            arguments._n_gpu = 1
         self._windows = _Windows(windows)
         super().__init__(model, arguments, train_dataset=self._windows)
+        if "tensorboard" in settings.trackers and self.is_world_process_zero():
+            from torch.utils.tensorboard import SummaryWriter
+
+            # Left to the library, every start of a run would log to a folder of its own.
+            self.add_callback(TensorBoardCallback(SummaryWriter(str(out / "tensorboard"))))
         self._tally = torch.zeros(3, dtype=torch.float32 if self.args.device.type == "mps" else torch.float64)
         self._tally = self._tally.to(self.args.device)
         self._staging: Path | None = None
