@@ -231,3 +231,13 @@ def test_a_penalised_token_never_becomes_more_likely() -> None:
     logits = torch.linspace(-5, 5, 11)[None]
     seen = torch.arange(11)[None]
     assert bool((penalty(seen, logits.clone()) <= logits).all())
+
+
+def test_an_output_folder_that_cannot_be_one(
+    capsys: pytest.CaptureFixture[str], tiny_corpus: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("in the way")
+    for out in (file, file / "below"):
+        assert "cannot be used" in refused(capsys, "train", "--data", tiny_corpus, "--out", out, *SETTINGS)
+    assert file.read_text() == "in the way"

@@ -200,11 +200,8 @@ def _expected(error: BaseException) -> tuple[int, str] | None:
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
             place = cause.filename or "the output folder"
             return 2, f"the disk is full, writing {place}; free some space, then go on with --resume"
-        if isinstance(cause, PermissionError):
-            return (
-                2,
-                f"{cause.filename} cannot be accessed: permission denied; choose another folder or change its rights",
-            )
+        if isinstance(cause, PermissionError | NotADirectoryError | FileExistsError | IsADirectoryError):
+            return 2, f"{cause.filename} cannot be used ({cause.strerror}); choose another folder, or change its rights"
     if "No space left on device" in str(error) or "os error 28" in str(error):
         return 2, "the disk is full; free some space, then go on with --resume"
     return None

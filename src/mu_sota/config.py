@@ -13,14 +13,7 @@ MODEL_PRESETS: dict[str, dict[str, Any]] = {
     # The model of the run instructions: 26,946,256 parameters.
     "mu-sota": {},
     # The same architecture for a laptop CPU.
-    "quickstart": {
-        "vocab_size": 4096,
-        "matrix_size": 12,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 9,
-        "intermediate_size": 576,
-        "max_position_embeddings": 128,
-    },
+    "quickstart": {"vocab_size": 4096, "num_hidden_layers": 6, "max_position_embeddings": 128},
 }
 
 

@@ -59,7 +59,7 @@ RUN_PRESETS: dict[str, dict[str, Any]] = {
     "quickstart": {
         "batch_size": 16,
         "micro_batch_size": 16,
-        "learning_rate": 6e-3,
+        "learning_rate": 3e-3,
         "warmup_steps": 200,
         "window": 128,
         "stride": 128,
