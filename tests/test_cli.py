@@ -138,6 +138,7 @@ def test_generate_takes_an_empty_prompt(trained: Any, capsys: pytest.CaptureFixt
         (["train", "--data", "no/such/folder"], "no/such/folder"),
         (["train", "--config", "none.yaml"], "none.yaml does not exist"),
         (["train", "--max-steps", "0"], "the setting max_steps is 0"),
+        (["train", "--preset", "quickstart", "--set", "sample_tokens=127"], "the prompt 'The quick brown' has"),
     ],
 )
 def test_unusable_arguments_of_train(

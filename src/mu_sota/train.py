@@ -32,7 +32,7 @@ from .model import MuForCausalLM
 from .settings import MODEL_KEYS, RunSettings, Settings
 from .tokenizer import TOKENIZER_FILE
 from .tokenizer import save as save_tokenizer
-from .trained import sample
+from .trained import prompt_ids, sample
 from .trainer import BEST_FILE, BEST_FOLDER, MuTrainer, Tally
 from .verdict import Check, as_text, verdict
 
@@ -331,14 +331,15 @@ def train(preset: str, data: str, out: Path, settings: Settings, resume: bool = 
         return [Check(*check) for check in record["result"]["checks"]]
 
     precision = choose_precision(settings.run.precision)
+    for prompt in settings.run.prompts:  # found unusable now, not after the first epoch
+        prompt_ids(corpus.tokenizer, prompt, settings.run.sample_tokens, config.max_position_embeddings)
     floor = unigram(corpus.train, corpus.validation, config.vocab_size)
     micro_batch_size = settings.run.micro_batch_size or _default_micro_batch(settings.run, process.num_processes)
     _check_causality(config, settings.run, process.device)
     process.wait_for_everyone()
     if process.is_main_process:
         out.mkdir(parents=True, exist_ok=True)
-        for leftover in out.glob(".*.tmp*"):  # of a run that was killed while writing
-            shutil.rmtree(leftover)
+        _remove_leftovers(out)
         save_tokenizer(corpus.tokenizer, out / TOKENIZER_FILE)
         record = {**identity, "machine": machine.describe(), "precision": precision, **record}
         record["starts"] = [*record.get("starts", []), _now()]
@@ -472,6 +473,13 @@ def _previous_run(out: Path, identity: dict[str, Any], resume: bool) -> dict[str
                     f"resume it with its own settings, or give another --out"
                 )
     return record
+
+
+def _remove_leftovers(out: Path) -> None:
+    """Temporary folders of a run that was killed while it wrote one of its own files."""
+    for name in (BEST_FILE, BEST_FOLDER, TOKENIZER_FILE, METRICS_FILE, RUN_FILE, "checkpoint-*"):
+        for leftover in out.glob(f".{name}.tmp*"):
+            shutil.rmtree(leftover)
 
 
 def _default_micro_batch(settings: RunSettings, processes: int) -> int:

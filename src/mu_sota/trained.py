@@ -45,6 +45,21 @@ def default_device() -> torch.device:
     return accelerator or torch.device("cpu")
 
 
+def prompt_ids(tokenizer: PreTrainedTokenizerFast, prompt: str, max_new_tokens: int, positions: int) -> list[int]:
+    """Token ids of a prompt; of an empty one, the beginning of a text.
+
+    Raises:
+        InputError: prompt and new tokens together exceed the model's positions.
+    """
+    ids: list[int] = tokenizers.encode(tokenizer, prompt).tolist() or [tokenizer.bos_token_id]
+    if len(ids) + max_new_tokens > positions:
+        raise InputError(
+            f"the prompt {prompt[:40]!r} has {len(ids)} tokens and {max_new_tokens} more are asked for, but the model "
+            f"has {positions} positions; shorten the prompt, or ask for fewer tokens"
+        )
+    return ids
+
+
 def sample(
     model: MuForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
@@ -62,13 +77,7 @@ def sample(
     Raises:
         InputError: prompt and new tokens together exceed the model's positions.
     """
-    ids = tokenizers.encode(tokenizer, prompt).tolist() or [tokenizer.bos_token_id]
-    positions = model.config.max_position_embeddings
-    if len(ids) + max_new_tokens > positions:
-        raise InputError(
-            f"the prompt has {len(ids)} tokens and {max_new_tokens} more were asked for, but the model has "
-            f"{positions} positions; shorten the prompt or lower --max-new-tokens"
-        )
+    ids = prompt_ids(tokenizer, prompt, max_new_tokens, model.config.max_position_embeddings)
     device = model.device
     inputs = torch.tensor([ids], device=device)
     with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device], device_type=_fork_type(device)):
