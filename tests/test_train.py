@@ -20,7 +20,7 @@ from mu_sota import train as training
 from mu_sota.causality import LeakError
 from mu_sota.errors import InputError
 from mu_sota.settings import load_settings
-from mu_sota.train import DivergedError, choose_precision, duration, train
+from mu_sota.train import DivergedError, Metrics, choose_precision, duration, train
 
 TINY: dict[str, Any] = {
     "vocab_size": 300,
@@ -47,7 +47,7 @@ def run(corpus: Path, out: Path, resume: bool = False, **changes: Any) -> list[t
 def rows(out: Path) -> list[dict[str, Any]]:
     """The record of a run, without what depends on the clock."""
     clock = ("seconds", "tokens_per_second")
-    lines = (out / "metrics.jsonl").read_text().splitlines()
+    lines = (out / "metrics.jsonl").read_text(encoding="utf-8").strip("\n").split("\n")
     return [{k: v for k, v in json.loads(line).items() if k not in clock} for line in lines]
 
 
@@ -198,6 +198,20 @@ def test_killed_and_resumed_is_as_if_never_killed(finished: Any, tmp_path: Path,
     ours, theirs = (torch.load(place / "mu_sota_best.pt", weights_only=True) for place in (out, whole))
     assert all(torch.equal(ours["model"][name], theirs["model"][name]) for name in theirs["model"])
     assert not list(out.glob(".*")), "what the kill left behind is cleaned up"
+
+
+def test_the_record_survives_half_a_line_and_odd_line_ends(tmp_path: Path) -> None:
+    """Generated text can hold any character, also those that some functions take for the end of a line."""
+    metrics = Metrics(tmp_path / "metrics.jsonl", writes=True)
+    metrics.append("epoch", step=1, samples=["a\u2028b\x85c\x0bd\re\nf"])
+    metrics.append("step", step=2, loss=1.0)
+    with metrics.path.open("a") as file:
+        file.write('{"kind": "step", "step": 3, "nested": {"loss": 1}')
+    before = metrics.epochs
+    metrics.rewind(1)
+    assert metrics.epochs == before
+    metrics.append("step", step=2, loss=1.0)
+    assert [row["step"] for row in rows(tmp_path)] == [1, 2]
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(finished: Any, tmp_path: Path) -> None:

@@ -66,21 +66,21 @@ class Metrics:
         if kind == "epoch":
             self.epochs.append(row)
         if self.writes:
-            with self.path.open("a", encoding="utf-8") as file:
+            with self.path.open("a", encoding="utf-8", newline="\n") as file:
                 file.write(json.dumps({"kind": kind, **row}, ensure_ascii=False) + "\n")
 
     def rewind(self, step: int) -> None:
         """Forget what came after the checkpoint at `step`: it is about to be done again."""
         rows = []
         if step and self.path.exists():
-            lines = self.path.read_text(encoding="utf-8").splitlines()
-            complete = [line for line in lines if line.endswith("}")]  # a kill can leave half a last line
-            rows = [row for row in map(json.loads, complete) if row["step"] <= step]
+            with self.path.open(encoding="utf-8", newline="\n") as file:
+                whole = [json.loads(line) for line in file if line.endswith("\n")]  # a kill can leave half a last line
+            rows = [row for row in whole if row["step"] <= step]
         self.epochs = [{k: v for k, v in row.items() if k != "kind"} for row in rows if row["kind"] == "epoch"]
         if self.writes:
             with replacing(self.path) as temporary:
                 text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-                temporary.write_text(text, encoding="utf-8")
+                temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 class Conduct(TrainerCallback):
