@@ -12,6 +12,6 @@ sys.path.insert(0, str(Path(__file__).parent / "src"))
 if __name__ == "__main__":
     try:
         from mu_sota.cli import main
-    except ModuleNotFoundError as missing:
-        sys.exit(f"run_colab.py needs the package {missing.name!r}; install what is needed with: pip install .")
+    except ImportError as error:
+        sys.exit(f"{error}. Install what is needed with: pip install . (in a notebook, then restart its kernel)")
     main(["train", "--preset", "mu-sota", "--data", "wikitext-2", "--out", "mu_sota_run", "--resume", *sys.argv[1:]])

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 import transformers
 
 from mu_sota import cli, trainer
+from mu_sota.settings import load_settings
 
 TINY = {
     "vocab_size": 300,
@@ -193,16 +196,73 @@ def test_a_damaged_model_gets_a_sentence(trained: Any, capsys: pytest.CaptureFix
     assert "cannot be loaded" in refused(capsys, "generate", damaged, "--prompt", "a")
 
 
+def test_weights_that_do_not_fit_are_refused_not_filled_in(
+    trained: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The library would draw what is missing at random, and the perplexity would be of that."""
+    corpus, folder = trained
+    shutil.copytree(folder / "best", tmp_path / "best")
+    weights = safetensors.torch.load_file(tmp_path / "best" / "model.safetensors")
+    del weights["lm_head.weight"]
+    safetensors.torch.save_file(weights, tmp_path / "best" / "model.safetensors", metadata={"format": "pt"})
+    assert "do not fit its config.json: lm_head.weight" in refused(capsys, "evaluate", tmp_path, "--data", corpus)
+
+
+def test_a_model_of_another_kind_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    transformers.GPT2Config(n_layer=1).save_pretrained(tmp_path)
+    assert "holds a model of type 'gpt2'" in refused(capsys, "generate", tmp_path, "--prompt", "a")
+
+
+def test_evaluate_defaults_to_the_text_of_the_run(trained: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    corpus, folder = trained
+    for place in (folder, folder / "best"):
+        assert json.loads(mu_sota(capsys, "evaluate", place, "--json")[1])["data"] == str(corpus)
+
+
+def test_text_that_the_terminal_lacks_letters_for_is_printed_all_the_same(trained: Any) -> None:
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "mu_sota",
+            "generate",
+            trained[1],
+            "--max-new-tokens",
+            "3",
+            "--prompt",
+            "\u2192 na\u00efve",
+        ],
+        capture_output=True,
+        check=False,
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(b"\\u2192 na\\xefve")
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (OSError(28, os.strerror(28), "out/mu_sota_best.pt"), "the disk is full, writing out/mu_sota_best.pt"),
+        # What torch.save raises in fact, seen on a small file system.
+        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 530496 vs 530384"), "full disk"),
+    ],
+)
 def test_a_full_disk_gets_a_sentence_and_the_run_goes_on_afterwards(
-    capsys: pytest.CaptureFixture[str], tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str],
+    tiny_corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    says: str,
 ) -> None:
     def full(*_: Any, **__: Any) -> None:
-        raise OSError(28, os.strerror(28), "out/mu_sota_best.pt")
+        raise error
 
     asked = ("train", "--data", tiny_corpus, "--out", tmp_path / "out", *SETTINGS)
     with monkeypatch.context() as patch:
         patch.setattr(trainer.torch, "save", full)
-        assert "the disk is full, writing out/mu_sota_best.pt" in refused(capsys, *asked)
+        assert says in refused(capsys, *asked)
     assert not list((tmp_path / "out").glob("*.pt"))
     status, out, _ = mu_sota(capsys, *asked, "--resume")
     assert status == 0
@@ -222,7 +282,8 @@ def test_run_colab_is_the_full_recipe(tmp_path: Path, tiny_corpus: Path) -> None
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "mu_sota_run" / "run.json").read_text())
     assert record["preset"] == "mu-sota"
-    assert record["settings"]["learning_rate"] == 1e-4
+    recipe = load_settings("mu-sota").run.model_dump(exclude={*TINY, "max_steps"})
+    assert {key: record["settings"][key] for key in recipe} == recipe
     assert (tmp_path / "mu_sota_run" / "mu_sota_best.pt").exists()
 
 

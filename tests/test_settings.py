@@ -58,6 +58,8 @@ def test_every_preset_loads() -> None:
         ("window=1024", "window is 1024, but the model has 512 positions"),
         ("stride=513", "must not exceed window (512)"),
         ("dropout=1", "dropout is 1"),
+        ("batch_size=true", "the setting batch_size is True"),
+        ("num_hidden_layers=yes", "the setting num_hidden_layers is True"),
         ("batch_size", "--set takes key=value, such as --set batch_size=16, but got 'batch_size'"),
         ("prompts=[", "cannot be read"),
     ],

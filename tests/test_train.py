@@ -63,7 +63,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, make_corpus: Callable[[Pa
     patch.setenv("MU_SOTA_CACHE", str(base / "cache"))
     corpus = make_corpus(base)
     done = subprocess.run(
-        [sys.executable, "-m", "mu_sota", *command(corpus, base / "out", trackers="[tensorboard]")],
+        [sys.executable, "-m", "mu_sota", *command(corpus, base / "out", **AS_USERS_DO)],
         capture_output=True,
         text=True,
         check=True,
@@ -72,9 +72,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory, make_corpus: Callable[[Pa
     patch.undo()
 
 
+# Rows cover several steps, and a checkpoint or a kill falls between two of them.
+AS_USERS_DO: dict[str, Any] = {"trackers": ["tensorboard"], "log_steps": 5}
+
+
 def command(corpus: Path, out: Path, *more: str, **changes: Any) -> list[str]:
     settings = [f"--set={key}={json.dumps(value)}" for key, value in TINY.items() if key not in changes]
-    settings += [f"--set={key}={value}" for key, value in changes.items()]
+    settings += [f"--set={key}={json.dumps(value)}" for key, value in changes.items()]
     return ["train", "--data", str(corpus), "--out", str(out), *settings, *more]
 
 
@@ -140,7 +144,7 @@ def test_a_finished_run_is_not_run_again(finished: Any, capsys: pytest.CaptureFi
         run(corpus, out)
     with pytest.raises(InputError, match=r"was started with learning_rate 0\.01, not 0\.02"):
         run(corpus, out, resume=True, learning_rate=0.02)
-    assert all(check.passed for check in run(corpus, out, resume=True, trackers=["tensorboard"]))
+    assert all(check.passed for check in run(corpus, out, resume=True, **AS_USERS_DO))
     assert "is finished" in capsys.readouterr().out
     assert (out / "metrics.jsonl").read_bytes() == before
 
@@ -170,6 +174,8 @@ elif moment == "in the evaluation":
     before(trainer.MuTrainer, "evaluate", reached)
 elif moment == "after the best model":
     before(trainer.MuTrainer, "reset_tally", reached)
+elif moment == "before the verdict":
+    train.verdict = die
 cli.main(sys.argv[3:])
 """
 
@@ -182,18 +188,19 @@ cli.main(sys.argv[3:])
         ("in a checkpoint", 5),
         ("in the evaluation", 12),
         ("after the best model", 12),
+        ("before the verdict", 0),
     ],
 )
 def test_killed_and_resumed_is_as_if_never_killed(finished: Any, tmp_path: Path, moment: str, step: int) -> None:
     """With dropout, so the random state counts too. Equal to the last digit: every loss, sample and weight."""
     corpus, whole, _ = finished
     out = tmp_path / "out"
-    arguments = command(corpus, out, trackers="[tensorboard]", checkpoint_minutes=0.0005)
+    arguments = command(corpus, out, **AS_USERS_DO, checkpoint_minutes=0.0005)
     killed = subprocess.run(
         [sys.executable, "-c", KILL, moment, str(step), *arguments], capture_output=True, check=False
     )
     assert killed.returncode == -signal.SIGKILL
-    run(corpus, out, resume=True, trackers=["tensorboard"])
+    run(corpus, out, resume=True, **AS_USERS_DO)
     assert rows(out) == rows(whole)
     ours, theirs = (torch.load(place / "mu_sota_best.pt", weights_only=True) for place in (out, whole))
     assert all(torch.equal(ours["model"][name], theirs["model"][name]) for name in theirs["model"])
@@ -217,7 +224,7 @@ def test_the_record_survives_half_a_line_and_odd_line_ends(tmp_path: Path) -> No
 def test_ctrl_c_saves_and_says_how_to_go_on(finished: Any, tmp_path: Path) -> None:
     corpus, whole, _ = finished
     out = tmp_path / "out"
-    arguments = command(corpus, out, trackers="[tensorboard]")
+    arguments = command(corpus, out, **AS_USERS_DO)
     process = subprocess.Popen(
         [sys.executable, "-m", "mu_sota", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -229,8 +236,37 @@ def test_ctrl_c_saves_and_says_how_to_go_on(finished: Any, tmp_path: Path) -> No
     assert process.returncode == 130
     assert re.search(r"mu-sota: interrupted: saved at step \d+ of \d+; the same command with --resume", errors)
     assert "Traceback" not in errors
-    run(corpus, out, resume=True, trackers=["tensorboard"])
+    run(corpus, out, resume=True, **AS_USERS_DO)
     assert rows(out) == rows(whole)
+
+
+def test_a_run_of_so_many_steps_killed_at_its_end_is_finished_by_resuming(
+    tiny_corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The last checkpoint lies within an epoch, and training on from there would go past the last step."""
+    out = tmp_path / "out"
+    arguments = command(tiny_corpus, out, "--max-steps", "7")
+    killed = subprocess.run(
+        [sys.executable, "-c", KILL, "before the verdict", "0", *arguments], capture_output=True, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL
+    run(tiny_corpus, out, resume=True, max_steps=7)
+    assert "[ok] 7 of 7 steps done" in capsys.readouterr().out
+
+
+def test_folders_that_are_not_its_own_are_left_alone(tiny_corpus: Path, tmp_path: Path) -> None:
+    others = [tmp_path / "out" / name for name in ("checkpoint-old", "checkpoint-5", ".notes.tmp")]
+    for other in others:
+        other.mkdir(parents=True)
+        (other / "file").write_text("mine")
+    run(tiny_corpus, tmp_path / "out", max_steps=3)
+    assert [(other / "file").read_text() for other in others] == ["mine"] * 3
+
+
+def test_a_tracker_that_cannot_be_used_is_said_before_anything_is_written(tiny_corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="the tracker 'foo' cannot be used"):
+        run(tiny_corpus, tmp_path / "out", trackers=["foo"])
+    assert not (tmp_path / "out").exists()
 
 
 def test_two_processes_give_the_losses_of_one(tiny_corpus: Path, tmp_path: Path) -> None:
@@ -309,7 +345,7 @@ def test_out_of_memory_goes_on_with_less_at_once(
 
     monkeypatch.setattr(MuForCausalLM, "forward", limited)
     run(tiny_corpus, tmp_path / "out", dropout=0.0)
-    assert "Out of memory: going on with 2 sequences at once" in capsys.readouterr().out
+    assert "Out of memory: going on with 2 at once" in capsys.readouterr().out
     assert losses(tmp_path / "out") == pytest.approx(losses(tmp_path / "whole"), rel=1e-5)
 
 
@@ -322,6 +358,13 @@ def test_out_of_memory_with_one_sequence_says_what_to_lower(
     monkeypatch.setattr(trainer.MuTrainer, "training_step", never)
     with pytest.raises(InputError, match="lower window, num_hidden_layers or matrix_size"):
         run(tiny_corpus, tmp_path / "out")
+
+
+def test_the_recipe_s_warm_up_is_as_long_as_it_says(tiny_corpus: Path, tmp_path: Path) -> None:
+    """The peak comes after `warmup_steps`, however few steps follow; 20 of 24 here as 1,000 of 1,310 in the recipe."""
+    run(tiny_corpus, tmp_path / "out", max_steps=24)
+    rates = [row["learning_rate"] for row in rows(tmp_path / "out") if row["kind"] == "step"]
+    assert rates.index(max(rates)) == 20 - 1
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 7])

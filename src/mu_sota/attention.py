@@ -29,7 +29,12 @@ def attention_bias(padding: Tensor | None) -> Tensor | None:
 def causal_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
     """Softmax attention [B, H, T, K] in which position t sees positions up to t (Vaswani et al. 2017, eq. 1)."""
     bias = None if bias is None else bias.to(query.dtype)
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, is_causal=bias is None)
+    size = query.shape[-1]
+    if query.device.type != "cpu" and query.dtype in (torch.float16, torch.bfloat16):
+        # On GPUs the kernels that do not hold the matrix want half-precision heads of a multiple of 8.
+        query, key, value = (F.pad(tensor, (0, -size % 8)) for tensor in (query, key, value))
+    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, is_causal=bias is None, scale=size**-0.5)
+    return mixed[..., :size]
 
 
 def causal_attention_with_entropy(

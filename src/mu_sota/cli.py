@@ -1,6 +1,7 @@
 """The command line: parse, call, print. Imports are inside the commands, so that `--help` answers at once."""
 
 import errno
+import io
 import json
 import sys
 from pathlib import Path
@@ -69,7 +70,7 @@ def _train(
 @app.command("evaluate")
 def _evaluate(
     folder: Folder,
-    data: Data = "pydocs",
+    data: Annotated[str | None, typer.Option(help=f"{_DATA}. Default: what the run was trained on")] = None,
     split: Annotated[str, typer.Option(help="train, validation or test")] = "test",
     window: Annotated[int | None, typer.Option(help="tokens seen at once. Default: the model's positions")] = None,
     stride: Annotated[int | None, typer.Option(help="new tokens per window. Default: all, no overlap")] = None,
@@ -94,6 +95,7 @@ def _evaluate(
         raise InputError(
             f"--window is {window} and --stride {stride}, but 1 <= stride <= window <= {positions} must hold"
         )
+    data = data or _data_of(folder)
     corpus = load_corpus(data, tokenizer=tokenizer)
     score = evaluate(
         model,
@@ -160,6 +162,13 @@ def _info(preset: Preset = "mu-sota", assignments: Assignments = None, config: S
     print(describe(settings))
 
 
+def _data_of(folder: Path) -> str:
+    for record in (folder / "run.json", folder.parent / "run.json"):
+        if record.is_file():
+            return str(json.loads(record.read_text(encoding="utf-8"))["data"])
+    raise InputError(f"{folder} has no run.json that says what it was trained on; name a text with --data")
+
+
 def _part_from_other_processes() -> None:
     """Under torchrun, end the group of processes in order; PyTorch complains otherwise."""
     from torch import distributed
@@ -178,12 +187,14 @@ def _quiet() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point. Exit status: 0 done, 2 for something the user can fix, 130 interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Generated text can hold characters that the terminal's encoding lacks; that must not end a run.
+            stream.reconfigure(errors="backslashreplace")
     try:
         app(arguments)
     except InputError as error:
         _leave(2, str(error))
-    except KeyboardInterrupt:
-        _leave(130, "interrupted")
     except Exception as error:
         sentence = _expected(error)
         if sentence is None:
@@ -204,6 +215,10 @@ def _expected(error: BaseException) -> tuple[int, str] | None:
             return 2, f"{cause.filename} cannot be used ({cause.strerror}); choose another folder, or change its rights"
     if "No space left on device" in str(error) or "os error 28" in str(error):
         return 2, "the disk is full; free some space, then go on with --resume"
+    if "inline_container" in str(error) or "PytorchStreamWriter" in str(error):  # all that torch.save says of it
+        return 2, "a model file could not be written whole, most likely to a full disk; free space, then use --resume"
+    if isinstance(error, ImportError):
+        return 2, f"a library is missing or of the wrong version ({error}); `pip install .` brings what is needed"
     return None
 
 

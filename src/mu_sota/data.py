@@ -31,6 +31,7 @@ from transformers import PreTrainedTokenizerFast
 
 from .errors import InputError
 from .files import replacing, write_json
+from .loss import IGNORE_INDEX
 from .tokenizer import TOKENIZER_FILE, encode, is_word_level, load, save, train_bpe, train_words
 
 _SPLITS = ("train", "validation", "test")
@@ -42,7 +43,6 @@ _TRAIN_SHARE, _VALIDATION_SHARE = 0.90, 0.05  # the rest is the test split
 _ENOUGH_DOCUMENTS = 100  # below, 5 % of the documents is too coarse a split
 
 _CACHE_FORMAT = 1  # raise it when documents, splits or token streams change
-_IGNORED_LABEL = -100
 
 _Documents = dict[str, list[str]]  # split -> the texts of its documents
 
@@ -215,7 +215,7 @@ class EvalWindows(Dataset[dict[str, torch.Tensor]]):
         item = _item(self.tokens, start, self.length)
         if index > 0:
             scored_up_to = (index - 1) * self.stride + self.length
-            item["shift_labels"][: scored_up_to - start] = _IGNORED_LABEL
+            item["shift_labels"][: scored_up_to - start] = IGNORE_INDEX
         return item
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from .config import MODEL_PRESETS, MuConfig
 from .errors import InputError
@@ -17,6 +17,14 @@ class RunSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_truth_values(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """No setting is a truth value, and `true` would pass for 1."""
+        for key, value in values.items():
+            _refuse_truth_value(key, value)
+        return values
+
     num_epochs: int = Field(5, ge=1, description="passes over the training windows")
     max_steps: int | None = Field(
         None, ge=1, description="stop after so many optimizer steps, whatever num_epochs says"
@@ -26,7 +34,9 @@ class RunSettings(BaseModel):
         None, ge=1, description="sequences at once per process; the rest is accumulated. Default: chosen by device"
     )
     learning_rate: float = Field(1e-4, gt=0, description="peak of the one-cycle schedule")
-    warmup_steps: int = Field(1000, ge=0, description="steps up to the peak; at most 30 % of a run shorter than it")
+    warmup_steps: int = Field(
+        1000, ge=0, description="steps up to the peak; in a run that has no more than these, 30 % of its steps"
+    )
     weight_decay: float = Field(0.01, ge=0, description="AdamW, on weight matrices and tables only")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
     window: int = Field(512, ge=1, description="input tokens of a training or evaluation window")
@@ -162,11 +172,17 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def _model_config(values: dict[str, Any]) -> MuConfig:
     checked = {}
     for key, value in values.items():
+        _refuse_truth_value(key, value)
         try:
             checked[key] = TypeAdapter(MuConfig.__annotations__[key]).validate_python(value)
         except ValidationError as error:
             raise InputError(_sentence(error, key)) from None
     return MuConfig.from_preset("mu-sota", **checked)
+
+
+def _refuse_truth_value(key: str, value: Any) -> None:
+    if isinstance(value, bool):
+        raise InputError(f"the setting {key} is {value!r}: input should be a number or a text, not true or false")
 
 
 def _sentence(error: ValidationError, key: str = "") -> str:

@@ -1,12 +1,23 @@
 """What a configuration costs before anything is trained: parameters part by part, FLOPs, memory, steps."""
 
 from collections import Counter
+from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from .model import MuForCausalLM
 from .settings import RunSettings, Settings
+
+# PyTorch's counter knows the fused attention of GPUs, not the CPU's.
+_FUSED_ATTENTION: dict[Any, Any] = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: (
+        lambda query, key, value, *_, out_shape=None, **__: sdpa_flop_count(query, key, value)
+    ),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+        lambda grad, query, key, value, *_, out_shape=None, **__: sdpa_backward_flop_count(grad, query, key, value)
+    ),
+}
 
 
 def parameter_table(model: MuForCausalLM) -> dict[str, int]:
@@ -25,43 +36,43 @@ def parameter_table(model: MuForCausalLM) -> dict[str, int]:
 def flops_per_token(model: MuForCausalLM, length: int) -> tuple[int, int]:
     """Floating-point operations per token of a forward pass, and of forward and backward, as PyTorch counts them.
 
-    A multiplication and an addition count as two; look-ups, norms and activations are not counted. Attention is counted
-    over the full square of positions, as kernels are by convention.
+    Counted while one sequence runs on the CPU. A multiplication and an addition count as two; look-ups, norms and
+    activations are not counted. Attention counts the full square of positions, as is the convention.
 
     Args:
-        model: on any device; best on `meta`, where nothing is computed.
+        model: on the CPU.
         length: of the sequence, since attention grows with it.
     """
-    ids = torch.zeros(1, length, dtype=torch.long, device=model.device)
-    with FlopCounterMode(display=False) as forward:
+    ids = torch.zeros(1, length, dtype=torch.long)
+    with FlopCounterMode(display=False, custom_mapping=_FUSED_ATTENTION) as forward:
         logits = model.eval()(ids).logits
-    with FlopCounterMode(display=False) as backward:
+    with FlopCounterMode(display=False, custom_mapping=_FUSED_ATTENTION) as backward:
         logits.sum().backward()
+    model.zero_grad()
     return forward.get_total_flops() // length, (forward.get_total_flops() + backward.get_total_flops()) // length
 
 
 def activation_bytes(model: MuForCausalLM, length: int) -> int:
-    """Bytes that a training step keeps for the backward pass, per sequence, without the loss."""
-    kept: dict[int, int] = {}
+    """Bytes that a training step on the CPU keeps for the backward pass, per sequence, without the loss."""
+    kept: dict[int, tuple[int, torch.Tensor]] = {}
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
-        if not isinstance(tensor, torch.nn.Parameter):
-            storage = tensor.untyped_storage()
-            kept[storage._cdata] = storage.nbytes()
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            kept[storage.data_ptr()] = storage.nbytes(), tensor
         return tensor
 
-    ids = torch.zeros(1, length, dtype=torch.long, device=model.device)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        output = model.train().model(ids)
+        output = model.train().model(torch.zeros(1, length, dtype=torch.long))
     del output
-    return sum(kept.values())
+    return sum(size for size, _ in kept.values())
 
 
 def describe(settings: Settings) -> str:
     """The page that `mu-sota info` prints."""
     run, config = settings
-    with torch.device("meta"):
-        model = MuForCausalLM(config)
+    model = MuForCausalLM(config)
     table = parameter_table(model)
     total = sum(table.values())
     forward, both = flops_per_token(model, run.window)

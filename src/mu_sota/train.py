@@ -1,5 +1,6 @@
 """One training run, from settings to verdict: what is checked, printed, recorded, saved, resumed and given up."""
 
+import gc
 import json
 import math
 import shutil
@@ -20,6 +21,7 @@ from accelerate import PartialState
 from accelerate.utils.memory import should_reduce_batch_size
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
+from transformers.integrations import get_reporting_integration_callbacks
 
 from . import machine
 from .causality import assert_causal
@@ -91,8 +93,7 @@ class Conduct(TrainerCallback):
         self.settings = trainer.settings
         self.shown = trainer.is_world_process_zero()
         self.bar: tqdm[Any] | None = None
-        self.logged = Tally()
-        self.first_loss = math.nan
+        self.checked = Tally()
         self.started = self.saved = self.epoch_started = time.monotonic()
         self.started_at_step = 0
 
@@ -107,7 +108,7 @@ class Conduct(TrainerCallback):
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Continue the record where the checkpoint stands."""
         self.metrics.rewind(state.global_step)
-        self.logged = self.trainer.tally()
+        self.checked = self.trainer.tally()
         self.started = self.saved = time.monotonic()
         self.started_at_step = state.global_step
 
@@ -139,7 +140,7 @@ class Conduct(TrainerCallback):
         if stop:
             control.should_training_stop = True
         if step % args.logging_steps == 0 or at_epoch_end or stop or due:
-            self._check_and_log(args, state, control)
+            self._check(state)
         if (stop or due) and not at_epoch_end:  # at an epoch's end the checkpoint comes after the evaluation
             self._request_save(control)
 
@@ -151,16 +152,17 @@ class Conduct(TrainerCallback):
         dist.all_reduce(shared, op=dist.ReduceOp.MAX)
         return [bool(flag) for flag in shared.tolist()]
 
-    def _check_and_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl) -> None:
+    def _check(self, state: TrainerState) -> None:
+        """Stop if the loss since the last check is not a loss; else show it."""
         tally = self.trainer.tally()
-        recent = tally.since(self.logged)
-        self.logged = tally
+        recent = tally.since(self.checked)
+        self.checked = tally
         if not recent.num_tokens:
             return
         loss = recent.loss
-        if math.isnan(self.first_loss):
-            self.first_loss = loss
-        if not math.isfinite(loss) or loss > _EXPLODED * self.first_loss:
+        if self.trainer.first_loss is None:
+            self.trainer.first_loss = loss
+        if not math.isfinite(loss) or loss > _EXPLODED * self.trainer.first_loss:
             raise DivergedError(self._diverged(state.global_step, loss))
         if not self.bar:
             return
@@ -186,7 +188,7 @@ class Conduct(TrainerCallback):
                 step=state.global_step,
                 loss=logs["loss"],
                 learning_rate=logs["learning_rate"],
-                grad_norm=logs.get("grad_norm"),
+                grad_norm=norm if math.isfinite(norm := logs.get("grad_norm", math.nan)) else None,
                 tokens_per_second=round(rate, 1),
             )
 
@@ -231,7 +233,7 @@ class Conduct(TrainerCallback):
         if better:
             self.trainer.save_best(epoch, score)
         self.trainer.reset_tally()
-        self.logged = Tally()
+        self.checked = Tally()
 
     def _samples(self, epoch: int) -> list[dict[str, str]]:
         """Continue each prompt, print it, and return what was printed."""
@@ -264,12 +266,13 @@ class Conduct(TrainerCallback):
         )
 
     def _diverged(self, step: int, loss: float) -> str:
+        first = self.trainer.first_loss or math.nan
         lower = f"--set learning_rate={self.settings.learning_rate / 2:g}"
         clip = f"--set max_grad_norm={self.settings.max_grad_norm / 2:g}"
         kept = sorted(path.name for path in self.trainer.out.glob("checkpoint-*"))
         where = f"the last good checkpoint is kept in {self.trainer.out / kept[-1]}" if kept else "no checkpoint yet"
         return (
-            f"the loss became {loss:.4g} at step {step} (it was {self.first_loss:.4g} at first), so the run stopped; "
+            f"the loss became {loss:.4g} at step {step} (at first it was {first:.4g}), so the run stopped; "
             f"start again in another --out with a lower learning rate ({lower}) or harder clipping ({clip}); {where}"
         )
 
@@ -331,6 +334,7 @@ def train(preset: str, data: str, out: Path, settings: Settings, resume: bool = 
         return [Check(*check) for check in record["result"]["checks"]]
 
     precision = choose_precision(settings.run.precision)
+    _check_trackers(settings.run.trackers)
     for prompt in settings.run.prompts:  # found unusable now, not after the first epoch
         prompt_ids(corpus.tokenizer, prompt, settings.run.sample_tokens, config.max_position_embeddings)
     floor = unigram(corpus.train, corpus.validation, config.vocab_size)
@@ -367,8 +371,14 @@ def train(preset: str, data: str, out: Path, settings: Settings, resume: bool = 
                 break
             except (RuntimeError, MemoryError) as error:
                 micro_batch_size = _after_out_of_memory(error, micro_batch_size, process.num_processes)
-                say(f"Out of memory: going on with {micro_batch_size} sequences at once; the result stays the same.")
+                say(
+                    f"Out of memory: going on with {micro_batch_size} sequences at once: the same batches, in more parts."
+                )
+            # The trainer and its callbacks hold each other, and the memory that is short.
             del trainer
+            gc.collect()
+            if torch.accelerator.is_available():
+                torch.accelerator.empty_cache()
     if trainer.state.global_step < trainer.state.max_steps:
         raise Interrupted(f"saved at step {trainer.state.global_step:,} of {trainer.state.max_steps:,}")
 
@@ -405,7 +415,7 @@ def best_loads(out: Path) -> bool:
         ours.load_state_dict(content["model"])
         theirs = MuForCausalLM.from_pretrained(out / BEST_FOLDER).state_dict()
         return all(torch.equal(value, theirs[name]) for name, value in ours.state_dict().items())
-    except (OSError, RuntimeError, KeyError):
+    except Exception:  # whatever a damaged file provokes, the answer is no
         return False
 
 
@@ -475,6 +485,16 @@ def _previous_run(out: Path, identity: dict[str, Any], resume: bool) -> dict[str
     return record
 
 
+def _check_trackers(trackers: list[str]) -> None:
+    for tracker in trackers:
+        try:
+            for callback in get_reporting_integration_callbacks([tracker]):
+                callback()
+        except (ValueError, RuntimeError, ImportError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"the tracker {tracker!r} cannot be used: {reason}; install it, or leave it out") from None
+
+
 def _remove_leftovers(out: Path) -> None:
     """Temporary folders of a run that was killed while it wrote one of its own files."""
     for name in (BEST_FILE, BEST_FOLDER, TOKENIZER_FILE, METRICS_FILE, RUN_FILE, "checkpoint-*"):
@@ -494,7 +514,7 @@ def _after_out_of_memory(error: Exception, micro_batch_size: int, processes: int
     if processes > 1:  # the others are waiting for a process that will not come
         raise InputError(
             f"out of memory with {micro_batch_size} sequences at once: lower it with "
-            f"--set micro_batch_size={max(micro_batch_size // 2, 1)}; the result stays the same"
+            f"--set micro_batch_size={max(micro_batch_size // 2, 1)}: the same batches, in more parts"
         ) from error
     if micro_batch_size == 1:
         raise InputError(

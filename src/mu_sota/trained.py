@@ -1,12 +1,16 @@
 """A trained model in a folder: load it with its tokenizer, and sample text from it."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerFast
 
 from . import tokenizer as tokenizers
+from .config import MuConfig
 from .errors import InputError
 from .model import MuForCausalLM
 
@@ -31,9 +35,19 @@ def load_trained(
             f"a run writes best/ after its first epoch"
         )
     try:
-        model = MuForCausalLM.from_pretrained(best)
+        kind = json.loads((best / "config.json").read_text(encoding="utf-8")).get("model_type")
+        if kind != MuConfig.model_type:
+            raise InputError(f"{best} holds a model of type {kind!r}, not a MU model ({MuConfig.model_type!r})")
+        loaded: Any = MuForCausalLM.from_pretrained(best, output_loading_info=True)
+        model: MuForCausalLM = loaded[0]
+        loading: dict[str, Any] = loaded[1]
+        wrong = sorted(key for part in ("missing_keys", "unexpected_keys") for key in loading[part])
+        if wrong:
+            raise InputError(f"the weights in {best} do not fit its config.json: {', '.join(wrong[:3])} ...")
         tokenizer = tokenizers.load(best)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except InputError:
+        raise
+    except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise InputError(f"the model in {best} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
     torch.nn.Module.to(model, device)
     return model.eval(), tokenizer

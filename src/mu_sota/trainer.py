@@ -15,9 +15,8 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm.auto import tqdm
-from transformers import PreTrainedTokenizerFast, Trainer, TrainingArguments
+from transformers import PreTrainedTokenizerFast, Trainer, TrainerState, TrainingArguments
 from transformers.integrations import TensorBoardCallback
-from transformers.trainer_utils import get_last_checkpoint
 
 from .data import Corpus, TrainWindows
 from .evaluate import Score, evaluate
@@ -28,7 +27,7 @@ from .settings import RunSettings
 
 BEST_FOLDER = "best"
 BEST_FILE = "mu_sota_best.pt"
-_TALLY_FILE = "epoch_so_far.json"
+_PROGRESS_FILE = "progress.json"
 _BLANK = -1
 
 
@@ -180,6 +179,8 @@ class MuTrainer(Trainer):
         self._tally = torch.zeros(3, dtype=torch.float32 if self.args.device.type == "mps" else torch.float64)
         self._tally = self._tally.to(self.args.device)
         self._staging: Path | None = None
+        self.logged = Tally()  # what of the epoch's tally the last row of the record has covered
+        self.first_loss: float | None = None  # of the first logged steps, to tell an explosion by
 
     @property
     def steps_per_epoch(self) -> int:
@@ -195,7 +196,8 @@ class MuTrainer(Trainer):
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
         """One cycle of the learning rate (Smith and Topin 2017, as in PyTorch): from peak / 25 up, then down to ~0."""
         steps = max(num_training_steps, 4)  # the least that has both phases
-        warmup = max(min(self.settings.warmup_steps, round(0.3 * steps)), 2)
+        warmup = self.settings.warmup_steps if self.settings.warmup_steps < steps else round(0.3 * steps)
+        warmup = max(warmup, 2)
         schedule = OneCycleLR(
             cast(torch.optim.Optimizer, optimizer or self.optimizer),
             max_lr=self.settings.learning_rate,
@@ -238,6 +240,15 @@ class MuTrainer(Trainer):
     def reset_tally(self) -> None:
         """Start an epoch's tally anew."""
         self._tally.zero_()
+        self.logged = Tally()
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As in `Trainer`, the training loss taken from the tally: a resumed run logs what it would have logged."""
+        if "loss" in logs:
+            tally = self.tally()
+            logs["loss"] = tally.since(self.logged).loss
+            self.logged = tally
+        super().log(logs, start_time)
 
     # Evaluation
 
@@ -281,23 +292,39 @@ class MuTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
             fresh, target = staging / name, self.out / name
-            write_json(fresh / _TALLY_FILE, tally._asdict())
+            progress = {"tally": tally, "logged": self.logged, "first_loss": self.first_loss}
+            write_json(fresh / _PROGRESS_FILE, progress)
             (fresh / "training_args.bin").unlink(missing_ok=True)  # a pickle, and nobody reads it
             shutil.rmtree(target, ignore_errors=True)
             os.replace(fresh, target)
             shutil.rmtree(staging)
-            for other in self.out.glob("checkpoint-*"):
+            for other in self._checkpoints():
                 if other != target:
                     shutil.rmtree(other)
         self.accelerator.wait_for_everyone()
 
+    def _checkpoints(self) -> list[Path]:
+        """Our own checkpoints in the run's folder, oldest first."""
+        ours = [place.parent for place in self.out.glob(f"checkpoint-*/{_PROGRESS_FILE}")]
+        return sorted(ours, key=lambda place: int(place.name.rpartition("-")[2]))
+
     def continue_from_last_checkpoint(self) -> None:
         """Train from the newest checkpoint in the run's folder, or from the start where there is none."""
-        checkpoint = get_last_checkpoint(str(self.out))
-        if checkpoint and self.is_world_process_zero():  # one process carries the sum of all
-            saved = Tally(**json.loads((Path(checkpoint) / _TALLY_FILE).read_text()))
-            self._tally += torch.tensor(saved, dtype=torch.float64).to(self._tally)
-        self.train(resume_from_checkpoint=checkpoint)
+        checkpoints = self._checkpoints()
+        if not checkpoints:
+            self.train()
+            return
+        checkpoint = checkpoints[-1]
+        progress = json.loads((checkpoint / _PROGRESS_FILE).read_text(encoding="utf-8"))
+        self.logged, self.first_loss = Tally(*progress["logged"]), progress["first_loss"]
+        if self.is_world_process_zero():  # one process carries the sum of all
+            self._tally += torch.tensor(progress["tally"], dtype=torch.float64).to(self._tally)
+        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        if state.global_step < state.max_steps:
+            self.train(resume_from_checkpoint=str(checkpoint))
+        else:  # killed between the last checkpoint and the end; the library would train on past the last step
+            self.state = state
+            self.control = self.callback_handler.on_train_begin(self.args, self.state, self.control)
 
     def save_best(self, epoch: int, score: Score) -> None:
         """Write `best/` and `mu_sota_best.pt`. Every process must call it."""
