@@ -371,9 +371,7 @@ def train(preset: str, data: str, out: Path, settings: Settings, resume: bool = 
                 break
             except (RuntimeError, MemoryError) as error:
                 micro_batch_size = _after_out_of_memory(error, micro_batch_size, process.num_processes)
-                say(
-                    f"Out of memory: going on with {micro_batch_size} sequences at once: the same batches, in more parts."
-                )
+                say(f"Out of memory: going on with {micro_batch_size} at once, the same batches in parts.")
             # The trainer and its callbacks hold each other, and the memory that is short.
             del trainer
             gc.collect()
