@@ -208,15 +208,41 @@ def test_weights_that_do_not_fit_are_refused_not_filled_in(
     assert "do not fit its config.json: lm_head.weight" in refused(capsys, "evaluate", tmp_path, "--data", corpus)
 
 
+def _stop(*_: Any, **__: Any) -> None:
+    raise KeyError("stopped")
+
+
 def test_a_model_of_another_kind_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     transformers.GPT2Config(n_layer=1).save_pretrained(tmp_path)
     assert "holds a model of type 'gpt2'" in refused(capsys, "generate", tmp_path, "--prompt", "a")
 
 
-def test_evaluate_defaults_to_the_text_of_the_run(trained: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    corpus, folder = trained
-    for place in (folder, folder / "best"):
-        assert json.loads(mu_sota(capsys, "evaluate", place, "--json")[1])["data"] == str(corpus)
+def test_evaluate_defaults_to_text_and_windows_of_the_run(
+    tiny_corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Positions beyond the run's window have never been trained."""
+    asked = ("--set", "window=16", "--set", "stride=16", "--set", "eval_stride=8")
+    mu_sota(capsys, "train", "--data", tiny_corpus, "--out", tmp_path / "out", *SETTINGS, *asked)
+    for place in (tmp_path / "out", tmp_path / "out" / "best"):
+        figures = json.loads(mu_sota(capsys, "evaluate", place, "--json")[1])
+        assert (figures["data"], figures["window"], figures["stride"]) == (str(tiny_corpus), 16, 8)
+
+
+def test_resume_needs_nothing_but_the_folder(
+    tiny_corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Preset, data and settings are those of the run; what is given must agree, however the path is written."""
+    asked = ("train", "--preset", "quickstart", "--data", f"{tiny_corpus}/", "--out", tmp_path / "out", *SETTINGS)
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.MuTrainer, "evaluate", _stop)
+        with pytest.raises(KeyError, match="stopped"):
+            cli.main([str(argument) for argument in asked])
+    status, out, errors = mu_sota(capsys, "train", "--out", tmp_path / "out", "--resume")
+    assert status == 0, errors
+    assert "preset quickstart" in out
+    assert mu_sota(capsys, "train", "--data", tiny_corpus, "--out", tmp_path / "out", "--resume")[0] == 0
+    other = refused(capsys, "train", "--data", tiny_corpus / "train.txt", "--out", tmp_path / "out", "--resume")
+    assert "now gives other text or tokens" in other
 
 
 def test_text_that_the_terminal_lacks_letters_for_is_printed_all_the_same(trained: Any) -> None:

@@ -143,7 +143,9 @@ def test_a_finished_run_is_not_run_again(finished: Any, capsys: pytest.CaptureFi
     with pytest.raises(InputError, match="already holds a run; add --resume"):
         run(corpus, out)
     with pytest.raises(InputError, match=r"was started with learning_rate 0\.01, not 0\.02"):
-        run(corpus, out, resume=True, learning_rate=0.02)
+        run(corpus, out, resume=True, **AS_USERS_DO | {"learning_rate": 0.02})
+    with pytest.raises(InputError, match="was started with max_steps not set, not 3"):
+        run(corpus, out, resume=True, **AS_USERS_DO, max_steps=3)
     assert all(check.passed for check in run(corpus, out, resume=True, **AS_USERS_DO))
     assert "is finished" in capsys.readouterr().out
     assert (out / "metrics.jsonl").read_bytes() == before

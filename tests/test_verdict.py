@@ -4,6 +4,8 @@ from typing import Any
 
 from mu_sota.verdict import as_text, verdict
 
+UNIGRAM = 100.0
+
 
 def _rows(losses: list[float], texts: list[str]) -> list[dict[str, Any]]:
     return [
@@ -18,8 +20,8 @@ def _rows(losses: list[float], texts: list[str]) -> list[dict[str, Any]]:
     ]
 
 
-def _failed(rows: list[dict[str, Any]], steps: int, loads: bool = True) -> list[str]:
-    return [check.text for check in verdict(rows, steps, loads) if not check.passed]
+def _failed(rows: list[dict[str, Any]], steps: int, loads: bool = True, unigram: float = UNIGRAM) -> list[str]:
+    return [check.text for check in verdict(rows, steps, loads, unigram) if not check.passed]
 
 
 def test_a_good_run_passes() -> None:
@@ -29,7 +31,10 @@ def test_a_good_run_passes() -> None:
 def test_each_warning_sign_is_found_with_its_advice() -> None:
     stuck = _rows([3.0, 3.0, 3.1], ["x", "y", "y"])
     assert len(_failed(stuck, 40, loads=False)) == 6
-    text = as_text(verdict(stuck, 40, False))
+    assert "validation perplexity 8.00 against 7.00 of the unigram model" in _failed(
+        _rows([3.0], ["x"]), 10, unigram=7.0
+    )
+    text = as_text(verdict(stuck, 40, False, UNIGRAM))
     assert "[NO] 30 of 40 steps done, 3 whole epochs" in text
     assert "[NO] training loss, every epoch lower: 3.0000 > 3.0000 > 3.1000" in text
     assert "lower the learning rate (--set learning_rate=...)" in text

@@ -13,17 +13,17 @@ from .errors import InputError
 
 app = typer.Typer(
     name="mu-sota",
-    help="Train, evaluate, sample and inspect language models whose token state is a matrix of named semantic blocks.",
+    help="Train, evaluate and sample language models whose token state is a matrix of named semantic blocks.",
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
+_PRESET = "mu-sota (the full model) or quickstart (a laptop CPU)"
 _DATA = "pydocs, wikitext-2, or the path of a .txt, .jsonl or .parquet file or of a folder of them"
 
-Preset = Annotated[str, typer.Option(help="mu-sota (the full model) or quickstart (a laptop CPU)")]
-Data = Annotated[str, typer.Option(help=_DATA)]
+Preset = Annotated[str, typer.Option(help=_PRESET)]
 Assignments = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a setting; may be repeated")
 ]
@@ -43,8 +43,8 @@ def _root(version: Annotated[bool, typer.Option("--version", help="print the ver
 @app.command("train")
 def _train(
     out: Annotated[Path, typer.Option(help="folder for the model, its tokenizer and the run's record")],
-    preset: Preset = "mu-sota",
-    data: Data = "pydocs",
+    preset: Annotated[str | None, typer.Option(help=f"{_PRESET}. Default: mu-sota")] = None,
+    data: Annotated[str | None, typer.Option(help=f"{_DATA}. Default: pydocs")] = None,
     epochs: Annotated[int | None, typer.Option(help="same as --set num_epochs=N")] = None,
     max_steps: Annotated[int | None, typer.Option(help="same as --set max_steps=N")] = None,
     seed: Annotated[int | None, typer.Option(help="same as --set seed=N")] = None,
@@ -52,12 +52,18 @@ def _train(
     config: SettingsFile = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on with the run in --out, if there is one")] = False,
 ) -> None:
-    """Train a model; after every epoch validate it, sample from it and keep the best."""
+    """Train a model; after every epoch validate it, sample from it and keep the best.
+
+    With --resume, all that is not given is as the run was started.
+    """
     from .settings import load_settings, parse_assignments
 
     named = {"num_epochs": epochs, "max_steps": max_steps, "seed": seed}
     overrides = parse_assignments(assignments or []) | {k: v for k, v in named.items() if v is not None}
-    settings = load_settings(preset, config, overrides)
+    recorded = _recorded(out) if resume else {}
+    preset = preset or recorded.get("preset", "mu-sota")
+    data = data or recorded.get("data", "pydocs")
+    settings = load_settings(preset, config, overrides, recorded.get("requested", {}))
     _quiet()
     from .train import train
 
@@ -72,8 +78,8 @@ def _evaluate(
     folder: Folder,
     data: Annotated[str | None, typer.Option(help=f"{_DATA}. Default: what the run was trained on")] = None,
     split: Annotated[str, typer.Option(help="train, validation or test")] = "test",
-    window: Annotated[int | None, typer.Option(help="tokens seen at once. Default: the model's positions")] = None,
-    stride: Annotated[int | None, typer.Option(help="new tokens per window. Default: all, no overlap")] = None,
+    window: Annotated[int | None, typer.Option(help="tokens seen at once. Default: as in the run")] = None,
+    stride: Annotated[int | None, typer.Option(help="new tokens per window. Default: as in the run")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="windows at once")] = 8,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object and nothing else")] = False,
 ) -> None:
@@ -89,13 +95,19 @@ def _evaluate(
     _quiet()
     model, tokenizer = load_trained(folder, default_device())
     positions = model.config.max_position_embeddings
-    window = positions if window is None else window
+    recorded = _recorded(folder) or _recorded(folder.parent)
+    trained = recorded.get("requested", {})
+    if window is None:  # positions beyond the run's window have never been trained
+        window = int(trained.get("window", positions))
+        stride = stride or trained.get("eval_stride")
     stride = window if stride is None else stride
     if not 1 <= stride <= window <= positions:
         raise InputError(
             f"--window is {window} and --stride {stride}, but 1 <= stride <= window <= {positions} must hold"
         )
-    data = data or _data_of(folder)
+    data = data or recorded.get("data")
+    if data is None:
+        raise InputError(f"{folder} has no run.json that says what it was trained on; name a text with --data")
     corpus = load_corpus(data, tokenizer=tokenizer)
     score = evaluate(
         model,
@@ -162,11 +174,10 @@ def _info(preset: Preset = "mu-sota", assignments: Assignments = None, config: S
     print(describe(settings))
 
 
-def _data_of(folder: Path) -> str:
-    for record in (folder / "run.json", folder.parent / "run.json"):
-        if record.is_file():
-            return str(json.loads(record.read_text(encoding="utf-8"))["data"])
-    raise InputError(f"{folder} has no run.json that says what it was trained on; name a text with --data")
+def _recorded(folder: Path) -> dict[str, Any]:
+    """The record of the run in a folder, or nothing."""
+    record = folder / "run.json"
+    return dict(json.loads(record.read_text(encoding="utf-8"))) if record.is_file() else {}
 
 
 def _part_from_other_processes() -> None:

@@ -486,17 +486,18 @@ def _read_wikitext() -> _Documents:
     import datasets.config
     from huggingface_hub import constants, get_session
 
-    offline = datasets.config.HF_HUB_OFFLINE
+    offline, reason = datasets.config.HF_HUB_OFFLINE, ""
     try:
         get_session().head(constants.ENDPOINT, timeout=5)
-    except Exception:
+    except Exception as error:
+        reason = f"{constants.ENDPOINT} does not answer: {type(error).__name__}"
         # `load_dataset` would retry for half a minute; told that it is offline, it goes to its local copy at once.
         datasets.config.HF_HUB_OFFLINE = True
     try:
         splits = datasets.load_dataset("Salesforce/wikitext", "wikitext-2-raw-v1")
     except Exception as error:  # network, hub and cache each have their own
         raise InputError(
-            f"wikitext-2 cannot be downloaded from the Hugging Face hub and there is no local copy ({error}): use "
+            f"wikitext-2 cannot be had from the Hugging Face hub and there is no local copy ({reason or error}): use "
             "--data pydocs, or a folder with train.txt, valid.txt and test.txt."
         ) from error
     finally:

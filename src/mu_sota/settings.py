@@ -96,16 +96,19 @@ class Settings(NamedTuple):
 
 
 def load_settings(
-    preset: str, file: str | os.PathLike[str] | None = None, overrides: dict[str, Any] | None = None
+    preset: str,
+    file: str | os.PathLike[str] | None = None,
+    overrides: dict[str, Any] | None = None,
+    recorded: dict[str, Any] | None = None,
 ) -> Settings:
-    """Merge a preset, then a YAML file of `key: value`, then overrides; check every key, type and range.
+    """Merge a preset, the settings of a run to resume, a YAML file of `key: value`, and overrides; check them all.
 
     Raises:
         InputError: an unknown preset or setting, a value of the wrong type or out of range, an unreadable file.
     """
     if preset not in MODEL_PRESETS:
         raise InputError(f"no preset is named {preset!r}; choose one of: {', '.join(MODEL_PRESETS)}")
-    merged: dict[str, Any] = {**MODEL_PRESETS[preset], **RUN_PRESETS[preset]}
+    merged: dict[str, Any] = {**MODEL_PRESETS[preset], **RUN_PRESETS[preset], **(recorded or {})}
     if file is not None:
         merged.update(_read_yaml(Path(file)))
     merged.update(overrides or {})

@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from .model import MuForCausalLM
-from .settings import RunSettings, Settings
+from .settings import MODEL_KEYS, RunSettings, Settings
 
 # PyTorch's counter knows the fused attention of GPUs, not the CPU's.
 _FUSED_ATTENTION: dict[Any, Any] = {
@@ -89,9 +89,12 @@ def describe(settings: Settings) -> str:
         f"FLOPs per token at {run.window} tokens: {forward / 1e6:.1f} M forward, {both / 1e6:.1f} M with backward",
         "Memory of training in float32 (estimates)",
         f"  weights, gradients, AdamW      {state / 2**30:8.2f} GiB",
-        f"  kept for backward, a sequence  {activations / 2**30:8.2f} GiB",
+        f"  kept for backward, a sequence  {activations / 2**20:8.1f} MiB",
         "",
-        "Settings (change with --set key=value or a YAML file)",
+        "Settings of the model (change with --set key=value or a YAML file)",
+        *(f"  {key:23} {getattr(config, key)}" for key in MODEL_KEYS),
+        "",
+        "Settings of the run (the same way)",
         *(
             f"  {key:20} {value!s:34} {RunSettings.model_fields[key].description}"
             for key, value in run.model_dump().items()

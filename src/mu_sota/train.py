@@ -323,12 +323,10 @@ def train(preset: str, data: str, out: Path, settings: Settings, resume: bool = 
     config = _fit_to_tokenizer(settings.model, corpus)
     identity = {
         "preset": preset,
-        "data": data,
-        "data_fingerprint": corpus.fingerprint,
         "settings": settings.run.model_dump(exclude={"micro_batch_size", "log_steps", "checkpoint_minutes"}),
         "model": {key: getattr(config, key) for key in MODEL_KEYS},
     }
-    record = _previous_run(out, identity, resume)
+    record = _previous_run(out, data, corpus, identity, resume)
     if "result" in record:
         say(f"The run in {out} is finished. For another one, give another --out.\n{record['result']['text']}")
         return [Check(*check) for check in record["result"]["checks"]]
@@ -345,10 +343,14 @@ def train(preset: str, data: str, out: Path, settings: Settings, resume: bool = 
         out.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(out)
         save_tokenizer(corpus.tokenizer, out / TOKENIZER_FILE)
-        record = {**identity, "machine": machine.describe(), "precision": precision, **record}
+        source = {"data": data, "data_fingerprint": corpus.fingerprint}
+        record = {**identity, **source, "machine": machine.describe(), "precision": precision, **record}
         record["starts"] = [*record.get("starts", []), _now()]
         record["unigram"] = floor.as_dict()
         record["settings"] = settings.run.model_dump()
+        # As asked for: `model` holds the vocabulary that the text gave.
+        model = {key: getattr(settings.model, key) for key in MODEL_KEYS}
+        record["requested"] = record["settings"] | model
         write_json(out / RUN_FILE, record)
     say(_heading(preset, config, corpus, settings.run, precision, process))
     say(
@@ -380,7 +382,8 @@ def train(preset: str, data: str, out: Path, settings: Settings, resume: bool = 
     if trainer.state.global_step < trainer.state.max_steps:
         raise Interrupted(f"saved at step {trainer.state.global_step:,} of {trainer.state.max_steps:,}")
 
-    checks = verdict(metrics.epochs, trainer.state.max_steps, process.is_main_process and best_loads(out))
+    loads = process.is_main_process and best_loads(out)
+    checks = verdict(metrics.epochs, trainer.state.max_steps, loads, floor.perplexity)
     best = min(metrics.epochs, key=lambda row: row["validation"]["loss"])
     text = (
         f"{RULE}\nVERDICT\n{RULE}\n{as_text(checks)}\n"
@@ -463,13 +466,18 @@ def _check_causality(config: MuConfig, settings: RunSettings, device: torch.devi
     assert_causal(lambda ids: model(ids).logits, config.vocab_size, min(settings.window, 160), device)
 
 
-def _previous_run(out: Path, identity: dict[str, Any], resume: bool) -> dict[str, Any]:
+def _previous_run(out: Path, data: str, corpus: Corpus, identity: dict[str, Any], resume: bool) -> dict[str, Any]:
     """The record of the run in `out` to be resumed, or nothing."""
     if not (out / RUN_FILE).exists():
         return {}
     if not resume:
         raise InputError(f"{out} already holds a run; add --resume to go on with it, or give another --out")
     record: dict[str, Any] = json.loads((out / RUN_FILE).read_text(encoding="utf-8"))
+    if record["data_fingerprint"] != corpus.fingerprint:
+        raise InputError(
+            f"the run in {out} was started on {record['data']!r}, and {data!r} now gives other text or tokens; "
+            f"resume it with its own data, or give another --out"
+        )
     for part, now in identity.items():
         # The parts are plain values or dictionaries of them.
         ours = now if isinstance(now, dict) else {part: now}
@@ -477,7 +485,7 @@ def _previous_run(out: Path, identity: dict[str, Any], resume: bool) -> dict[str
         for key, new in ours.items():
             if (old := theirs.get(key)) != new:
                 raise InputError(
-                    f"the run in {out} was started with {key} {old!r}, not {new!r}; "
+                    f"the run in {out} was started with {key} {_or_not_set(old)}, not {_or_not_set(new)}; "
                     f"resume it with its own settings, or give another --out"
                 )
     return record
@@ -491,6 +499,10 @@ def _check_trackers(trackers: list[str]) -> None:
         except (ValueError, RuntimeError, ImportError) as error:
             reason = " ".join(str(error).split())
             raise InputError(f"the tracker {tracker!r} cannot be used: {reason}; install it, or leave it out") from None
+
+
+def _or_not_set(value: Any) -> str:
+    return "not set" if value is None else repr(value)
 
 
 def _remove_leftovers(out: Path) -> None:

@@ -12,13 +12,14 @@ class Check(NamedTuple):
     advice: str = ""
 
 
-def verdict(epochs: list[dict[str, Any]], num_steps: int, best_loads: bool) -> list[Check]:
+def verdict(epochs: list[dict[str, Any]], num_steps: int, best_loads: bool, unigram: float) -> list[Check]:
     """Judge a run.
 
     Args:
         epochs: the rows of kind `epoch` of `metrics.jsonl`, in order.
         num_steps: optimizer steps that were planned.
         best_loads: the saved best model was loaded again, and both copies of it have the same weights.
+        unigram: perplexity of the unigram model on the same validation tokens.
     """
     train = [row["train"]["loss"] for row in epochs]
     loss = [row["validation"]["loss"] for row in epochs]
@@ -31,6 +32,11 @@ def verdict(epochs: list[dict[str, Any]], num_steps: int, best_loads: bool) -> l
             best_loads,
             "best model saved, and loads again",
             "look for a full disk or a folder that cannot be written",
+        ),
+        Check(
+            min(perplexity) < unigram,
+            f"validation perplexity {min(perplexity):.2f} against {unigram:.2f} of the unigram model",
+            "not better than word frequencies yet: train longer (--epochs, --max-steps), or raise the learning rate",
         ),
     ]
     if len(epochs) > 1:
