@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, set[str] | str] = {
     "evaluate": {"errors", "data", "tokenizer", "loss"},
     "sizes": {"model", "settings"},
     "trained": {"config", "errors", "model", "tokenizer"},
-    "trainer": {"data", "evaluate", "files", "loss", "model", "settings"},
+    "trainer": {"data", "evaluate", "files", "loss", "model", "settings", "trained"},
     "verdict": set(),
     "machine": set(),
     "train": ANYTHING_ABOVE,

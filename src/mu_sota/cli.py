@@ -60,10 +60,12 @@ def _train(
 
     named = {"num_epochs": epochs, "max_steps": max_steps, "seed": seed}
     overrides = parse_assignments(assignments or []) | {k: v for k, v in named.items() if v is not None}
-    recorded = _recorded(out) if resume else {}
-    preset = preset or recorded.get("preset", "mu-sota")
-    data = data or recorded.get("data", "pydocs")
-    settings = load_settings(preset, config, overrides, recorded.get("requested", {}))
+    from .trained import recorded
+
+    record = recorded(out) if resume else {}
+    preset = preset or record.get("preset", "mu-sota")
+    data = data or record.get("data", "pydocs")
+    settings = load_settings(preset, config, overrides, record.get("requested", {}))
     _quiet()
     from .train import train
 
@@ -90,13 +92,13 @@ def _evaluate(
 
     from .data import load_corpus
     from .evaluate import evaluate
-    from .trained import default_device, load_trained
+    from .trained import default_device, load_trained, recorded
 
     _quiet()
     model, tokenizer = load_trained(folder, default_device())
     positions = model.config.max_position_embeddings
-    recorded = _recorded(folder) or _recorded(folder.parent)
-    trained = recorded.get("requested", {})
+    record = recorded(folder) or recorded(folder.parent)
+    trained = record.get("settings", {})
     if window is None:  # positions beyond the run's window have never been trained
         window = int(trained.get("window", positions))
         stride = stride or trained.get("eval_stride")
@@ -105,7 +107,7 @@ def _evaluate(
         raise InputError(
             f"--window is {window} and --stride {stride}, but 1 <= stride <= window <= {positions} must hold"
         )
-    data = data or recorded.get("data")
+    data = data or record.get("data")
     if data is None:
         raise InputError(f"{folder} has no run.json that says what it was trained on; name a text with --data")
     corpus = load_corpus(data, tokenizer=tokenizer)
@@ -172,12 +174,6 @@ def _info(preset: Preset = "mu-sota", assignments: Assignments = None, config: S
     from .sizes import describe
 
     print(describe(settings))
-
-
-def _recorded(folder: Path) -> dict[str, Any]:
-    """The record of the run in a folder, or nothing."""
-    record = folder / "run.json"
-    return dict(json.loads(record.read_text(encoding="utf-8"))) if record.is_file() else {}
 
 
 def _part_from_other_processes() -> None:

@@ -34,12 +34,11 @@ from .model import MuForCausalLM
 from .settings import MODEL_KEYS, RunSettings, Settings
 from .tokenizer import TOKENIZER_FILE
 from .tokenizer import save as save_tokenizer
-from .trained import prompt_ids, sample
-from .trainer import BEST_FILE, BEST_FOLDER, MuTrainer, Tally
+from .trained import BEST_FOLDER, RUN_FILE, prompt_ids, sample
+from .trainer import BEST_FILE, MuTrainer, Tally
 from .verdict import Check, as_text, verdict
 
 METRICS_FILE = "metrics.jsonl"
-RUN_FILE = "run.json"
 RULE = "=" * 80
 _ESTIMATE_AFTER = 5  # steps; the first ones include warm-up of caches and allocators
 _EXPLODED = 1.5  # times the loss of the first logged steps
@@ -166,9 +165,8 @@ class Conduct(TrainerCallback):
             raise DivergedError(self._diverged(state.global_step, loss))
         if not self.bar:
             return
-        elapsed = time.monotonic() - self.started
-        per_step = elapsed / (state.global_step - self.started_at_step)
-        rate = self.settings.batch_size * self.settings.window / per_step
+        per_step = self._seconds_per_step(state)
+        rate = self._tokens_per_second(state)
         left = duration(per_step * (state.max_steps - state.global_step))
         self.bar.set_postfix_str(
             f"loss {loss:.3f}, {rate:,.0f} tok/s, {machine.peak_memory() / 2**30:.1f} GiB, all done in {left}",
@@ -179,17 +177,13 @@ class Conduct(TrainerCallback):
         """A row in `metrics.jsonl` for every logged training loss."""
         logs = event["logs"]
         if "loss" in logs:
-            elapsed = time.monotonic() - self.started
-            rate = (
-                (state.global_step - self.started_at_step) * self.settings.batch_size * self.settings.window / elapsed
-            )
             self.metrics.append(
                 "step",
                 step=state.global_step,
                 loss=logs["loss"],
                 learning_rate=logs["learning_rate"],
                 grad_norm=norm if math.isfinite(norm := logs.get("grad_norm", math.nan)) else None,
-                tokens_per_second=round(rate, 1),
+                tokens_per_second=round(self._tokens_per_second(state), 1),
             )
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -257,8 +251,15 @@ class Conduct(TrainerCallback):
             self._say(f"  Prompt: {prompt!r}\n  Generated: {text!r}\n{rule}")
         return samples
 
+    def _seconds_per_step(self, state: TrainerState) -> float:
+        """Since this start of the run, validation and samples included."""
+        return (time.monotonic() - self.started) / (state.global_step - self.started_at_step)
+
+    def _tokens_per_second(self, state: TrainerState) -> float:
+        return self.settings.batch_size * self.settings.window / self._seconds_per_step(state)
+
     def _estimate(self, state: TrainerState) -> str:
-        per_step = (time.monotonic() - self.started) / (state.global_step - self.started_at_step)
+        per_step = self._seconds_per_step(state)
         left = state.max_steps - state.global_step
         return (
             f"Estimate: {duration(left * per_step)} to go for {left:,} of {state.max_steps:,} steps "
@@ -269,8 +270,8 @@ class Conduct(TrainerCallback):
         first = self.trainer.first_loss or math.nan
         lower = f"--set learning_rate={self.settings.learning_rate / 2:g}"
         clip = f"--set max_grad_norm={self.settings.max_grad_norm / 2:g}"
-        kept = sorted(path.name for path in self.trainer.out.glob("checkpoint-*"))
-        where = f"the last good checkpoint is kept in {self.trainer.out / kept[-1]}" if kept else "no checkpoint yet"
+        kept = self.trainer.checkpoints()
+        where = f"the last good checkpoint is kept in {kept[-1]}" if kept else "no checkpoint yet"
         return (
             f"the loss became {loss:.4g} at step {step} (at first it was {first:.4g}), so the run stopped; "
             f"start again in another --out with a lower learning rate ({lower}) or harder clipping ({clip}); {where}"

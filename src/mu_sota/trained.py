@@ -14,6 +14,15 @@ from .config import MuConfig
 from .errors import InputError
 from .model import MuForCausalLM
 
+BEST_FOLDER = "best"
+RUN_FILE = "run.json"
+
+
+def recorded(folder: Path) -> dict[str, Any]:
+    """The record of the run in a folder, or nothing."""
+    record = folder / RUN_FILE
+    return dict(json.loads(record.read_text(encoding="utf-8"))) if record.is_file() else {}
+
 
 def load_trained(
     folder: str | Path, device: torch.device | None = None
@@ -28,7 +37,7 @@ def load_trained(
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}; give the --out of a training run, or its best/ folder")
-    best = folder / "best" if (folder / "best" / "config.json").exists() else folder
+    best = folder / BEST_FOLDER if (folder / BEST_FOLDER / "config.json").exists() else folder
     if not (best / "config.json").exists():
         raise InputError(
             f"{folder} holds no trained model: neither best/config.json nor config.json is there; "

@@ -24,8 +24,8 @@ from .files import replacing, write_json
 from .loss import IGNORE_INDEX
 from .model import MuForCausalLM
 from .settings import RunSettings
+from .trained import BEST_FOLDER
 
-BEST_FOLDER = "best"
 BEST_FILE = "mu_sota_best.pt"
 _PROGRESS_FILE = "progress.json"
 _BLANK = -1
@@ -298,19 +298,19 @@ class MuTrainer(Trainer):
             shutil.rmtree(target, ignore_errors=True)
             os.replace(fresh, target)
             shutil.rmtree(staging)
-            for other in self._checkpoints():
+            for other in self.checkpoints():
                 if other != target:
                     shutil.rmtree(other)
         self.accelerator.wait_for_everyone()
 
-    def _checkpoints(self) -> list[Path]:
+    def checkpoints(self) -> list[Path]:
         """Our own checkpoints in the run's folder, oldest first."""
         ours = [place.parent for place in self.out.glob(f"checkpoint-*/{_PROGRESS_FILE}")]
         return sorted(ours, key=lambda place: int(place.name.rpartition("-")[2]))
 
     def continue_from_last_checkpoint(self) -> None:
         """Train from the newest checkpoint in the run's folder, or from the start where there is none."""
-        checkpoints = self._checkpoints()
+        checkpoints = self.checkpoints()
         if not checkpoints:
             self.train()
             return
