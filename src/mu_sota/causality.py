@@ -1,96 +1,538 @@
 """Does a language model see the token it is asked to predict? Checks on any function from token ids to logits.
 
+A check runs the model twice in ways that must not change what is compared (other later tokens, other rows, a longer
+text, a cache, padding) and reports the largest change of the logits. Causality of the whole model is what is tested, as
+in nanodo's tests and in "train on noise" checks, not the look of a mask.
+
 Legend: B batch, T time, V vocabulary.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+import math
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
+from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList
 
 from .errors import InputError
+from .locate import Location, locate, module_names
+from .subject import Pass, Run, Subject, change, one_line, spread
 
-LogitsFunction = Callable[[Tensor], Tensor]
+ROWS = 5
+"""Rows of the batch of a check: odd and small, so that a tensor's batch axis is recognised by its size."""
 
-RELATIVE_TOLERANCE = 1e-4
-"""Largest change let pass, in standard deviations of the logits. Float32 rounding of one sum taken in another order is
-about 1e-6 of it; the leaks this package was built to exclude move logits by 1e-2 to 1."""
+LENGTHS = (61, 59, 67, 53)
+"""Default number of tokens: the first that no weight has as a size, so that a time axis is recognised too."""
 
+TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+"""Largest change let pass, in standard deviations of the logits, by the model's least precise number format. Where
+shapes are the same, a causal model changes by exactly 0 on a CPU; another batch or length takes sums in another order.
+docs/leakcheck.md says what was measured. In float64 many models still compute parts in float32."""
 
-class Finding(NamedTuple):
-    """One way in which logits moved that should not have."""
+GRADIENT_SHARE = 1e-2
+"""The gradient check's tolerance in parts of the others': a masked softmax gives a derivative of exactly 0."""
 
-    check: str
-    change: float
-    tolerance: float
-    meaning: str
+CACHES = ("past_key_values", "cache_params", "state", "rnn_state", "mems")
+"""Names under which models of `transformers` return what decoding goes on from."""
+
+ATTEMPTS = 3
+"""Failed comparisons, largest change first, that are tried for a location."""
+
+Verdict = Literal["ok", "leak", "skipped"]
 
 
 class LeakError(InputError):
     """The model sees what it must not see."""
 
 
-def assert_causal(model: LogitsFunction, vocab_size: int, length: int, device: torch.device | str = "cpu") -> None:
-    """Raise unless the logits at a position depend on the tokens up to it, of its own row, and on nothing else.
+@dataclass(frozen=True)
+class Result:
+    """What one check found.
 
     Args:
-        model: deterministic function from ids [B, T] to logits [B, T, V].
-        vocab_size: ids are drawn below it.
-        length: longest sequence tried.
-        device: where the ids are made.
+        check: its name.
+        verdict: `ok`, `leak`, or `skipped` if the model cannot be asked that.
+        change: its figure, `unit` says of what; None if skipped.
+        tolerance: the largest figure let pass.
+        unit: what the figure is measured in.
+        meaning: of a leak, what it means; of a skipped check, why; else a remark or nothing.
+        location: of a leak, where it arises, if one module can be named.
+    """
+
+    check: str
+    verdict: Verdict
+    change: float | None = None
+    tolerance: float | None = None
+    unit: str = "std of the logits"
+    meaning: str = ""
+    location: Location | None = None
+
+    def line(self) -> str:
+        """One row of the report's table."""
+        if self.change is None:
+            return f"{self.check:17} {'-':>10} {'-':>10}  not checked: {self.meaning}"
+        said = "LEAK" if self.verdict == "leak" else "ok"
+        remark = f": {self.meaning}" if self.verdict == "ok" and self.meaning else ""
+        return f"{self.check:17} {self.change:10.2g} {self.tolerance:10.0e}  {said}{remark}"
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "check": self.check,
+            "verdict": self.verdict,
+            # JSON has no infinity.
+            "change": self.change if self.change is None or math.isfinite(self.change) else str(self.change),
+            "tolerance": self.tolerance,
+            "unit": self.unit,
+            "meaning": self.meaning,
+            "location": self.location.as_dict() if self.location else None,
+        }
+
+
+@dataclass(frozen=True)
+class Report:
+    """All results on one model.
+
+    Args:
+        model: its class or name.
+        vocab_size, rows, length: ids were drawn below `vocab_size`, in batches of `rows` x `length`.
+        dtype, device: of the model.
+        results: in the order in which the checks ran.
+    """
+
+    model: str
+    vocab_size: int
+    rows: int
+    length: int
+    dtype: str
+    device: str
+    results: list[Result] = field(default_factory=list)
+
+    @property
+    def leaks(self) -> list[Result]:
+        return [result for result in self.results if result.verdict == "leak"]
+
+    @property
+    def clean(self) -> bool:
+        """No check found a leak."""
+        return not self.leaks
+
+    def __str__(self) -> str:
+        head = (
+            f"{self.model}: {self.rows} rows of {self.length} tokens below {self.vocab_size}, "
+            f"{self.dtype} on {self.device}"
+        )
+        return "\n".join([head, "", TABLE_HEAD, *(result.line() for result in self.results), "", self.summary()])
+
+    def summary(self) -> str:
+        """The conclusion: what leaks, what it means and where it arises; or that nothing was found."""
+        if self.clean:
+            done = [result.check for result in self.results if result.verdict == "ok"]
+            return f"no leak found by {len(done)} checks: {', '.join(done)}"
+        lines = []
+        for leak in self.leaks:
+            lines.append(f"LEAK ({leak.check}): {leak.meaning}")
+            if leak.location:
+                lines.append(f"    {leak.location.sentence()}")
+        return "\n".join(lines)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "clean": self.clean,
+            "vocab_size": self.vocab_size,
+            "rows": self.rows,
+            "length": self.length,
+            "dtype": self.dtype,
+            "device": self.device,
+            "checks": [result.as_dict() for result in self.results],
+        }
+
+
+TABLE_HEAD = f"{'check':17} {'change':>10} {'tolerance':>10}"
+
+
+def assert_causal(model: Callable[..., Any], vocab_size: int | None = None, **settings: Any) -> Report:
+    """One line for a test suite: raise unless `check` finds the model clean; its arguments and its report.
 
     Raises:
-        LeakError: names the check that failed, by how much, and what it means.
+        LeakError: what leaks, by how much, what it means, and where it arises.
+        InputError: the model could not be checked.
     """
-    findings = find_leaks(model, vocab_size, length, device)
-    if findings:
-        first = findings[0]
+    report = check(model, vocab_size, **settings)
+    if not report.clean:
+        first = report.leaks[0]
         raise LeakError(
             f"the model is not causal, so its perplexity would mean nothing: {first.meaning} "
-            f"(check '{first.check}': logits moved by {first.change:.2g}, tolerance {first.tolerance:.1g})"
+            f"(check '{first.check}': {first.change:.2g} {first.unit}, tolerance {first.tolerance:.0e})"
+            f"{f'; it {first.location.sentence()}' if first.location else ''}"
         )
+    return report
 
 
-@torch.no_grad()
-def find_leaks(
-    model: LogitsFunction, vocab_size: int, length: int, device: torch.device | str = "cpu", batch: int = 4
-) -> list[Finding]:
-    """All checks that fail; see `assert_causal`. Does not touch the global random state."""
-    generator = torch.Generator().manual_seed(0)
+def check(
+    model: Callable[..., Any],
+    vocab_size: int | None = None,
+    *,
+    length: int | None = None,
+    rows: int = ROWS,
+    device: torch.device | str | None = None,
+    seen: Callable[[Result], None] = lambda result: None,
+) -> Report:
+    """Ask a model in every way that applies to it whether it sees what it must not see.
 
-    def random_ids(rows: int, columns: int) -> Tensor:
-        return torch.randint(vocab_size, (rows, columns), generator=generator).to(device)
+    A module is checked in eval mode, and then in training mode, where BatchNorm, for one, takes other statistics. While
+    it is checked, weights that are all (almost) zero get some noise: a projection that starts at zero would hide
+    whatever comes through it. Weights, buffers, modes and the global random state are left as they were.
 
-    ids = random_ids(batch, length)
-    logits = model(ids).float()
-    tolerance = RELATIVE_TOLERANCE * max(logits.std().item(), 1e-6)
-    findings = []
+    Args:
+        model: an `nn.Module` or any function from ids [B, T] to logits [B, T, V], or to something with `.logits`.
+        vocab_size: ids are drawn below it. Default: from the model's configuration, else from its logits.
+        length: tokens of a row. Default: 61, or what the model has positions for.
+        rows: rows of the batch, at least 4.
+        device: where ids are made. Default: where the module's parameters are.
+        seen: told each result as soon as it is there.
 
-    def compare(check: str, ours: Tensor, theirs: Tensor, meaning: str) -> None:
-        change = (ours - theirs).abs().max().item()
-        if not change <= tolerance:  # NaN fails too
-            findings.append(Finding(check, change, tolerance, meaning))
+    Raises:
+        InputError: the model cannot be checked: it raises, gives no logits [B, T, V], gives NaN or the same logits
+            whatever the tokens, or two passes over the same tokens differ.
+    """
+    subject = Subject(model, vocab_size, device)
+    if length is None:
+        length = _default_length(subject)
+    if length < 2:
+        raise InputError(f"length is {length}, but must be at least 2, for one token to come after another")
+    if rows < 4:
+        raise InputError(f"rows is {rows}, but must be at least 4, so that a row is one among several")
+    if subject.positions is not None and length > subject.positions:
+        raise InputError(f"length is {length}, but the model has {subject.positions} positions; give at most that")
+    with subject.random_state_kept(), subject.awake():
+        checks = _Checks(subject, rows, length, training=False)
+        report = Report(subject.name, subject.vocab_size, rows, length, str(checks.dtype)[6:], str(subject.device))
+        for result in checks.run():
+            report.results.append(result)
+            seen(result)
+    return report
 
-    for cut in sorted({1, length // 3, length // 2, length - 1} - {0}):
-        future = torch.cat([ids[:, :cut], random_ids(batch, length - cut)], dim=1)
-        compare(
-            "future",
-            model(future).float()[:, :cut],
-            logits[:, :cut],
-            f"tokens from position {cut} on change what it predicts before them",
+
+def _default_length(subject: Subject) -> int:
+    sizes = {size for weight in subject.module.parameters() for size in weight.shape} if subject.module else set()
+    length = next((number for number in LENGTHS if number not in sizes), LENGTHS[0])
+    return min(length, subject.positions or length)
+
+
+def _cuts(length: int) -> list[int]:
+    """Where the future begins: at the ends, and at and beside the powers of two, where kernels have their seams."""
+    powers = [2**k for k in range(length.bit_length())]
+    return sorted(
+        {near for power in powers for near in (power - 1, power, power + 1) if 0 < near < length} | {length - 1}
+    )
+
+
+class _Comparison(NamedTuple):
+    """Two passes that must be equal, and what it means if they are not."""
+
+    ours: Pass
+    theirs: Pass
+    meaning: str
+
+
+class _Skip(Exception):
+    """The model cannot be asked this; the message says why."""
+
+
+class _Checks:
+    """The checks on one subject in one mode, and what they share: ids, reference logits, their scale."""
+
+    def __init__(self, subject: Subject, rows: int, length: int, training: bool) -> None:
+        self.subject, self.rows, self.length, self.training = subject, rows, length, training
+        self.generator = torch.Generator().manual_seed(0)
+        self.drawn = subject.drawn_ids()
+        # Where in `drawn` an id stands, so that "any other token" is a sum.
+        self.picks = torch.randint(len(self.drawn), (rows, length), generator=self.generator)
+        self.ids = self._to_ids(self.picks)
+        self.base = self._run(self.ids)
+        logits = self.base.logits
+        self.dtype = _least_precise(subject)
+        self.tolerance = TOLERANCES[self.dtype]
+        self.scale = spread(logits)
+        finite = torch.where(logits.isfinite(), logits, torch.zeros((), device=logits.device))
+        if change(finite, finite[:1, :1].expand_as(finite)) <= 1e-6 * self.scale:
+            raise InputError(
+                "the model gives the same logits whatever the tokens, so no leak could show; "
+                "give it weights through which they can show"
+            )
+        again = change(self.base(), logits) / self.scale
+        if not again <= self.tolerance:
+            raise InputError(
+                f"the model is not deterministic: two passes over the same tokens differ by {again:.2g} standard "
+                f"deviations of the logits (tolerance {self.tolerance:.0e}), so no comparison would mean anything; "
+                f"switch off its dropout, sampling or noise, or give a function that does"
+            )
+
+    def run(self) -> Iterator[Result]:
+        """In eval mode all checks; then, of a module, those that ask for one shape only in training mode."""
+        if self.training:
+            yield self._compare("future (training)", self._other_futures())
+            yield self._compare("batch (training)", self._replaced_rows())
+            return
+        yield self._compare("future", self._other_futures())
+        yield self._compare("batch", chain(self._replaced_rows(), self._single_rows()))
+        yield self._compare("length", self._prefixes())
+        yield self._gradient()
+        yield self._compare("cache", self._decoded())
+        yield self._compare("padding", self._padded())
+        if self.subject.module is not None:
+            try:
+                yield from _Checks(self.subject, self.rows, self.length, training=True).run()
+            except InputError as error:
+                yield Result("training", "skipped", meaning=f"in training mode {error}")
+
+    # What is compared.
+
+    def _other_futures(self) -> Iterator[_Comparison]:
+        for cut in _cuts(self.length):
+            future = self._to_ids(torch.cat([self.picks[:, :cut], self._others(self.picks[:, cut:])], dim=1))
+            yield _Comparison(
+                Pass(self.base, columns=slice(cut)),
+                Pass(self._run(future), columns=slice(cut)),
+                f"tokens from position {cut} on change what it predicts before them",
+            )
+
+    def _replaced_rows(self) -> Iterator[_Comparison]:
+        for row in range(self.rows):
+            one = slice(row, row + 1)
+            picks = self._others(self.picks)
+            picks[one] = self.picks[one]
+            yield _Comparison(
+                Pass(self.base, rows=one),
+                Pass(self._run(self._to_ids(picks)), rows=one),
+                f"the other rows of its batch change what it predicts in row {row}",
+            )
+
+    def _single_rows(self) -> Iterator[_Comparison]:
+        for row in range(self.rows):
+            one = slice(row, row + 1)
+            yield _Comparison(
+                Pass(self.base, rows=one),
+                Pass(self._run(self.ids[one])),
+                f"row {row} alone gives other predictions than the same row among others",
+            )
+
+    def _prefixes(self) -> Iterator[_Comparison]:
+        cuts = {1, 2, self.length // 3, self.length // 2, self.length - 1} - {0, self.length}
+        for cut in sorted(cuts, reverse=True):  # the longest first: what a model cannot take is a very short text
+            yield _Comparison(
+                Pass(self.base, columns=slice(cut)),
+                Pass(self._run(self.ids[:, :cut])),
+                f"the first {cut} tokens alone give other predictions than the same at the start of a longer text",
+            )
+
+    def _decoded(self) -> Iterator[_Comparison]:
+        self._require_cache()
+        for prompt in (1, self.length // 2):
+            decoded = Run(partial(self._decode, prompt), (self.rows, 1))
+            meaning = (
+                f"decoding with its cache after a prompt of {prompt} gives other predictions than one pass over the "
+                f"whole text"
+            )
+            # All steps; then the last alone, which `locate` can hold against the full pass.
+            for first in (prompt, self.length - 1):
+                yield _Comparison(
+                    Pass(self.base, columns=slice(first - 1, self.length - 1)),
+                    Pass(decoded, columns=slice(first - prompt, None)),
+                    meaning,
+                )
+
+    def _padded(self) -> Iterator[_Comparison]:
+        if not self.subject.takes("attention_mask"):
+            raise _Skip("the model takes no attention_mask")
+        width = self.length
+        # Rows of several lengths, and one row alone: some models mask padding only in batches.
+        for kept in ([width - 1 - (row * width) // (2 * self.rows) for row in range(self.rows)], [width // 2]):
+            for side in ("right", "left"):
+                places = [slice(count) if side == "right" else slice(width - count, width) for count in kept]
+                padded = self._run_padded(places)
+                for row, (count, place) in enumerate(zip(kept, places, strict=True)):
+                    one = slice(row, row + 1)
+                    yield _Comparison(
+                        Pass(self._run(self.ids[one, :count])),
+                        Pass(padded, one, place),
+                        f"{width - count} tokens of padding on the {side}, with their attention_mask, change what it "
+                        f"predicts from the {count} real ones{' of a single row' if len(kept) == 1 else ''}",
+                    )
+
+    # How the model is run.
+
+    def _run(self, ids: Tensor, **inputs: Any) -> Run:
+        def function() -> Tensor:
+            with self.subject.mode(self.training):
+                if self.training:
+                    torch.manual_seed(0)  # dropout drops the same in passes of one shape
+                return self.subject.logits(ids, **inputs)
+
+        return Run(function, (ids.shape[0], ids.shape[1]))
+
+    def _run_padded(self, places: list[slice]) -> Run:
+        """Row r of the ids, as much as place r holds, put there; padding elsewhere."""
+        pad = min(self.subject.special_ids & set(range(self.subject.vocab_size)), default=int(self.drawn[0]))
+        padded = torch.full((len(places), self.length), pad, device=self.subject.device)
+        mask = torch.zeros_like(padded)
+        for row, place in enumerate(places):
+            padded[row, place] = self.ids[row, : place.stop - (place.start or 0)]
+            mask[row, place] = 1
+        inputs = {"attention_mask": mask}
+        if self.subject.takes("position_ids"):  # as `generate` gives them
+            inputs["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)
+        return self._run(padded, **inputs)
+
+    def _require_cache(self) -> None:
+        model = self.subject.model
+        if not isinstance(model, GenerationMixin):
+            raise _Skip("the model has no generate method of transformers")
+        with torch.no_grad(), self.subject.mode(training=False):
+            output = model(self.ids[:, :2], use_cache=True)
+        if all(getattr(output, name, None) is None for name in CACHES):
+            raise _Skip("the model returns no cache")
+
+    def _decode(self, prompt: int) -> Tensor:
+        """Logits [B, T - prompt, V] of decoding with the cache, the known tokens forced one by one."""
+
+        def force(ids: Tensor, scores: Tensor) -> Tensor:
+            forced = torch.full_like(scores, -math.inf)
+            return forced.scatter(1, self.ids[:, ids.shape[1], None], 0.0)
+
+        settings = GenerationConfig(
+            max_new_tokens=self.length - prompt,
+            do_sample=False,
+            use_cache=True,
+            return_dict_in_generate=True,
+            output_logits=True,
+            pad_token_id=int(self.drawn[0]),
         )
-        compare(
-            "prefix",
-            model(ids[:, :cut]).float(),
-            logits[:, :cut],
-            f"the first {cut} tokens alone give other predictions than the same tokens at the start of a longer text",
-        )
-    for row in range(batch):
-        compare(
-            "batch",
-            model(ids[row : row + 1]).float(),
-            logits[row : row + 1],
-            f"row {row} alone gives other predictions than the same row among others",
-        )
-    return findings
+        given = self.ids[:, :prompt]
+        with self.subject.mode(training=False):
+            output = self.subject.model.generate(  # type: ignore[attr-defined]
+                given,
+                attention_mask=torch.ones_like(given),
+                generation_config=settings,
+                logits_processor=LogitsProcessorList([force]),
+            )
+        logits = torch.stack(output.logits, dim=1)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+    def _to_ids(self, picks: Tensor) -> Tensor:
+        return self.drawn[picks].to(self.subject.device)
+
+    def _others(self, picks: Tensor) -> Tensor:
+        """At every position a random token that is another one."""
+        count = len(self.drawn)
+        return (picks + torch.randint(1, count, picks.shape, generator=self.generator)) % count
+
+    # How a result is made.
+
+    def _compare(self, name: str, comparisons: Iterator[_Comparison]) -> Result:
+        largest, remark, compared = 0.0, "", 0
+        failed: list[tuple[float, _Comparison]] = []
+        try:
+            for comparison in comparisons:
+                moved = change(comparison.ours.logits(), comparison.theirs.logits()) / self.scale
+                compared += 1
+                largest = max(largest, moved)
+                if moved > self.tolerance:
+                    failed.append((moved, comparison))
+        except _Skip as reason:
+            return Result(name, "skipped", meaning=str(reason))
+        except Exception as error:
+            # What the base pass can do and this way of asking cannot: no finding, but to be read.
+            remark = str(error) if isinstance(error, InputError) else one_line(error)
+            if not compared:
+                return Result(name, "skipped", meaning=remark)
+            remark = f"{compared} comparisons, then {remark}"
+        if not failed:
+            return Result(name, "ok", largest, self.tolerance, meaning=remark)
+        failed.sort(key=lambda item: -item[0])
+        tried = (self._locate(comparison) for _, comparison in failed[:ATTEMPTS])
+        location = next((location for location in tried if location), None)
+        return Result(name, "leak", largest, self.tolerance, meaning=failed[0][1].meaning, location=location)
+
+    def _locate(self, comparison: _Comparison) -> Location | None:
+        return locate(self.subject.model, comparison.ours, comparison.theirs, self.tolerance / 10)
+
+    def _gradient(self) -> Result:
+        """Derivatives of a row's logits before a cut, towards all it must not see: later tokens and other rows."""
+        tolerance = self.tolerance * GRADIENT_SHARE
+        try:
+            with self.subject.mode(training=False):
+                worst, cut = self._largest_derivative()
+        except (_Skip, InputError) as reason:
+            return Result("gradient", "skipped", meaning=str(reason))
+        except RuntimeError as error:  # of autograd: an operation without a derivative, or changed in place
+            return Result("gradient", "skipped", meaning=one_line(error))
+        unit = "of the largest derivative towards an earlier token"
+        if worst <= tolerance:
+            return Result("gradient", "ok", worst, tolerance, unit)
+        comparison = next(one for one in self._other_futures() if one.ours.columns.stop == cut)
+        meaning = f"what it predicts before position {cut} has a derivative towards later tokens or other rows"
+        return Result("gradient", "leak", worst, tolerance, unit, meaning, self._locate(comparison))
+
+    @torch.enable_grad()
+    def _largest_derivative(self) -> tuple[float, int]:
+        """Towards what must not be seen, in parts of that towards what may be, and the cut at which it was found."""
+        leaves: list[Tensor] = []
+
+        def as_leaf(module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
+            if self.length not in output.shape:
+                return None
+            leaves.append(output.detach().requires_grad_())
+            return leaves[-1].clone()  # models scale embeddings in place
+
+        with ExitStack() as hooks:
+            for module in module_names(self.subject.model, self.base):
+                if isinstance(module, nn.Embedding):
+                    hooks.callback(module.register_forward_hook(as_leaf).remove)
+            logits = self.subject.logits(self.ids)
+        if not leaves:
+            raise _Skip("no nn.Embedding takes the tokens")
+        logits = torch.where(logits.isfinite(), logits, torch.zeros((), device=logits.device))
+        weights = torch.randn(logits.shape, generator=self.generator).to(logits.device)
+        worst = (0.0, 0)
+        for number, cut in enumerate(_cuts(self.length)):
+            row = number % self.rows
+            seen = (logits[row, :cut] * weights[row, :cut]).sum()
+            allowed, forbidden = self._derivatives(seen, leaves, row, cut) if seen.requires_grad else (0.0, 0.0)
+            if allowed == 0.0:
+                raise _Skip("no gradient flows from the logits to the embeddings")
+            worst = max(worst, (forbidden / allowed, cut))
+        return worst
+
+    def _derivatives(self, seen: Tensor, leaves: list[Tensor], row: int, cut: int) -> tuple[float, float]:
+        """Largest derivative towards what may be seen, and towards what may not: later positions, other rows."""
+        allowed = forbidden = 0.0
+        for gradient in torch.autograd.grad(seen, leaves, retain_graph=True, allow_unused=True):
+            if gradient is None:
+                continue
+            time = gradient.shape.index(self.length)
+            gradient = gradient.abs().movedim(time, 0)  # [T, B, D], or [T, D] of positions that rows share
+            forbidden = max(forbidden, gradient[cut:].max().item())
+            if gradient.ndim > 2 and gradient.shape[1] == self.rows:
+                others = [index for index in range(self.rows) if index != row]
+                forbidden = max(forbidden, gradient[:, others].max().item())
+                gradient = gradient[:, row]
+            allowed = max(allowed, gradient[:cut].max().item())
+        return allowed, forbidden
+
+
+def _least_precise(subject: Subject) -> torch.dtype:
+    """The coarsest number format in play: of the weights, of the logits, or TF32 (with the digits of float16)."""
+    formats = {subject.logits_dtype}
+    if subject.module is not None:
+        formats |= {weight.dtype for weight in subject.module.parameters()}
+    if subject.device.type == "cuda" and torch.get_float32_matmul_precision() != "highest":
+        formats.add(torch.float16)
+    known = [dtype for dtype in TOLERANCES if dtype in formats]
+    return max(known, key=lambda dtype: TOLERANCES[dtype], default=torch.float32)

@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -163,6 +164,108 @@ def _generate(
         seed=seed,
     )
     print(text)
+
+
+@app.command("leakcheck")
+def _leakcheck(
+    target: Annotated[
+        str,
+        typer.Argument(
+            help="a preset; a folder of a run or in Hugging Face layout; a config.json; package.module:callable; "
+            "a model type of transformers, such as gpt2; a model on the Hugging Face hub"
+        ),
+    ],
+    train: Annotated[bool, typer.Option("--train", help="also train it on independent uniform tokens")] = False,
+    seconds: Annotated[float, typer.Option(min=1.0, help="time for --train")] = 60.0,
+    length: Annotated[int | None, typer.Option(min=2, help="tokens of a row. Default: 61")] = None,
+    assignments: Assignments = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="let a model's own Python files run")
+    ] = False,
+    device: Annotated[str, typer.Option(help="cpu is the most exact")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16")] = "float32",
+    json_file: Annotated[Path | None, typer.Option("--json", help="write the report to this file")] = None,
+) -> None:
+    """Does a causal language model see the token it is asked to predict? Exit status 0 no, 1 yes, 2 not checked.
+
+    TARGET is any causal model: it is run in ways that must not change its predictions, and where they change, the
+    module that is the first to differ is named.
+    """
+    try:
+        clean = _check_for_leaks(
+            target, train, seconds, length, assignments or [], trust_remote_code, device, dtype, json_file
+        )
+    except KeyboardInterrupt:
+        _leave(130, "interrupted; nothing was written")
+    except InputError:
+        raise
+    except Exception as error:
+        # Python's own status for an uncaught error is 1, which here says that the model leaks.
+        if _expected(error) is None:
+            traceback.print_exc()
+            _leave(2, f"{target} could not be checked")
+        raise
+    if not clean:
+        raise typer.Exit(1)
+
+
+def _check_for_leaks(
+    name: str,
+    train: bool,
+    seconds: float,
+    length: int | None,
+    assignments: list[str],
+    trust_remote_code: bool,
+    device: str,
+    dtype: str,
+    json_file: Path | None,
+) -> bool:
+    from .settings import parse_assignments
+
+    overrides = parse_assignments(assignments)
+    if dtype not in ("float32", "float64", "bfloat16", "float16"):
+        raise InputError(f"--dtype is {dtype!r}; choose float32, float64, bfloat16 or float16")
+    _quiet()
+    import torch
+
+    from . import machine
+    from .causality import TABLE_HEAD, check
+    from .files import write_json
+    from .targets import resolve
+
+    try:
+        place = torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError):
+        raise InputError(f"--device {device!r} cannot be used here; cpu always can") from None
+    found = resolve(name, overrides, trust_remote_code, getattr(torch, dtype))
+    if isinstance(found.model, torch.nn.Module):
+        found.model.to(place)
+    print(f"{found.description}\n\n{TABLE_HEAD}", flush=True)
+    report = check(found.model, length=length, device=place, seen=lambda result: print(result.line(), flush=True))
+    if train:
+        report.results.append(_trained_on_uniform_tokens(found.rebuild, seconds))
+        print(report.results[-1].line())
+    print(f"\n{report.summary()}")
+    if json_file is not None:
+        write_json(json_file, {"target": name, "set": overrides, **report.as_dict(), "machine": machine.describe()})
+    return report.clean
+
+
+def _trained_on_uniform_tokens(rebuild: Any, seconds: float) -> Any:
+    from tqdm import tqdm
+
+    from .uniform import CHECK, Result, train_on_uniform_tokens
+
+    if rebuild is None:
+        return Result(CHECK, "skipped", meaning="a function has no weights to train; give a module")
+    total = round(seconds)
+    with tqdm(total=total, unit="s", disable=None, leave=False) as bar:
+
+        def progress(elapsed: float, said: str) -> None:
+            bar.set_description(said)
+            bar.update(min(round(elapsed), total) - bar.n)
+
+        return train_on_uniform_tokens(rebuild, seconds, progress)
 
 
 @app.command("info")

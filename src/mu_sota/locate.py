@@ -1,0 +1,269 @@
+"""Where a leak arises: the first module whose output moved although what it was given did not.
+
+Two passes that should agree are run with hooks on every module. Tensors are compared where the passes should agree
+(earlier positions, the same row); a tensor's batch and time axes are recognised by their sizes, so a check picks sizes
+that no weight has.
+
+Legend: B batch, T time.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.utils.hooks import RemovableHandle
+
+from .subject import EVERYTHING, Pass, Run, change, spread
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where a leak arises.
+
+    Args:
+        module: qualified name of the innermost module that turns inputs that did not move into outputs that did; empty
+            for the whole model.
+        kind: its class.
+        after: its last part whose output had not moved, if it has parts.
+        before: its first part whose input had moved.
+        summary: a part whose output has no position (or no row) of its own and moved, as a mean over the sequence has.
+        path: modules that carry the change from there to the logits.
+    """
+
+    module: str
+    kind: str
+    after: str | None
+    before: str | None
+    summary: str | None
+    path: list[str]
+
+    def sentence(self) -> str:
+        """For a reader: where, between which parts, and by which path."""
+        place = f"{self.module} ({self.kind})" if self.module else f"the model's own forward ({self.kind})"
+        between = [f"after {self.after}"] * bool(self.after) + [f"before {self.before}"] * bool(self.before)
+        if self.summary:
+            between.append(f"by way of {self.summary}, whose output has no position of its own")
+        inside = f", {', '.join(between)}" if between else ""
+        return f"arises in {place}{inside}; path: {' -> '.join([*self.path, 'logits'])}"
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class _Part(NamedTuple):
+    """The compared part of one tensor; `placed` if it has all the axes by which it was cut."""
+
+    value: Tensor
+    placed: bool
+
+
+@dataclass
+class _Event:
+    """One call of one module: what went in and came out, and how many calls had ended when it began."""
+
+    name: str
+    kind: str
+    start: int
+    inputs: list[_Part]
+    outputs: list[_Part] = field(default_factory=list)
+
+
+class _Moved(NamedTuple):
+    """Whether tensors moved, with a position of their own and without."""
+
+    placed: bool
+    summary: bool
+
+
+def locate(model: Any, ours: Pass, theirs: Pass, threshold: float) -> Location | None:
+    """The first module, in the order of execution, that makes two passes differ; None if no single one can be named.
+
+    Args:
+        model: the module, or a function that calls modules.
+        ours, theirs: the passes, with the parts that should be equal.
+        threshold: a tensor has moved if it changed by more than so many of its standard deviations.
+    """
+    names = module_names(model, ours.run)
+    before, after = _record(names, ours), _record(names, theirs)
+    known = {(event.name, count): event for event, count in _counted(before)}
+    partners = [known.get((event.name, count)) for event, count in _counted(after)]
+    inputs = [
+        _moved(p.inputs, e.inputs, threshold) if p else _Moved(False, False)
+        for p, e in zip(partners, after, strict=True)
+    ]
+    outputs = [
+        _moved(p.outputs, e.outputs, threshold) if p else _Moved(False, False)
+        for p, e in zip(partners, after, strict=True)
+    ]
+    for index, event in enumerate(after):
+        if partners[index] is None or any(inputs[index]) or not outputs[index].placed:
+            continue
+        parts = list(_parts(after, event.start, index))
+        first = next((part for part in parts if inputs[part].placed), None)
+        clean = [part for part in parts if (first is None or part < first) and not outputs[part].placed]
+        summaries = [
+            inner
+            for inner in range(event.start, index if first is None else after[first].start)
+            if outputs[inner].summary and not any(inputs[inner])
+        ]
+        return Location(
+            module=event.name,
+            kind=event.kind,
+            after=_within(after[clean[-1]].name, event.name) if clean else None,
+            before=_within(after[first].name, event.name) if first is not None else None,
+            summary=after[summaries[0]].name if summaries else None,
+            path=_folded(_path(after, index, inputs, outputs)),
+        )
+    return None
+
+
+def module_names(model: Any, run: Run) -> dict[nn.Module, str]:
+    """Every module that runs, with its qualified name; of a function, the modules that it calls."""
+    if isinstance(model, nn.Module):
+        return {module: name for name, module in model.named_modules()}
+    called: dict[nn.Module, None] = {}
+    handle = register_module_forward_pre_hook(lambda module, _: called.setdefault(module))
+    try:
+        run()
+    finally:
+        handle.remove()
+    names: dict[nn.Module, str] = {}
+    for module in called:  # outer modules are called before what they contain
+        if module not in names:
+            top = type(module).__name__
+            for name, inner in module.named_modules():
+                names.setdefault(inner, f"{top}.{name}" if name else top)
+    return names
+
+
+def _record(names: Mapping[nn.Module, str], one: Pass) -> list[_Event]:
+    """The calls of a pass in the order in which they ended; of a model called several times, its last call."""
+    ended: list[_Event] = []
+    running: list[_Event] = []
+
+    def begin(module: nn.Module, args: Any, kwargs: Any) -> None:
+        if names[module] == "":
+            ended.clear()
+            running.clear()
+        # Copied now: what a module was given may be changed in place before it ends.
+        running.append(_Event(names[module], type(module).__name__, len(ended), list(_cut([args, kwargs], one))))
+
+    def end(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        event = running.pop()
+        event.outputs = list(_cut(output, one))
+        ended.append(event)
+
+    with ExitStack() as hooks:
+        for module in names:
+            handles: list[RemovableHandle] = [
+                module.register_forward_pre_hook(begin, with_kwargs=True),
+                module.register_forward_hook(end, with_kwargs=True),
+            ]
+            for handle in handles:
+                hooks.callback(handle.remove)
+        one.run()
+    return ended
+
+
+def _counted(events: list[_Event]) -> Iterator[tuple[_Event, int]]:
+    """Each event, with how many of the same module came before: a shared module runs more than once."""
+    counts: dict[str, int] = {}
+    for event in events:
+        counts[event.name] = counts.get(event.name, -1) + 1
+        yield event, counts[event.name]
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _tensors(item)
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from _tensors(item)
+
+
+def _cut(value: Any, one: Pass) -> Iterator[_Part]:
+    """Copies of the compared parts of all tensors in what a module takes or gives."""
+    rows, columns = one.run.size
+    for tensor in _tensors(value):
+        if tensor.ndim and tensor.shape[0] == rows * columns and rows > 1 and columns > 1:  # as experts flatten it
+            tensor = tensor.unflatten(0, (rows, columns))
+        times = [axis for axis, size in enumerate(tensor.shape) if size == columns]
+        batch = next((axis for axis, size in enumerate(tensor.shape) if size == rows and axis not in times), None)
+        placed = bool(times) and (one.rows == EVERYTHING or batch is not None)
+        if columns > 1:  # a step of decoding has the one position
+            for axis in times:
+                tensor = tensor[(EVERYTHING,) * axis + (one.columns,)]
+        if batch is not None and rows > 1:
+            tensor = tensor[(EVERYTHING,) * batch + (one.rows,)]
+        yield _Part(tensor.detach().clone(), placed)
+
+
+def _moved(ours: list[_Part], theirs: list[_Part], threshold: float) -> _Moved:
+    found = {True: False, False: False}
+    for one, other in zip(ours, theirs, strict=False):
+        if one.value.shape != other.value.shape or one.value.dtype != other.value.dtype:
+            continue  # such as the key/value states of another length: nothing to compare
+        found[one.placed and other.placed] |= _differ(one.value, other.value, threshold)
+    return _Moved(found[True], found[False])
+
+
+def _differ(ours: Tensor, theirs: Tensor, threshold: float) -> bool:
+    if not ours.is_floating_point():
+        return not torch.equal(ours, theirs)
+    ours, theirs = ours.double(), theirs.double()
+    moved = change(ours, theirs)
+    return moved > threshold * max(spread(ours), 1e-12) or moved != moved
+
+
+def _parts(events: list[_Event], start: int, stop: int) -> Iterator[int]:
+    """Indices, in order, of the outermost events that lie in [start, stop): the parts of an enclosing call."""
+    found = []
+    index = stop - 1
+    while index >= start:
+        found.append(index)
+        index = events[index].start - 1
+    yield from reversed(found)
+
+
+def _path(events: list[_Event], index: int, inputs: list[_Moved], outputs: list[_Moved]) -> list[str]:
+    """The origin, then at each enclosing level the later parts that take the change in and pass it on."""
+    path = [events[index].name or "(model)"]
+    while index < len(events):
+        outer = next((k for k in range(index + 1, len(events)) if events[k].start <= index), len(events))
+        path += [
+            events[part].name for part in _parts(events, index + 1, outer) if any(inputs[part]) and any(outputs[part])
+        ]
+        index = outer
+    return path
+
+
+def _folded(path: list[str]) -> list[str]:
+    """`h.1, h.2, ..., h.5` as `h.1 ... h.5`."""
+    folded: list[str] = []
+    for name in path:
+        stem, number = _numbered(name)
+        if folded and number is not None:
+            last_stem, last = _numbered(folded[-1].rpartition(" ... ")[2])
+            if last_stem == stem and last is not None and number == last + 1:
+                folded[-1] = f"{folded[-1].partition(' ... ')[0]} ... {name}"
+                continue
+        folded.append(name)
+    return folded
+
+
+def _numbered(name: str) -> tuple[str, int | None]:
+    match = re.fullmatch(r"(.*\.)(\d+)", name)
+    return (match[1], int(match[2])) if match else (name, None)
+
+
+def _within(name: str, outer: str) -> str:
+    """A part's name as seen from the module that it is a part of."""
+    return name.removeprefix(f"{outer}.")

@@ -1,0 +1,191 @@
+"""Training on noise: nobody can predict independent uniform tokens, so a model that does has seen them.
+
+Legend: B batch, T time, K ids that are drawn.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .causality import Result
+from .errors import InputError
+from .locate import module_names
+from .subject import Run, Subject
+
+CHECK = "uniform tokens"
+
+NUM_IDS = 32
+"""Ids that are drawn: few, so that a leak is learned soon. Whatever the vocabulary, no causal model gets below ln K."""
+
+SIGMAS = 6.0
+"""A gain is a leak beyond so many standard errors: once in a billion by chance, so that looking often does no harm."""
+
+BATCH, LENGTH = 32, 32
+LEARNING_RATE, WARMUP_STEPS = 2e-3, 20
+LOOK_STEPS = 25
+"""Optimizer steps between two looks at fresh tokens."""
+
+MARGIN = 3
+"""A model has been trained enough when it has had so many times the steps after which a planted leak was seen."""
+
+
+class Gain(NamedTuple):
+    """How far a loss on fresh tokens lies below ln K.
+
+    With independent uniform tokens the expected loss of every prediction of a causal model is at least ln K, given all
+    that came before it. The gains are then a supermartingale's differences, so their mean exceeds 0 by more than
+    `SIGMAS` standard errors practically never, whatever the model has learned.
+    """
+
+    mean: float
+    error: float
+
+    @property
+    def significant(self) -> bool:
+        return self.mean > SIGMAS * self.error
+
+    @classmethod
+    def of(cls, losses: list[Tensor]) -> "Gain":
+        gains = math.log(NUM_IDS) - torch.cat([loss.flatten() for loss in losses]).double()
+        return cls(gains.mean().item(), gains.std().item() / math.sqrt(gains.numel()))
+
+
+class _Trained(NamedTuple):
+    gain: Gain
+    mode: str
+    steps: int
+
+
+def train_on_uniform_tokens(
+    build: Callable[[], nn.Module],
+    seconds: float = 60.0,
+    progress: Callable[[float, str], None] = lambda elapsed, said: None,
+) -> Result:
+    """Train a model on independent uniform tokens, fresh at every step, and see whether it learns to predict them.
+
+    A second model, with the next token's embedding added to its input, is trained first: a control that shows how many
+    steps it takes this architecture to use a leak.
+
+    Args:
+        build: makes the untrained module; called twice.
+        seconds: for both trainings together; a leak ends them early.
+        progress: told the seconds that have passed and what is being done.
+
+    Raises:
+        InputError: the model cannot be called with ids, or gives no logits.
+    """
+    start = time.monotonic()
+
+    def tell(said: str) -> float:
+        elapsed = time.monotonic() - start
+        progress(elapsed, said)
+        return elapsed
+
+    subject = Subject(build())
+    if subject.module is None:
+        return Result(CHECK, "skipped", meaning="a function has no weights to train; give a module")
+    with subject.random_state_kept():
+        torch.manual_seed(0)
+        try:
+            with _next_token_added(subject) as planted:
+                control = _train(subject, seconds / 3, lambda said: tell(f"control with a planted leak, {said}"))
+            left = seconds - (time.monotonic() - start)
+            torch.manual_seed(0)
+            trained = _train(Subject(build()), left, lambda said: tell(f"training on uniform tokens, {said}"))
+        except RuntimeError as error:
+            if isinstance(error, InputError):
+                raise
+            return Result(CHECK, "skipped", meaning=f"it could not be trained: {' '.join(str(error).split())[:200]}")
+    return _result(trained, control, planted)
+
+
+def _result(trained: _Trained, control: _Trained, planted: list[Tensor]) -> Result:
+    gain, unit = trained.gain, f"nats below ln {NUM_IDS}"
+    tolerance = SIGMAS * gain.error
+    if gain.significant:
+        meaning = (
+            f"after {trained.steps} steps it predicts independent uniform tokens that it has never met, in "
+            f"{trained.mode} mode, {gain.mean:.3f} nats better than anyone can"
+        )
+        return Result(CHECK, "leak", gain.mean, tolerance, unit, meaning)
+    if planted and not control.gain.significant:
+        meaning = f"too little training to tell: {control.steps} steps did not teach it even a leak that was planted"
+        return Result(CHECK, "skipped", meaning=f"{meaning}; give it more seconds, or make it smaller")
+    if planted and trained.steps < MARGIN * control.steps:
+        meaning = f"too little training to tell: {trained.steps} steps, and a planted leak took {control.steps}"
+        return Result(CHECK, "skipped", meaning=f"{meaning}; give it more seconds, or make it smaller")
+    said = f"{trained.steps} steps" + (f"; a planted leak was seen after {control.steps}" if planted else "")
+    return Result(CHECK, "ok", max(gain.mean, 0.0), tolerance, unit, said)
+
+
+def _train(subject: Subject, seconds: float, tell: Callable[[str], Any]) -> _Trained:
+    """Train until a gain shows or the time is up. The gain is that of the last look, in the mode that showed more."""
+    assert subject.module is not None
+    length = min(LENGTH, subject.positions or LENGTH)
+    drawn = subject.drawn_ids()[:NUM_IDS]
+    generator = torch.Generator().manual_seed(1)
+    weights = [weight for weight in subject.module.parameters() if weight.requires_grad]
+    if not weights:
+        raise InputError("the model has no weights that could be trained")
+    optimizer = torch.optim.AdamW(weights, lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / WARMUP_STEPS))
+
+    def losses() -> Tensor:
+        """[B, T - 1] in nats, on tokens that have never been seen."""
+        ids = drawn[torch.randint(len(drawn), (BATCH, length), generator=generator)].to(subject.device)
+        logits = subject.logits(ids)[:, :-1]
+        return nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
+
+    start, steps = time.monotonic(), 0
+    while True:
+        seen = []
+        with subject.mode(training=True):
+            for _ in range(LOOK_STEPS):
+                loss = losses()
+                seen.append(loss.detach())
+                optimizer.zero_grad()
+                loss.mean().backward()
+                nn.utils.clip_grad_norm_(weights, 1.0)
+                optimizer.step()
+                schedule.step()
+                steps += 1
+                if time.monotonic() - start > seconds:
+                    break
+        with torch.no_grad(), subject.mode(training=False):
+            fresh = [losses() for _ in seen]
+        looks = {"training": Gain.of(seen), "eval": Gain.of(fresh)}
+        mode = max(looks, key=lambda name: looks[name].mean / looks[name].error)
+        gain = looks[mode]
+        tell(f"step {steps}: {gain.mean:+.4f} nats against ln {len(drawn)} ({mode} mode)")
+        if gain.significant or time.monotonic() - start > seconds:
+            return _Trained(gain, mode, steps)
+
+
+@contextmanager
+def _next_token_added(subject: Subject) -> Iterator[list[Tensor]]:
+    """Plant a leak: every embedding of the tokens also brings that of the token after it. Yields what was planted."""
+    planted: list[Tensor] = []
+
+    def add_next(module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
+        ids = args[0] if args else None
+        if not isinstance(ids, Tensor) or ids.ndim != 2 or output.shape[:2] != ids.shape or len(ids) == 1:
+            return None  # not the tokens: positions, for one
+        planted[:] = [ids]
+        return output + output.roll(-1, dims=1)
+
+    one = torch.zeros(2, 2, dtype=torch.long, device=subject.device)
+    handles = [
+        module.register_forward_hook(add_next)
+        for module in module_names(subject.model, Run(lambda: subject.logits(one), (2, 2)))
+        if isinstance(module, nn.Embedding)
+    ]
+    try:
+        yield planted
+    finally:
+        for handle in handles:
+            handle.remove()

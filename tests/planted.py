@@ -1,0 +1,295 @@
+"""Small language models, each with one leak planted, and a few that only look as if they leaked.
+
+Legend: B batch, T time, D width, V vocabulary.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+VOCABULARY, WIDTH = 50, 24
+
+
+class RunningMean(nn.Module):
+    """Causal: each position sees the mean of those up to it."""
+
+    def forward(self, state: Tensor) -> Tensor:
+        return state.cumsum(1) / torch.arange(1, state.shape[1] + 1)[:, None]
+
+
+class TinyLM(nn.Module):
+    """A causal model but for the mixer it is given: embedding, clean layer, mixer, linear layer, head."""
+
+    def __init__(self, mixer: nn.Module, strength: float = 0.3) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(VOCABULARY, WIDTH)
+        self.before = RunningMean()
+        self.mixer = mixer
+        self.after = nn.Linear(WIDTH, WIDTH)
+        self.head = nn.Linear(WIDTH, VOCABULARY)
+        self.strength = strength
+
+    def forward(self, ids: Tensor) -> Tensor:
+        state = self.embedding(ids)
+        state = state + self.before(state)
+        state = state + self.strength * self.mixer(state)
+        return self.head(state + torch.tanh(self.after(state)))
+
+
+class Attention(nn.Module):
+    """One head; `diagonal` of its mask: 0 as it should be, 1 sees one token too many, None has no mask."""
+
+    def __init__(self, diagonal: int | None) -> None:
+        super().__init__()
+        self.query, self.key, self.value, self.out = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
+        self.diagonal = diagonal
+
+    def forward(self, state: Tensor) -> Tensor:
+        scores = self.query(state) @ self.key(state).transpose(1, 2) / math.sqrt(WIDTH)
+        if self.diagonal is not None:
+            visible = torch.ones(scores.shape[1:]).tril(self.diagonal).bool()
+            scores = scores.masked_fill(~visible, -math.inf)
+        return self.out(scores.softmax(-1) @ self.value(state))
+
+
+class NextTokenLM(TinyLM):
+    """The embedding of the next token is concatenated to the input."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(2 * WIDTH, WIDTH))
+        self.lookahead = nn.Embedding(VOCABULARY, WIDTH)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        state = torch.cat([self.embedding(ids), self.lookahead(ids.roll(-1, 1))], dim=-1)
+        return self.head(self.after(self.mixer(state)))
+
+
+class SequenceMean(nn.Module):
+    def forward(self, state: Tensor) -> Tensor:
+        return state.mean(1, keepdim=True).expand_as(state)
+
+
+class PooledGate(nn.Module):
+    """Squeeze and excitation: a module pools the sequence, another makes a gate of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool1d(1)
+        self.gate = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, state: Tensor) -> Tensor:
+        return state * torch.sigmoid(self.gate(self.pool(state.transpose(1, 2)).squeeze(-1)))[:, None]
+
+
+class SidePath(nn.Module):
+    """A score a position, softmax over all positions: how salient each token is in its text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.score = nn.Linear(WIDTH, 1)
+
+    def forward(self, state: Tensor) -> Tensor:
+        return state * self.score(state).softmax(dim=1) * state.shape[1]
+
+
+class OverBatch(nn.Module):
+    def __init__(self, statistic: Callable[..., Any]) -> None:
+        super().__init__()
+        self.statistic = statistic
+
+    def forward(self, state: Tensor) -> Tensor:
+        found = self.statistic(state, dim=0, keepdim=True)
+        return (found if isinstance(found, Tensor) else found.values).expand_as(state)
+
+
+class OverTime(nn.Module):
+    """A norm of the vision kind, [B, D, T], whose statistics run over time."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, state: Tensor) -> Tensor:
+        return self.norm(state.transpose(1, 2)).transpose(1, 2)
+
+
+class ByLength(nn.Module):
+    """How far along the text a token is, as a share of its length."""
+
+    def forward(self, state: Tensor) -> Tensor:
+        length = state.shape[1]
+        return torch.arange(length)[:, None].expand_as(state) / length
+
+
+class Convolution(nn.Module):
+    """Width 3; `causal` pads on the left only."""
+
+    def __init__(self, causal: bool) -> None:
+        super().__init__()
+        self.causal = causal
+        self.convolution = nn.Conv1d(WIDTH, WIDTH, 3, padding=0 if causal else 1)
+
+    def forward(self, state: Tensor) -> Tensor:
+        channels = state.transpose(1, 2)
+        return self.convolution(F.pad(channels, (2, 0)) if self.causal else channels).transpose(1, 2)
+
+
+class Recurrent(nn.Module):
+    def __init__(self, bidirectional: bool) -> None:
+        super().__init__()
+        self.rnn = nn.GRU(WIDTH, WIDTH // (2 if bidirectional else 1), batch_first=True, bidirectional=bidirectional)
+
+    def forward(self, state: Tensor) -> Tensor:
+        return self.rnn(state)[0]
+
+
+class OnlyInTraining(nn.Module):
+    """Teacher forcing gone wrong: the token after it, as long as there is one to train on."""
+
+    def forward(self, state: Tensor) -> Tensor:
+        return state.roll(-1, 1) if self.training else state
+
+
+class TimeFirst(nn.Module):
+    """A module of the [T, B, D] kind, inside a model of the [B, T, D] kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(WIDTH, 2)
+
+    def forward(self, state: Tensor) -> Tensor:
+        state = state.transpose(0, 1)
+        return self.attention(state, state, state, need_weights=False)[0].transpose(0, 1)
+
+
+class ZeroProjection(nn.Module):
+    """An attention without a mask behind a projection that starts at zero, as residual branches often do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = Attention(None)
+        self.projection = nn.Linear(WIDTH, WIDTH)
+        nn.init.zeros_(self.projection.weight)
+        nn.init.zeros_(self.projection.bias)
+
+    def forward(self, state: Tensor) -> Tensor:
+        return self.projection(self.attention(state))
+
+
+class FewSteps(nn.Module):
+    """Attention within chunks of 8 tokens, without a mask inside them: only seams inside a chunk show it."""
+
+    def forward(self, state: Tensor) -> Tensor:
+        chunks = F.pad(state, (0, 0, 0, -state.shape[1] % 8)).unflatten(1, (-1, 8))
+        return chunks.mean(2, keepdim=True).expand_as(chunks).flatten(1, 2)[:, : state.shape[1]]
+
+
+def _llama(kind: type[LlamaForCausalLM] = LlamaForCausalLM) -> LlamaForCausalLM:
+    return kind(
+        LlamaConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            max_position_embeddings=64,
+            bos_token_id=1,
+            eos_token_id=2,
+            initializer_range=0.3,
+        )
+    )
+
+
+class CacheOneOff(LlamaForCausalLM):
+    """While decoding from its cache, every position is taken for the one after it."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Any = None, position_ids: Any = None, **inputs: Any) -> Any:  # type: ignore[override]
+        if position_ids is not None and input_ids.shape[1] == 1:
+            position_ids = position_ids + 1
+        return super().forward(input_ids, attention_mask=attention_mask, position_ids=position_ids, **inputs)
+
+
+def _stale_cache() -> LlamaForCausalLM:
+    """The second layer's attention forgets the newest key and value when it decodes."""
+    model = _llama()
+    attention = model.model.layers[1].self_attn
+    original = attention.forward
+
+    def forward(hidden_states: Tensor, **inputs: Any) -> Any:
+        mixed, weights = original(hidden_states, **inputs)
+        return (mixed * 0.5 if hidden_states.shape[1] == 1 else mixed), weights
+
+    attention.forward = forward
+    return model
+
+
+class MaskIgnored(GPT2LMHeadModel):
+    """Takes an attention_mask, and attends to padding all the same."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Any = None, position_ids: Any = None, **inputs: Any) -> Any:  # type: ignore[override]
+        return super().forward(input_ids, position_ids=position_ids, **inputs)
+
+
+def _gpt2(kind: type[GPT2LMHeadModel] = GPT2LMHeadModel) -> GPT2LMHeadModel:
+    return kind(
+        GPT2Config(
+            vocab_size=VOCABULARY,
+            n_embd=16,
+            n_layer=2,
+            n_head=2,
+            n_positions=64,
+            initializer_range=0.3,
+            bos_token_id=1,
+            eos_token_id=2,
+        )
+    )
+
+
+LEAKS: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
+    # name: how to make it, the check that must find it, the module it must be traced to
+    "no mask": (lambda: TinyLM(Attention(None)), "future", "mixer"),
+    "mask off by one": (lambda: TinyLM(Attention(1)), "future", "mixer"),
+    "next token concatenated": (NextTokenLM, "future", ""),
+    "mean over the sequence": (lambda: TinyLM(SequenceMean()), "future", "mixer"),
+    "pooled gate": (lambda: TinyLM(PooledGate()), "future", "mixer"),
+    "softmax over all positions": (lambda: TinyLM(SidePath()), "future", "mixer"),
+    "minimum over the batch": (lambda: TinyLM(OverBatch(torch.min)), "batch", "mixer"),
+    "maximum over the batch": (lambda: TinyLM(OverBatch(torch.max)), "batch", "mixer"),
+    "mean over the batch": (lambda: TinyLM(OverBatch(torch.mean)), "batch", "mixer"),
+    "BatchNorm over time": (lambda: TinyLM(OverTime(nn.BatchNorm1d(WIDTH))), "future (training)", "mixer.norm"),
+    "GroupNorm over time": (lambda: TinyLM(OverTime(nn.GroupNorm(4, WIDTH))), "future", "mixer.norm"),
+    "InstanceNorm over time": (lambda: TinyLM(OverTime(nn.InstanceNorm1d(WIDTH))), "future", "mixer.norm"),
+    "divided by the length": (lambda: TinyLM(ByLength()), "length", "mixer"),
+    "symmetric convolution": (lambda: TinyLM(Convolution(causal=False)), "future", "mixer.convolution"),
+    "bidirectional RNN": (lambda: TinyLM(Recurrent(bidirectional=True)), "future", "mixer.rnn"),
+    "only in training": (lambda: TinyLM(OnlyInTraining()), "future (training)", "mixer"),
+    "time first, no mask": (lambda: TinyLM(TimeFirst()), "future", "mixer.attention"),
+    "behind a zero projection": (lambda: TinyLM(ZeroProjection()), "future", "mixer.attention"),
+    "inside chunks": (lambda: TinyLM(FewSteps()), "future", "mixer"),
+    "weak": (lambda: TinyLM(SequenceMean(), strength=1e-2), "future", "mixer"),
+    "cache one step off": (lambda: _llama(CacheOneOff), "cache", ""),
+    "cache of one layer": (_stale_cache, "cache", "model.layers.1.self_attn"),
+    "mask ignored under padding": (lambda: _gpt2(MaskIgnored), "padding", "transformer.h.0.attn"),
+}
+
+CLEAN: dict[str, Callable[[], nn.Module]] = {
+    "attention": lambda: TinyLM(Attention(0)),
+    "convolution": lambda: TinyLM(Convolution(causal=True)),
+    "RNN": lambda: TinyLM(Recurrent(bidirectional=False)),
+    "LayerNorm": lambda: TinyLM(nn.LayerNorm(WIDTH)),
+    "dropout": lambda: TinyLM(nn.Sequential(Attention(0), nn.Dropout(0.5))),
+    "GPT-2": _gpt2,
+    "Llama": _llama,
+}
+
+
+def planted(name: str) -> nn.Module:
+    """A leaky model by name, always with the same weights."""
+    torch.manual_seed(0)
+    return LEAKS[name][0]()
