@@ -273,7 +273,7 @@ LEAKS: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
     "behind a zero projection": (lambda: TinyLM(ZeroProjection()), "future", "mixer.attention"),
     "inside chunks": (lambda: TinyLM(FewSteps()), "future", "mixer"),
     "weak": (lambda: TinyLM(SequenceMean(), strength=1e-2), "future", "mixer"),
-    "cache one step off": (lambda: _llama(CacheOneOff), "cache", ""),
+    "cache one step off": (lambda: _llama(CacheOneOff), "cache", "model"),
     "cache of one layer": (_stale_cache, "cache", "model.layers.1.self_attn"),
     "mask ignored under padding": (lambda: _gpt2(MaskIgnored), "padding", "transformer.h.0.attn"),
 }

@@ -8,7 +8,7 @@ Legend: B batch, T time, V vocabulary.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -456,12 +456,15 @@ class _Checks:
         if not failed:
             return Result(name, "ok", largest, self.tolerance, meaning=remark)
         failed.sort(key=lambda item: -item[0])
-        tried = (self._locate(comparison) for _, comparison in failed[:ATTEMPTS])
-        location = next((location for location in tried if location), None)
+        location = self._first_location(comparison for _, comparison in failed[:ATTEMPTS])
         return Result(name, "leak", largest, self.tolerance, meaning=failed[0][1].meaning, location=location)
 
-    def _locate(self, comparison: _Comparison) -> Location | None:
-        return locate(self.subject.model, comparison.ours, comparison.theirs, self.tolerance / 10)
+    def _first_location(self, comparisons: Iterable[_Comparison]) -> Location | None:
+        for comparison in comparisons:
+            location = locate(self.subject.model, comparison.ours, comparison.theirs, self.tolerance / 10)
+            if location:
+                return location
+        return None
 
     def _gradient(self) -> Result:
         """Derivatives of a row's logits before a cut, towards all it must not see: later tokens and other rows."""
@@ -476,9 +479,10 @@ class _Checks:
         unit = "of the largest derivative towards an earlier token"
         if worst <= tolerance:
             return Result("gradient", "ok", worst, tolerance, unit)
-        comparison = next(one for one in self._other_futures() if one.ours.columns.stop == cut)
         meaning = f"what it predicts before position {cut} has a derivative towards later tokens or other rows"
-        return Result("gradient", "leak", worst, tolerance, unit, meaning, self._locate(comparison))
+        futures = (comparison for comparison in self._other_futures() if comparison.ours.columns.stop == cut)
+        location = self._first_location(chain(futures, self._replaced_rows()))
+        return Result("gradient", "leak", worst, tolerance, unit, meaning, location)
 
     @torch.enable_grad()
     def _largest_derivative(self) -> tuple[float, int]:

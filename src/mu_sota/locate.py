@@ -7,6 +7,7 @@ that no weight has.
 Legend: B batch, T time.
 """
 
+import inspect
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -56,8 +57,10 @@ class Location:
 
 
 class _Part(NamedTuple):
-    """The compared part of one tensor; `placed` if it has all the axes by which it was cut."""
+    """The compared part of one tensor, by the name under which it went in or out; `placed` if it has all the axes by
+    which it was cut."""
 
+    name: str
     value: Tensor
     placed: bool
 
@@ -150,8 +153,9 @@ def _record(names: Mapping[nn.Module, str], one: Pass) -> list[_Event]:
         if names[module] == "":
             ended.clear()
             running.clear()
+        given = dict(zip(inspect.signature(module.forward).parameters, args, strict=False)) | kwargs
         # Copied now: what a module was given may be changed in place before it ends.
-        running.append(_Event(names[module], type(module).__name__, len(ended), list(_cut([args, kwargs], one))))
+        running.append(_Event(names[module], type(module).__name__, len(ended), list(_cut(given, one))))
 
     def end(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         event = running.pop()
@@ -178,21 +182,21 @@ def _counted(events: list[_Event]) -> Iterator[tuple[_Event, int]]:
         yield event, counts[event.name]
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
     if isinstance(value, Tensor):
-        yield value
+        yield name, value
     elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _tensors(item)
+        for key, item in value.items():
+            yield from _tensors(item, f"{name}.{key}")
     elif isinstance(value, tuple | list):
-        for item in value:
-            yield from _tensors(item)
+        for index, item in enumerate(value):
+            yield from _tensors(item, f"{name}.{index}")
 
 
 def _cut(value: Any, one: Pass) -> Iterator[_Part]:
     """Copies of the compared parts of all tensors in what a module takes or gives."""
     rows, columns = one.run.size
-    for tensor in _tensors(value):
+    for name, tensor in _tensors(value):
         if tensor.ndim and tensor.shape[0] == rows * columns and rows > 1 and columns > 1:  # as experts flatten it
             tensor = tensor.unflatten(0, (rows, columns))
         times = [axis for axis, size in enumerate(tensor.shape) if size == columns]
@@ -203,19 +207,28 @@ def _cut(value: Any, one: Pass) -> Iterator[_Part]:
                 tensor = tensor[(EVERYTHING,) * axis + (one.columns,)]
         if batch is not None and rows > 1:
             tensor = tensor[(EVERYTHING,) * batch + (one.rows,)]
-        yield _Part(tensor.detach().clone(), placed)
+        yield _Part(name, tensor.detach().clone(), placed)
 
 
 def _moved(ours: list[_Part], theirs: list[_Part], threshold: float) -> _Moved:
     found = {True: False, False: False}
-    for one, other in zip(ours, theirs, strict=False):
-        if one.value.shape != other.value.shape or one.value.dtype != other.value.dtype:
-            continue  # such as the key/value states of another length: nothing to compare
-        found[one.placed and other.placed] |= _differ(one.value, other.value, threshold)
+    known = {part.name: part for part in ours}
+    for other in theirs:
+        one = known.get(other.name)
+        if one and _comparable(one.value, other.value):
+            found[one.placed and other.placed] |= _differ(one.value, other.value, threshold)
     return _Moved(found[True], found[False])
 
 
+def _comparable(ours: Tensor, theirs: Tensor) -> bool:
+    """One shape, or one row for all where the other has each; not, for one, keys and values of another length."""
+    if ours.dtype != theirs.dtype or ours.ndim != theirs.ndim or ours.shape[1:] != theirs.shape[1:]:
+        return False
+    return ours.shape == theirs.shape or 1 in (ours.shape[0], theirs.shape[0])
+
+
 def _differ(ours: Tensor, theirs: Tensor, threshold: float) -> bool:
+    ours, theirs = torch.broadcast_tensors(ours, theirs)
     if not ours.is_floating_point():
         return not torch.equal(ours, theirs)
     ours, theirs = ours.double(), theirs.double()
