@@ -1,15 +1,101 @@
-"""The leak check passes our model and names what is wrong with models that see what they must not."""
+"""The leak check finds and traces every planted leak, passes what is causal, and says what it cannot check."""
 
+import importlib
+import math
+import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from planted import CLEAN, LEAKS, VOCABULARY, Attention, RunningMean, TinyLM, planted
+from torch import Tensor, nn
 
-from mu_sota import MuConfig, MuForCausalLM
-from mu_sota.causality import LeakError, assert_causal, find_leaks
+from mu_sota import InputError, MuConfig, MuForCausalLM
+from mu_sota.causality import LeakError, Report, Result, assert_causal, check
 
-VOCABULARY, LENGTH = 50, 24
+
+def results(report: Report) -> dict[str, Result]:
+    return {result.check: result for result in report.results}
+
+
+# What leaks is found, by the check that is there for it, and traced to where it arises.
+
+
+@pytest.mark.parametrize("name", LEAKS)
+def test_a_planted_leak_is_found_and_traced(name: str) -> None:
+    _, expected, module = LEAKS[name]
+    report = check(planted(name))
+    assert not report.clean
+    found = results(report)[expected]
+    assert found.verdict == "leak"
+    assert found.change is not None
+    assert found.tolerance is not None
+    assert found.change > 10 * found.tolerance
+    assert found.location is not None
+    assert found.location.module == module
+    assert found.location.path[-1] in ("lm_head", "head", "(model)")
+
+
+@pytest.mark.parametrize("name", CLEAN)
+def test_a_causal_model_passes(name: str) -> None:
+    torch.manual_seed(0)
+    report = check(CLEAN[name]())
+    assert report.clean, report
+    assert results(report)["gradient"].change == 0.0
+    assert results(report)["future"].change == 0.0
+
+
+def test_our_model_passes() -> None:
+    torch.manual_seed(0)
+    report = assert_causal(MuForCausalLM(MuConfig(vocab_size=VOCABULARY, num_hidden_layers=3)))
+    checked = {result.check for result in report.results if result.verdict == "ok"}
+    assert {"future", "batch", "length", "gradient", "padding", "future (training)", "batch (training)"} <= checked
+
+
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "GPT2": {"n_embd": 16, "n_layer": 2, "n_head": 2},
+    "GPTNeoX": {},
+    "OPT": {"ffn_dim": 32, "word_embed_proj_dim": 16},
+    "Bloom": {"n_layer": 2, "n_head": 2},
+    "Llama": {"num_key_value_heads": 1},
+    "Mistral": {"num_key_value_heads": 1, "sliding_window": 8},
+    "Mixtral": {"num_key_value_heads": 1, "num_local_experts": 4},
+    "Qwen2": {"num_key_value_heads": 1},
+    "Qwen3": {"num_key_value_heads": 1, "head_dim": 8},
+    "Gemma": {"num_key_value_heads": 1, "head_dim": 8},
+    "Gemma2": {"num_key_value_heads": 1, "head_dim": 8, "sliding_window": 8},
+    "Mamba": {"state_size": 4},
+    "FalconMamba": {"state_size": 4},
+}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_models_of_transformers_pass(name: str) -> None:
+    library = importlib.import_module("transformers")
+    sizes = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "initializer_range": 0.3,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    torch.manual_seed(0)
+    model = getattr(library, f"{name}ForCausalLM" if name != "GPT2" else "GPT2LMHeadModel")(
+        getattr(library, f"{name}Config")(**sizes | ARCHITECTURES[name])
+    )
+    report = check(model)
+    assert report.clean, report
+    assert [result.check for result in report.results if result.verdict == "skipped"] == []
+
+
+# Functions, and modules that are no model of transformers.
 
 
 def _embed(ids: Tensor) -> Tensor:
@@ -19,44 +105,201 @@ def _embed(ids: Tensor) -> Tensor:
 
 
 def _running_mean(ids: Tensor) -> Tensor:
-    vectors = _embed(ids)
-    return vectors.cumsum(1) / torch.arange(1, ids.shape[1] + 1)[:, None]
-
-
-def _next_token(ids: Tensor) -> Tensor:
-    return _running_mean(ids) + 0.01 * _embed(ids.roll(-1, 1))
-
-
-def _sequence_mean(ids: Tensor) -> Tensor:
-    return _running_mean(ids) + 0.01 * _embed(ids).mean(1, keepdim=True)
-
-
-def _batch_mean(ids: Tensor) -> Tensor:
-    return _running_mean(ids) + 0.01 * _embed(ids).mean(0, keepdim=True)
-
-
-def _length(ids: Tensor) -> Tensor:
-    return _running_mean(ids) * (1 + 1 / ids.shape[1])
-
-
-def test_a_causal_function_and_our_model_pass() -> None:
-    assert_causal(_running_mean, VOCABULARY, LENGTH)
-    torch.manual_seed(0)
-    model = MuForCausalLM(MuConfig(vocab_size=VOCABULARY, num_hidden_layers=3, max_position_embeddings=LENGTH)).eval()
-    assert_causal(lambda ids: model(ids).logits, VOCABULARY, LENGTH)
+    return RunningMean()(_embed(ids))
 
 
 @pytest.mark.parametrize(
-    ("leaky", "check"),
-    [(_next_token, "future"), (_sequence_mean, "future"), (_batch_mean, "batch"), (_length, "prefix")],
+    ("leak", "expected"),
+    [
+        (lambda ids: _embed(ids.roll(-1, 1)), "future"),
+        (lambda ids: _embed(ids).mean(1, keepdim=True), "future"),
+        (lambda ids: _embed(ids).mean(0, keepdim=True), "batch"),
+        (lambda ids: _embed(ids) / ids.shape[1], "length"),
+        (lambda ids: _embed(ids) * (len(ids) == 1), "batch"),
+        (lambda ids: _embed(ids.flip(0)), "batch"),
+    ],
 )
-def test_a_planted_leak_is_found_and_named(leaky: Callable[[Tensor], Tensor], check: str) -> None:
-    assert check in {finding.check for finding in find_leaks(leaky, VOCABULARY, LENGTH)}
-    with pytest.raises(LeakError, match="not causal"):
-        assert_causal(leaky, VOCABULARY, LENGTH)
+@pytest.mark.parametrize("strength", [1e-3, 1.0])
+def test_a_leak_in_a_function_is_found(leak: Callable[[Tensor], Tensor], expected: str, strength: float) -> None:
+    def leaky(ids: Tensor) -> Tensor:
+        return _running_mean(ids) + strength * leak(ids)
+
+    report = check(leaky)
+    assert results(report)[expected].verdict == "leak"
+    assert results(report)["gradient"].verdict == "skipped"
+    assert check(_running_mean).clean
 
 
-def test_nan_is_a_finding_and_the_random_state_is_left_alone() -> None:
+def test_a_function_that_calls_modules_is_traced_into_them() -> None:
+    model = planted("symmetric convolution").eval()
+    found = results(check(lambda ids: 1 * model(ids)))["future"]
+    assert found.location is not None
+    assert found.location.module == "TinyLM.mixer.convolution"
+    assert found.location.path == ["TinyLM.mixer.convolution", "TinyLM.after", "TinyLM.head"]
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda logits: logits, lambda logits: (logits, None), lambda logits: {"logits": logits, "loss": None}],
+)
+def test_logits_are_taken_as_models_give_them(wrap: Callable[[Tensor], Any]) -> None:
+    report = check(lambda ids: wrap(_running_mean(ids)))
+    assert report.clean
+    assert report.vocab_size == VOCABULARY
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(2, 70), st.integers(4, 9), st.integers(2, 60), st.integers(1, 69))
+def test_one_dependence_is_found_at_any_size(length: int, rows: int, vocabulary: int, ahead: int) -> None:
+    """Every position sees the token `ahead` of it, weakly; there is one to be seen if the text is longer than that."""
+    table = torch.randn(vocabulary, 8, generator=torch.Generator().manual_seed(0))
+
+    def leaky(ids: Tensor) -> Tensor:
+        seen = nn.functional.pad(table[ids][:, ahead:], (0, 0, 0, min(ahead, ids.shape[1])))
+        return RunningMean()(table[ids]) + 0.05 * seen
+
+    report = check(leaky, vocabulary, length=length, rows=rows)
+    assert report.clean == (ahead >= length)
+
+
+# What cannot be checked is said, and is no leak.
+
+
+def test_a_model_that_draws_at_random_is_said_not_to_be_deterministic() -> None:
+    noisy = TinyLM(Attention(0))
+    noisy.after.forward = lambda state: nn.functional.dropout(state, 0.5)  # on, in eval mode too
+    with pytest.raises(InputError, match="not deterministic") as error:
+        check(noisy)
+    assert not isinstance(error.value, LeakError)
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (lambda ids: _running_mean(ids) * math.nan, "hold NaN"),
+        (lambda ids: torch.zeros(*ids.shape, 9), "the same logits whatever the tokens"),
+        (lambda ids: _running_mean(ids)[:, -1:], r"shape \[5, 1, 50\] for ids of shape \[5, 61\]"),
+        (lambda ids: _running_mean(ids).argmax(-1), "did not return logits"),
+        (lambda ids: nn.functional.pad(ids, (0, 4)) @ ids, "could not be called with token ids"),
+        ("gpt2", "a model to check is a function"),
+    ],
+)
+def test_what_cannot_be_checked_is_said(model: Any, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        check(model)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"length": 1}, "length is 1"),
+        ({"rows": 3}, "rows is 3"),
+        ({"vocab_size": 1}, "vocab_size is 1"),
+        ({"vocab_size": 51}, "could not be called"),
+    ],
+)
+def test_unusable_arguments_are_refused(arguments: dict[str, int], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        check(_running_mean, **arguments)  # type: ignore[arg-type]
+
+
+def test_a_length_beyond_the_positions_is_refused() -> None:
+    model = MuForCausalLM(MuConfig(vocab_size=VOCABULARY, num_hidden_layers=1, max_position_embeddings=16))
+    with pytest.raises(InputError, match="length is 17, but the model has 16 positions"):
+        check(model, length=17)
+    assert check(model).length == 16
+
+
+def test_a_model_of_one_length_is_checked_at_that() -> None:
+    class Fixed(TinyLM):
+        def forward(self, ids: Tensor) -> Tensor:
+            if ids.shape[1] != 20:
+                raise ValueError(f"20 tokens, not {ids.shape[1]}")
+            return super().forward(ids)
+
+    report = check(Fixed(Attention(0)), VOCABULARY, length=20)
+    assert report.clean
+    assert "20 tokens, not 19" in results(report)["length"].meaning
+    assert not check(Fixed(Attention(1)), VOCABULARY, length=20).clean
+
+
+def test_masked_logits_of_minus_infinity_are_no_finding() -> None:
+    def masked(ids: Tensor) -> Tensor:
+        return _running_mean(ids).masked_fill(torch.arange(VOCABULARY) > 40, -math.inf)
+
+    assert check(masked).clean
+
+    def masked_by_the_future(ids: Tensor) -> Tensor:
+        return _running_mean(ids).masked_fill((ids.roll(-1, 1) > 25)[..., None], -math.inf)
+
+    assert results(check(masked_by_the_future))["future"].change == math.inf
+
+
+# What is said, and what is left as it was.
+
+
+def test_the_assertion_reads_as_a_sentence() -> None:
+    with pytest.raises(
+        LeakError,
+        match=r"^the model is not causal, so its perplexity would mean nothing: tokens from position \d+ on change "
+        r"what it predicts before them \(check 'future': 0\.\d+ std of the logits, tolerance 1e-04\); it arises in "
+        r"mixer\.norm \(GroupNorm\); path: mixer\.norm -> after -> head -> logits$",
+    ):
+        assert_causal(planted("GroupNorm over time"))
+
+
+def test_the_report_reads_as_a_table_and_as_json() -> None:
+    seen: list[Result] = []
+    report = check(planted("mean over the batch"), seen=seen.append)
+    assert seen == report.results
+    text = str(report)
+    assert "TinyLM: 5 rows of 61 tokens below 50, float32 on cpu" in text
+    assert re.search(r"LEAK \(batch\): row \d alone gives other predictions than the same row among others", text)
+    assert "    arises in mixer (OverBatch); path: mixer -> after -> head -> logits" in text
+    assert "cache                      -          -  not checked: the model has no generate method" in text
+    record = report.as_dict()
+    assert record["clean"] is False
+    assert {"check", "verdict", "change", "tolerance", "unit", "meaning", "location"} == record["checks"][0].keys()
+    assert record["checks"][1]["location"]["module"] == "mixer"
+    assert "no leak found by 3 checks: future, batch, length" in str(check(_running_mean, rows=4, length=2))
+
+
+def test_the_model_and_the_random_state_are_left_as_they_were() -> None:
+    model = planted("behind a zero projection").train()
+    model.mixer.attention.query.eval()  # type: ignore[union-attr]
+    modes = [module.training for module in model.modules()]
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    norm = planted("BatchNorm over time")
+    buffers = {name: value.clone() for name, value in norm.state_dict().items()}
     before = torch.random.get_rng_state()
-    assert find_leaks(lambda ids: _running_mean(ids) * float("nan"), VOCABULARY, LENGTH)
+    check(model)
+    check(norm)
     assert torch.equal(before, torch.random.get_rng_state())
+    assert [module.training for module in model.modules()] == modes
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+    assert all(torch.equal(value, buffers[name]) for name, value in norm.state_dict().items())
+    assert all(weight.grad is None for weight in model.parameters())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_other_number_formats_have_tolerances_of_their_own(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    report = check(CLEAN["Llama"]().to(dtype))
+    assert report.clean, report
+    assert report.dtype == str(dtype).removeprefix("torch.")
+    assert not check(planted("symmetric convolution").to(dtype)).clean
+    assert results(report)["future"].tolerance != 1e-4
+
+
+def test_special_tokens_are_not_drawn() -> None:
+    """A model may take padding, beginning and end for what they are, wherever they stand."""
+    drawn: set[int] = set()
+
+    class Watching(MuForCausalLM):
+        def forward(self, input_ids: Tensor, **inputs: Any) -> Any:
+            drawn.update(input_ids.flatten().tolist())
+            return super().forward(input_ids, **inputs)
+
+    check(Watching(MuConfig(vocab_size=12, num_hidden_layers=1, pad_token_id=5, bos_token_id=7, eos_token_id=[8, 9])))
+    assert drawn == set(range(12)) - {5, 7, 8, 9}

@@ -28,7 +28,7 @@ MAY_IMPORT: dict[str, set[str] | str] = {
     "subject": {"errors"},
     "locate": {"subject"},
     "causality": {"errors", "subject", "locate"},
-    "uniform": {"errors", "subject", "locate", "causality"},
+    "uniform": {"errors", "subject", "causality"},
     "tokenizer": {"errors", "files"},
     "data": {"errors", "files", "loss", "tokenizer"},
     "settings": {"errors", "config"},

@@ -18,10 +18,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["InputError", "MuConfig", "MuForCausalLM", "MuModel", "__version__"]
 
+_MODULES = ("causality",)
 _HOME = {"InputError": "errors", "MuConfig": "config", "MuForCausalLM": "model", "MuModel": "model"}
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f".{name}", __name__)
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{_HOME[name]}", __name__), name)

@@ -243,7 +243,7 @@ def _check_for_leaks(
     print(f"{found.description}\n\n{TABLE_HEAD}", flush=True)
     report = check(found.model, length=length, device=place, seen=lambda result: print(result.line(), flush=True))
     if train:
-        report.results.append(_trained_on_uniform_tokens(found.rebuild, seconds))
+        report.results.append(_trained_on_uniform_tokens(found.rebuild, place, seconds))
         print(report.results[-1].line())
     print(f"\n{report.summary()}")
     if json_file is not None:
@@ -251,7 +251,7 @@ def _check_for_leaks(
     return report.clean
 
 
-def _trained_on_uniform_tokens(rebuild: Any, seconds: float) -> Any:
+def _trained_on_uniform_tokens(rebuild: Any, device: Any, seconds: float) -> Any:
     from tqdm import tqdm
 
     from .uniform import CHECK, Result, train_on_uniform_tokens
@@ -265,7 +265,7 @@ def _trained_on_uniform_tokens(rebuild: Any, seconds: float) -> Any:
             bar.set_description(said)
             bar.update(min(round(elapsed), total) - bar.n)
 
-        return train_on_uniform_tokens(rebuild, seconds, progress)
+        return train_on_uniform_tokens(lambda: rebuild().to(device), seconds, progress)
 
 
 @app.command("info")

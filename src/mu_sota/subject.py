@@ -84,7 +84,7 @@ class Subject:
         if vocab_size is None:
             vocab_size = _whole_number(text_config, "vocab_size")
         if vocab_size is None:
-            with torch.no_grad():
+            with torch.no_grad(), self.mode(training=False):
                 vocab_size = self._logits(torch.zeros(1, 2, dtype=torch.long, device=self.device)).shape[-1]
         if vocab_size < 2:
             raise InputError(f"vocab_size is {vocab_size}, but a model that can leak chooses among at least 2 tokens")

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from .causality import Result
 from .errors import InputError
-from .locate import module_names
-from .subject import Run, Subject
+from .subject import Subject, one_line
 
 CHECK = "uniform tokens"
 
@@ -24,6 +23,9 @@ NUM_IDS = 32
 
 SIGMAS = 6.0
 """A gain is a leak beyond so many standard errors: once in a billion by chance, so that looking often does no harm."""
+
+ROUNDING = 1e-6
+"""Of a mean loss in float32, in nats: no standard error is taken to be smaller."""
 
 BATCH, LENGTH = 32, 32
 LEARNING_RATE, WARMUP_STEPS = 2e-3, 20
@@ -50,15 +52,17 @@ class Gain(NamedTuple):
         return self.mean > SIGMAS * self.error
 
     @classmethod
-    def of(cls, losses: list[Tensor]) -> "Gain":
-        gains = math.log(NUM_IDS) - torch.cat([loss.flatten() for loss in losses]).double()
-        return cls(gains.mean().item(), gains.std().item() / math.sqrt(gains.numel()))
+    def of(cls, losses: list[Tensor], num_ids: int) -> "Gain":
+        """Of losses in nats, on tokens drawn from so many."""
+        gains = math.log(num_ids) - torch.cat([loss.flatten() for loss in losses]).double()
+        return cls(gains.mean().item(), max(gains.std().item() / math.sqrt(gains.numel()), ROUNDING))
 
 
 class _Trained(NamedTuple):
     gain: Gain
     mode: str
     steps: int
+    num_ids: int
 
 
 def train_on_uniform_tokens(
@@ -77,35 +81,31 @@ def train_on_uniform_tokens(
         progress: told the seconds that have passed and what is being done.
 
     Raises:
-        InputError: the model cannot be called with ids, or gives no logits.
+        InputError: what `build` gives is no module.
     """
     start = time.monotonic()
 
-    def tell(said: str) -> float:
-        elapsed = time.monotonic() - start
-        progress(elapsed, said)
-        return elapsed
+    def tell(said: str) -> None:
+        progress(time.monotonic() - start, said)
 
     subject = Subject(build())
     if subject.module is None:
-        return Result(CHECK, "skipped", meaning="a function has no weights to train; give a module")
+        raise InputError(f"only a module can be trained, but this is {subject.name}")
     with subject.random_state_kept():
-        torch.manual_seed(0)
         try:
-            with _next_token_added(subject) as planted:
-                control = _train(subject, seconds / 3, lambda said: tell(f"control with a planted leak, {said}"))
-            left = seconds - (time.monotonic() - start)
             torch.manual_seed(0)
+            with _next_token_added(subject.module) as planted:
+                control = _train(subject, seconds / 3, lambda said: tell(f"control with a planted leak, {said}"))
+            torch.manual_seed(0)
+            left = seconds - (time.monotonic() - start)
             trained = _train(Subject(build()), left, lambda said: tell(f"training on uniform tokens, {said}"))
-        except RuntimeError as error:
-            if isinstance(error, InputError):
-                raise
-            return Result(CHECK, "skipped", meaning=f"it could not be trained: {' '.join(str(error).split())[:200]}")
-    return _result(trained, control, planted)
+        except (InputError, RuntimeError) as error:  # logits became NaN; no derivative; no memory
+            return Result(CHECK, "skipped", meaning=f"it could not be trained: {one_line(error)}")
+    return _result(trained, control, bool(planted))
 
 
-def _result(trained: _Trained, control: _Trained, planted: list[Tensor]) -> Result:
-    gain, unit = trained.gain, f"nats below ln {NUM_IDS}"
+def _result(trained: _Trained, control: _Trained, planted: bool) -> Result:
+    gain, unit = trained.gain, f"nats below ln {trained.num_ids}"
     tolerance = SIGMAS * gain.error
     if gain.significant:
         meaning = (
@@ -123,13 +123,14 @@ def _result(trained: _Trained, control: _Trained, planted: list[Tensor]) -> Resu
     return Result(CHECK, "ok", max(gain.mean, 0.0), tolerance, unit, said)
 
 
-def _train(subject: Subject, seconds: float, tell: Callable[[str], Any]) -> _Trained:
+def _train(subject: Subject, seconds: float, tell: Callable[[str], None]) -> _Trained:
     """Train until a gain shows or the time is up. The gain is that of the last look, in the mode that showed more."""
-    assert subject.module is not None
+    module = subject.module
+    assert module is not None
     length = min(LENGTH, subject.positions or LENGTH)
     drawn = subject.drawn_ids()[:NUM_IDS]
     generator = torch.Generator().manual_seed(1)
-    weights = [weight for weight in subject.module.parameters() if weight.requires_grad]
+    weights = [weight for weight in module.parameters() if weight.requires_grad]
     if not weights:
         raise InputError("the model has no weights that could be trained")
     optimizer = torch.optim.AdamW(weights, lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.0)
@@ -144,46 +145,44 @@ def _train(subject: Subject, seconds: float, tell: Callable[[str], Any]) -> _Tra
     start, steps = time.monotonic(), 0
     while True:
         seen = []
-        with subject.mode(training=True):
-            for _ in range(LOOK_STEPS):
-                loss = losses()
-                seen.append(loss.detach())
-                optimizer.zero_grad()
-                loss.mean().backward()
-                nn.utils.clip_grad_norm_(weights, 1.0)
-                optimizer.step()
-                schedule.step()
-                steps += 1
-                if time.monotonic() - start > seconds:
-                    break
-        with torch.no_grad(), subject.mode(training=False):
+        module.train()
+        for _ in range(LOOK_STEPS):
+            loss = losses()
+            seen.append(loss.detach())
+            optimizer.zero_grad()
+            loss.mean().backward()
+            nn.utils.clip_grad_norm_(weights, 1.0)
+            optimizer.step()
+            schedule.step()
+            steps += 1
+            if time.monotonic() - start > seconds:
+                break
+        module.eval()
+        with torch.no_grad():
             fresh = [losses() for _ in seen]
-        looks = {"training": Gain.of(seen), "eval": Gain.of(fresh)}
+        looks = {"training": Gain.of(seen, len(drawn)), "eval": Gain.of(fresh, len(drawn))}
         mode = max(looks, key=lambda name: looks[name].mean / looks[name].error)
         gain = looks[mode]
         tell(f"step {steps}: {gain.mean:+.4f} nats against ln {len(drawn)} ({mode} mode)")
         if gain.significant or time.monotonic() - start > seconds:
-            return _Trained(gain, mode, steps)
+            return _Trained(gain, mode, steps, len(drawn))
 
 
 @contextmanager
-def _next_token_added(subject: Subject) -> Iterator[list[Tensor]]:
-    """Plant a leak: every embedding of the tokens also brings that of the token after it. Yields what was planted."""
-    planted: list[Tensor] = []
+def _next_token_added(module: nn.Module) -> Iterator[list[nn.Module]]:
+    """Plant a leak: every embedding of the tokens also brings that of the token after it. Yields where it was used."""
+    planted: list[nn.Module] = []
 
-    def add_next(module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
+    def add_next(embedding: nn.Module, args: Any, output: Tensor) -> Tensor | None:
         ids = args[0] if args else None
-        if not isinstance(ids, Tensor) or ids.ndim != 2 or output.shape[:2] != ids.shape or len(ids) == 1:
+        if not isinstance(ids, Tensor) or ids.ndim != 2 or len(ids) == 1:
             return None  # not the tokens: positions, for one
-        planted[:] = [ids]
+        if embedding not in planted:
+            planted.append(embedding)
         return output + output.roll(-1, dims=1)
 
-    one = torch.zeros(2, 2, dtype=torch.long, device=subject.device)
-    handles = [
-        module.register_forward_hook(add_next)
-        for module in module_names(subject.model, Run(lambda: subject.logits(one), (2, 2)))
-        if isinstance(module, nn.Embedding)
-    ]
+    embeddings = [inner for inner in module.modules() if isinstance(inner, nn.Embedding)]
+    handles = [embedding.register_forward_hook(add_next) for embedding in embeddings]
     try:
         yield planted
     finally:

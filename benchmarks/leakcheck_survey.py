@@ -1,0 +1,318 @@
+"""Leak-check every causal language model of the installed `transformers`, each tiny and with random weights.
+
+    python benchmarks/leakcheck_survey.py --out docs/results/leakcheck
+    python benchmarks/leakcheck_survey.py --out docs/results/leakcheck --only gpt2 llama
+
+Prints and records, for each model type, what each check found. Each model is checked in a process of its own, so that
+one that crashes or hangs costs no more than its own row.
+"""
+
+import argparse
+import json
+import math
+import multiprocessing
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import transformers
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from mu_sota import machine
+from mu_sota.causality import TOLERANCES, check
+from mu_sota.errors import InputError
+from mu_sota.files import replacing, write_json
+from mu_sota.subject import one_line
+from mu_sota.targets import resolve
+
+COLUMNS = ("future", "batch", "length", "gradient", "cache", "padding", "training")
+
+LAYERS = 3
+"""Layers of a model whose layers are all of one kind; else one of each kind, and at least so many."""
+
+MOST_LAYERS = 6
+
+SMALL = {
+    64: (
+        "hidden_size n_embd d_model emb_dim embedding_dim embedding_size input_embedding_size output_embedding_size "
+        "word_embed_proj_dim lru_width attention_hidden_size router_hidden_size"
+    ),
+    96: (
+        "vocab_size decoder_vocab_size intermediate_size intermediate_size_mlp dense_intermediate_size "
+        "shared_intermediate_size encoder_ffn_dim decoder_ffn_dim ffn_dim ffn_hidden_size dff dim_ff d_inner "
+        "feed_forward_size vocab_size_per_layer_input pronunciation_vocab_size shape_vocab_size"
+    ),
+    128: (
+        "max_position_embeddings n_positions n_ctx max_seq_len context_length model_max_length max_target_positions "
+        "max_source_positions"
+    ),
+    48: "q_lora_rank",
+    32: (
+        "moe_intermediate_size shared_expert_intermediate_size shared_experts_intermediate_size expert_ffn_hidden_size "
+        "moe_shared_expert_intermediate_size kv_lora_rank pronunciation_embed_dim shape_embed_dim "
+        "hidden_size_per_layer_input position_bias_num_buckets position_bias_max_distance prompt_length rel_extent"
+    ),
+    # Windows, chunks and blocks: well below the 61 tokens of a check.
+    16: (
+        "sliding_window sliding_window_size attention_window_size window_size local_attention attention_chunk_size "
+        "chunk_size mamba_chunk_size block_size keep_window_size index_topk index_block_size local_attn_chunk_length "
+        "lsh_attn_chunk_length local_attention_window_len mem_len relative_max_distance floor_scale "
+        # and sizes of heads and states
+        "head_dim swa_head_dim d_head dim_head attention_head_size attention_head_dim kv_channels v_head_dim "
+        "qk_nope_head_dim index_head_dim linear_head_dim linear_key_head_dim linear_value_head_dim mamba_d_head "
+        "mamba_head_dim mamba_headdim state_size mamba_d_state ssm_state_size query_pre_attn_scalar o_lora_rank "
+        "gated_norm_rank hc_lowrank ple_embed_dim adapter_rank laurel_rank num_buckets prompt_mid_dim"
+    ),
+    8: (
+        "qk_rope_head_dim rotary_dim num_experts n_routed_experts num_local_experts moe_num_experts num_expert "
+        "mamba_n_heads mamba_num_heads d_rel rope_head_dim original_max_position_embeddings"
+    ),
+    4: (
+        "num_attention_heads n_head n_heads num_heads encoder_attention_heads decoder_attention_heads attention_heads "
+        "num_encoder_attention_heads num_decoder_attention_heads swa_num_attention_heads index_n_heads "
+        "linear_num_heads linear_num_value_heads n_mamba_heads time_step_rank mamba_dt_rank zero_expert_num"
+    ),
+    LAYERS: (
+        "num_hidden_layers n_layer n_layers num_layers encoder_layers decoder_layers num_encoder_layers "
+        "num_decoder_layers num_blocks num_layers_per_stack"
+    ),
+    2: (
+        "linear_num_key_heads num_experts_per_tok num_experts_per_token moe_topk moe_k n_group num_expert_group "
+        "n_groups o_groups mamba_n_groups num_hash_layers index_topk_blocks num_random_blocks"
+    ),
+    1: "topk_group n_shared_experts num_shared_experts moe_num_shared_experts first_k_dense_replace num_dense_layers",
+}
+"""Fields of a configuration that are cut down to a size, where they are larger."""
+
+LAYER_FIELDS = SMALL[LAYERS].split()
+KEY_HEADS = ("num_key_value_heads", "num_kv_heads", "swa_num_key_value_heads", "num_query_groups")
+SPREADS = ("initializer_range", "init_std", "embedding_initializer_range")
+SPREAD = 0.2
+"""Standard deviation of initial weights: ten times the usual, so that attention is far from uniform."""
+
+DERIVED = {"head_dim": ("qk_rope_head_dim",), "intermediate_size": ("expand",)}
+"""Fields that follow from others, where those are there."""
+
+SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1, "sep_token_id": 2}
+"""Ids outside the small vocabulary become these."""
+
+OVERRIDES: dict[str, dict[str, Any]] = {}
+"""What the general rule does not get right."""
+
+VARIANTS: dict[str, list[dict[str, Any]]] = {}
+"""Further settings under which a type is checked."""
+
+
+class Case(NamedTuple):
+    """A model to check: a type, and what is set beyond the general rule."""
+
+    type: str
+    variant: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return " ".join([self.type, *(f"{key}={value}" for key, value in self.variant.items())])
+
+
+def main() -> None:
+    """Check, print, record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the records")
+    parser.add_argument("--only", nargs="+", metavar="TYPE", help="model types to check again, merged into the record")
+    parser.add_argument("--dtype", choices=[str(dtype)[6:] for dtype in TOLERANCES], default="float32")
+    parser.add_argument("--timeout", type=float, default=180, help="seconds for one model")
+    arguments = parser.parse_args()
+
+    torch.set_num_threads(1)
+    stem = "transformers" if arguments.dtype == "float32" else f"transformers-{arguments.dtype}"
+    file = arguments.out / f"{stem}.json"
+    unknown = set(arguments.only or ()) - set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+    if unknown:
+        parser.error(f"no causal language models of transformers: {', '.join(sorted(unknown))}")
+    cases = [
+        Case(name, variant)
+        for name in sorted(arguments.only or MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+        for variant in [{}, *VARIANTS.get(name, [])]
+    ]
+    earlier = json.loads(file.read_text(encoding="utf-8"))["models"] if arguments.only and file.exists() else {}
+    models = {name: entry for name, entry in earlier.items() if name.partition(" ")[0] not in arguments.only}
+    start = time.monotonic()
+    for number, case in enumerate(cases):
+        models[case.name] = entry = _apart(case, arguments.dtype, arguments.timeout)
+        spent = time.monotonic() - start
+        left = spent / (number + 1) * (len(cases) - number - 1)
+        print(f"[{number + 1}/{len(cases)}, {left / 60:.0f} min left] {case.name}: {_said(entry)}", flush=True)
+        if number % 10 == 9 or number == len(cases) - 1:
+            models = dict(sorted(models.items()))
+            record = {
+                "what": "leak checks of every causal language model of transformers, tiny and with random weights",
+                "transformers": transformers.__version__,
+                "dtype": arguments.dtype,
+                "counts": _counts(models),
+                "largest": _largest(models),
+                "machine": machine.describe(),
+                "models": models,
+            }
+            write_json(file, record)
+    with replacing(arguments.out / f"{stem}.md") as temporary:
+        temporary.write_text(_table(models), encoding="utf-8")
+    print(f"\n{_table(models)}\n{_counts(models)}\n{_largest(models)}")
+
+
+def _apart(case: Case, dtype: str, timeout: float) -> dict[str, Any]:
+    """`_checked` in a process of its own."""
+    context = multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_send, args=(theirs, case, dtype))
+    start = time.monotonic()
+    process.start()
+    theirs.close()
+    entry: dict[str, Any]
+    try:
+        entry = ours.recv() if ours.poll(timeout) else {"reason": f"not done after {timeout:.0f} seconds"}
+    except EOFError:
+        process.join()
+        entry = {"reason": f"the process ended with code {process.exitcode}"}
+    process.kill()
+    process.join()
+    named: dict[str, Any] = {"class": MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[case.type]}
+    return named | entry | {"seconds": round(time.monotonic() - start, 1)}
+
+
+def _send(pipe: Connection, case: Case, dtype: str) -> None:
+    transformers.logging.set_verbosity_error()
+    pipe.send(_checked(case, getattr(torch, dtype)))
+    pipe.close()
+
+
+def _checked(case: Case, dtype: torch.dtype) -> dict[str, Any]:
+    """The record of one model, or why there is none."""
+    entry: dict[str, Any] = {}
+    try:
+        config = AutoConfig.for_model(case.type)
+    except Exception:  # a default that its own class refuses
+        config = None
+    try:
+        settings = (shrunk(config) if config is not None else {}) | OVERRIDES.get(case.type, {}) | case.variant
+        entry["settings"] = settings
+        model = resolve(case.type, settings, False, dtype).model
+        if not isinstance(model, torch.nn.Module):
+            return entry | {"reason": "no module"}
+        entry["parameters"] = sum(weight.numel() for weight in model.parameters())
+        report = check(model).as_dict()
+        return entry | {key: report[key] for key in ("clean", "vocab_size", "length", "dtype", "checks")}
+    except InputError as error:
+        return entry | {"reason": " ".join(str(error).split())}
+    except Exception as error:  # of ours: to be looked into
+        return entry | {"reason": f"unexpected {one_line(error)}"}
+
+
+def shrunk(config: PreTrainedConfig) -> dict[str, Any]:
+    """Overrides that make a configuration small, its parts too; one layer of each kind is kept."""
+    fields = {key: value for key, value in config.to_dict().items() if key not in config.sub_configs}
+    names = {"hidden_size": "hidden_size"} | {value: value for value in config.attribute_map.values()}
+    settings: dict[str, Any] = {}
+    for size, listed in SMALL.items():
+        for name in listed.split():
+            value = fields.get(name)
+            if isinstance(value, int) and not isinstance(value, bool) and value > size:
+                settings[name] = size
+    for name, sources in DERIVED.items():
+        if any(source in fields for source in sources):
+            settings.pop(name, None)
+    for name in KEY_HEADS:
+        if isinstance(fields.get(name), int):
+            heads = fields.get("num_attention_heads", 0)
+            settings[name] = min(fields[name], 4 if fields[name] == heads else 2)
+    for name in SPREADS:
+        if isinstance(fields.get(name), float):
+            settings[name] = SPREAD
+    if "vocab_size" in settings:
+        for name, small in SPECIAL.items():
+            value = fields.get(name)
+            if max(value if isinstance(value, list) else [value or 0]) >= settings["vocab_size"]:
+                settings[name] = small
+    layers = next((name for name in LAYER_FIELDS if isinstance(fields.get(name), int)), None)
+    if layers is not None:
+        settings |= _layers_of_each_kind(fields, layers)
+    for part in config.sub_configs:
+        inner = getattr(config, part, None)
+        if isinstance(inner, PreTrainedConfig):
+            settings[part] = ({"model_type": inner.model_type} if inner.model_type else {}) | shrunk(inner)
+    del names
+    return settings
+
+
+def _layers_of_each_kind(fields: dict[str, Any], layers: str) -> dict[str, Any]:
+    """The number of layers, and lists with an entry a layer cut to it, so that every combination is kept if it can."""
+    count = fields[layers]
+    lists = {key: value for key, value in fields.items() if isinstance(value, list) and len(value) == count > 1}
+    kinds = list(zip(*(map(str, value) for value in lists.values()), strict=True))
+    firsts = [index for index, kind in enumerate(kinds) if kinds.index(kind) == index][:MOST_LAYERS]
+    others = [index for index in range(count) if index not in firsts]
+    kept = sorted([*firsts, *others][: max(len(firsts), min(LAYERS, count))])
+    return {layers: len(kept)} | {key: [value[index] for index in kept] for key, value in lists.items()}
+
+
+def _counts(models: dict[str, dict[str, Any]]) -> dict[str, int]:
+    checked = [entry for entry in models.values() if "checks" in entry]
+    return {
+        "types": len(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
+        "cases": len(models),
+        "built": sum("parameters" in entry for entry in models.values()),
+        "checked": len(checked),
+        "clean": sum(entry["clean"] for entry in checked),
+        "flagged": sum(not entry["clean"] for entry in checked),
+    }
+
+
+def _largest(models: dict[str, dict[str, Any]], many: int = 8) -> dict[str, dict[str, float | str]]:
+    """Of each check, the largest changes that were let pass."""
+    passed: dict[str, list[tuple[float, str]]] = {}
+    for name, entry in models.items():
+        for result in entry.get("checks", []):
+            if result["verdict"] == "ok":
+                passed.setdefault(result["check"], []).append((result["change"], name))
+    return {
+        key: {name: change for change, name in sorted(values, reverse=True)[:many]} for key, values in passed.items()
+    }
+
+
+def _said(entry: dict[str, Any]) -> str:
+    if "checks" not in entry:
+        return f"not checked: {entry['reason']}"
+    leaks = [result["check"] for result in entry["checks"] if result["verdict"] == "leak"]
+    return f"{'LEAK ' + ', '.join(leaks) if leaks else 'clean'} ({entry['seconds']} s)"
+
+
+def _cell(results: list[dict[str, Any]]) -> str:
+    if any(result["verdict"] == "leak" for result in results):
+        return "**LEAK**"
+    changes = [float(result["change"]) for result in results if result["change"] is not None]
+    return f"{max(changes):.0e}" if changes and max(changes) > 0 else "0" if changes else "–"
+
+
+def _table(models: dict[str, dict[str, Any]]) -> str:
+    lines = [f"| type | class | {' | '.join(COLUMNS)} |", f"|---|---|{'---|' * len(COLUMNS)}"]
+    reasons = ["", "Not checked:", ""]
+    for name, entry in models.items():
+        if "checks" not in entry:
+            reasons.append(f"- {name} ({entry['class']}): {entry['reason']}")
+            continue
+        cells = [
+            _cell([result for result in entry["checks"] if _column(result["check"]) == column]) for column in COLUMNS
+        ]
+        lines.append(f"| {name} | {entry['class']} | {' | '.join(cells)} |")
+    return "\n".join([*lines, *(reasons if len(reasons) > 3 else [])]) + "\n"
+
+
+def _column(name: str) -> str:
+    return "training" if "training" in name else name
+
+
+if __name__ == "__main__":
+    main()
