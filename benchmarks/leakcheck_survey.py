@@ -78,7 +78,7 @@ SMALL = {
     ),
     LAYERS: (
         "num_hidden_layers n_layer n_layers num_layers encoder_layers decoder_layers num_encoder_layers "
-        "num_decoder_layers num_blocks num_layers_per_stack"
+        "num_decoder_layers num_blocks"
     ),
     2: (
         "linear_num_key_heads num_experts_per_tok num_experts_per_token moe_topk moe_k n_group num_expert_group "
@@ -100,7 +100,73 @@ DERIVED = {"head_dim": ("qk_rope_head_dim",), "intermediate_size": ("expand",)}
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1, "sep_token_id": 2}
 """Ids outside the small vocabulary become these."""
 
-OVERRIDES: dict[str, dict[str, Any]] = {}
+OVERRIDES: dict[str, dict[str, Any]] = {
+    "bamba": {"attn_layer_indices": [1]},
+    "blt": {"use_cache": False},
+    "blenderbot": {"encoder_layers": 3},  # the cache gets as many layers as the encoder
+    "cohere_compass_text": {
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        "rope_parameters": {
+            kind: {"rope_type": "default", "rope_theta": 1e4} for kind in ("sliding_attention", "full_attention")
+        },
+    },
+    "dbrx": {"attn_config": {"rope_theta": 1e4, "kv_n_heads": 2, "clip_qkv": 8.0}, "ffn_config": {"ffn_hidden_size": 96, "moe_num_experts": 8, "moe_top_k": 2}},
+    "deepseek_v2": {"num_experts_per_tok": 2},
+    "dots1": {"n_routed_experts": 8, "n_shared_experts": 1, "num_experts_per_tok": 2},
+    "gemma3n_text": {
+        "num_hidden_layers": 4,
+        "num_kv_shared_layers": 2,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "activation_sparsity_pattern": [0.95, 0.0, 0.95, 0.0],
+    },
+    "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention", "linear_attention"]},
+    "hunyuan_v1_dense": {"head_dim": 16},
+    "hunyuan_v1_moe": {"head_dim": 16, "num_experts": 8, "moe_topk": 2},
+    "jamba": {"num_hidden_layers": 4, "attn_layer_period": 3, "attn_layer_offset": 1},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv"]},
+    "longcat_flash": {"head_dim": 8},
+    "mamba2": {"num_heads": 8},
+    "ministral": {"head_dim": 16},
+    "nemotron": {"head_dim": 16, "num_key_value_heads": 2},
+    "reformer": {
+        "is_decoder": True,
+        "axial_pos_shape": [8, 16],
+        "axial_pos_embds_dim": [32, 32],
+        "hash_seed": 0,
+    },
+    "xlstm": {"hidden_size": 128, "embedding_dim": 128},
+    "xmod": {"default_language": "en_XX"},
+    "zamba": {
+        "num_hidden_layers": 4,
+        "layers_block_type": ["linear_attention", "hybrid"] * 2,
+        "attention_hidden_size": 128,
+        "attention_head_dim": 32,
+    },
+    "zamba2": {
+        "num_hidden_layers": 4,
+        "layers_block_type": ["linear_attention", "hybrid"] * 2,
+        "attention_hidden_size": 128,
+        "attention_head_dim": 32,
+        "mamba_headdim": 32,
+    },
+}
+QWEN4 = {
+    "indexer_n_heads": 4,
+    "indexer_kv_heads": 1,
+    "indexer_head_dim": 16,
+    "indexer_budget": 16,
+    "indexer_compress_ratio": 4,
+    "ple_layer_ids": [1],
+    "ple_embed_dim": 64,
+    "ngram_vocab_size_base": 512,
+    "split_ngram_parts": 4,
+    "eos_token_id": 2,
+}
+OVERRIDES |= {
+    "qwen4_exp": {"text_config": QWEN4},
+    "qwen4_exp_text": QWEN4,
+    "dots3_note": {"vision_config": {"adapter_in_dim": 64, "adapter_out_dim": 64}, "audio_config": {"adapter_out_dim": 64, "adapter_input_size":64}},
+}
 """What the general rule does not get right."""
 
 VARIANTS: dict[str, list[dict[str, Any]]] = {}
@@ -197,7 +263,7 @@ def _checked(case: Case, dtype: torch.dtype) -> dict[str, Any]:
     except Exception:  # a default that its own class refuses
         config = None
     try:
-        settings = (shrunk(config) if config is not None else {}) | OVERRIDES.get(case.type, {}) | case.variant
+        settings = merged(merged(shrunk(config) if config is not None else {}, OVERRIDES.get(case.type, {})), case.variant)
         entry["settings"] = settings
         model = resolve(case.type, settings, False, dtype).model
         if not isinstance(model, torch.nn.Module):
@@ -211,10 +277,20 @@ def _checked(case: Case, dtype: torch.dtype) -> dict[str, Any]:
         return entry | {"reason": f"unexpected {one_line(error)}"}
 
 
-def shrunk(config: PreTrainedConfig) -> dict[str, Any]:
+def merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """`first` with the entries of `second`, within parts too."""
+    together = {
+        key: merged(first[key], value) if isinstance(first.get(key), dict) and key.endswith("_config") else value
+        for key, value in second.items()
+    }
+    return first | together
+
+
+def shrunk(config: PreTrainedConfig, outermost: bool = True) -> dict[str, Any]:
     """Overrides that make a configuration small, its parts too; one layer of each kind is kept."""
     fields = {key: value for key, value in config.to_dict().items() if key not in config.sub_configs}
-    names = {"hidden_size": "hidden_size"} | {value: value for value in config.attribute_map.values()}
+    if outermost:
+        fields = {key: value for key, value in fields.items() if not _varies(config, key)}
     settings: dict[str, Any] = {}
     for size, listed in SMALL.items():
         for name in listed.split():
@@ -242,9 +318,17 @@ def shrunk(config: PreTrainedConfig) -> dict[str, Any]:
     for part in config.sub_configs:
         inner = getattr(config, part, None)
         if isinstance(inner, PreTrainedConfig):
-            settings[part] = ({"model_type": inner.model_type} if inner.model_type else {}) | shrunk(inner)
-    del names
+            settings[part] = ({"model_type": inner.model_type} if inner.model_type else {}) | shrunk(inner, outermost=False)
     return settings
+
+
+def _varies(config: PreTrainedConfig, name: str) -> bool:
+    """Whether layers have values of their own, so that there is none for all and none can be set."""
+    try:
+        getattr(config, name, None)
+    except RuntimeError:
+        return True
+    return False
 
 
 def _layers_of_each_kind(fields: dict[str, Any], layers: str) -> dict[str, Any]:

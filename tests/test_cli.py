@@ -329,3 +329,69 @@ def test_an_output_folder_that_cannot_be_one(
     for out in (file, file / "below"):
         assert "cannot be used" in refused(capsys, "train", "--data", tiny_corpus, "--out", out, *SETTINGS)
     assert file.read_text() == "in the way"
+
+
+def test_leakcheck_passes_a_trained_model(trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "deep" / "report.json"
+    status, out, _ = mu_sota(capsys, "leakcheck", trained[1], "--json", file)
+    assert status == 0
+    assert out.splitlines()[0] == f"{trained[1] / 'best'}, weights as saved"
+    assert re.search(r"^future +0 +1e-04  ok$", out, re.MULTILINE)
+    assert "no leak found by 7 checks: future, batch, length, gradient, padding" in out
+    record = json.loads(file.read_text())
+    assert record["clean"] is True
+    assert record["target"] == str(trained[1])
+    assert record["machine"]["versions"]["torch"] == torch.__version__
+    assert [one["check"] for one in record["checks"] if one["verdict"] == "ok"][:2] == ["future", "batch"]
+
+
+def test_leakcheck_has_a_status_of_its_own_for_a_leak(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "report.json"
+    status, out, _ = mu_sota(
+        capsys, "leakcheck", "planted:planted", "--set", "name=no mask", "--json", file, "--train", "--seconds", "30"
+    )
+    assert status == 1
+    assert "LEAK (future): tokens from position" in out
+    assert "arises in mixer (Attention), after value, before out; path: mixer -> after -> head -> logits" in out
+    assert "LEAK (uniform tokens): after" in out
+    record = json.loads(file.read_text())
+    assert record["clean"] is False
+    assert record["checks"][0]["location"]["path"] == ["mixer", "after", "head"]
+    assert record["set"] == {"name": "no mask"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["no/such-model"], "'no/such-model' is no preset"),
+        (["quickstart", "--set", "num_hidden_layers=zero"], "num_hidden_layers"),
+        (["quickstart", "--dtype", "int8"], "--dtype is 'int8'; choose float32"),
+        (["quickstart", "--device", "toaster"], "--device 'toaster' cannot be used here"),
+        (["quickstart", "--length", "129"], "length is 129, but the model has 128 positions"),
+        (["planted:Attention", "--set", "diagonal=0"], "the model could not be called with token ids"),
+        (["math:sin"], "the model could not be called with token ids"),
+    ],
+)
+def test_leakcheck_says_what_it_cannot_check(
+    arguments: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert said in refused(capsys, "leakcheck", *arguments, "--json", tmp_path / "report.json")
+    assert not list(tmp_path.iterdir())
+
+
+def test_leakcheck_never_takes_a_breakdown_for_a_leak(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def breaks(*arguments: Any, **settings: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("mu_sota.causality.check", breaks)
+    error: BaseException = ZeroDivisionError("oh")
+    status, _, errors = mu_sota(capsys, "leakcheck", "quickstart", "--set", "num_hidden_layers=1")
+    assert status == 2
+    assert "ZeroDivisionError: oh" in errors
+    assert "mu-sota: quickstart could not be checked" in errors
+    error = KeyboardInterrupt()
+    status, _, errors = mu_sota(capsys, "leakcheck", "quickstart", "--set", "num_hidden_layers=1")
+    assert status == 130
+    assert "interrupted; nothing was written" in errors

@@ -296,7 +296,7 @@ def _quiet() -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point. Exit status: 0 done, 2 for something the user can fix, 130 interrupted."""
+    """Entry point. Exit status: 0 done, 1 a leak found, 2 something the user can fix, 130 interrupted."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # Generated text can hold characters that the terminal's encoding lacks; that must not end a run.

@@ -120,7 +120,7 @@ def locate(model: Any, ours: Pass, theirs: Pass, threshold: float) -> Location |
             after=_within(after[clean[-1]].name, event.name) if clean else None,
             before=_within(after[first].name, event.name) if first is not None else None,
             summary=after[summaries[0]].name if summaries else None,
-            path=_folded(_path(after, index, inputs, outputs)),
+            path=[event.name or "(model)", *_folded(_carriers(after, index, inputs, outputs))],
         )
     return None
 
@@ -246,16 +246,15 @@ def _parts(events: list[_Event], start: int, stop: int) -> Iterator[int]:
     yield from reversed(found)
 
 
-def _path(events: list[_Event], index: int, inputs: list[_Moved], outputs: list[_Moved]) -> list[str]:
-    """The origin, then at each enclosing level the later parts that take the change in and pass it on."""
-    path = [events[index].name or "(model)"]
+def _carriers(events: list[_Event], index: int, inputs: list[_Moved], outputs: list[_Moved]) -> list[str]:
+    """From an event outwards, at each enclosing level, the later parts that take the change in and pass it on."""
+    names: list[str] = []
     while index < len(events):
         outer = next((k for k in range(index + 1, len(events)) if events[k].start <= index), len(events))
-        path += [
-            events[part].name for part in _parts(events, index + 1, outer) if any(inputs[part]) and any(outputs[part])
-        ]
+        parts = _parts(events, index + 1, outer)
+        names += [events[part].name for part in parts if any(inputs[part]) and any(outputs[part])]
         index = outer
-    return path
+    return names
 
 
 def _folded(path: list[str]) -> list[str]:

@@ -71,7 +71,8 @@ def _from_path(path: Path, overrides: dict[str, Any], trust_remote_code: bool, d
     file = folder / "config.json" if path.is_dir() else path
     if not file.exists():
         raise InputError(f"{path} holds no config.json, so no model of ours or in Hugging Face layout")
-    config = _read_config(str(file), overrides, trust_remote_code)
+    # A folder's own Python files are found only through the folder.
+    config = _read_config(str(folder if file.name == "config.json" else file), overrides, trust_remote_code)
     if overrides or not path.is_dir() or not any(any(folder.glob(pattern)) for pattern in WEIGHTS):
         return _built(config, trust_remote_code, dtype, f"configuration {file}")
     return _loaded(str(folder), config, trust_remote_code, dtype)

@@ -1,0 +1,73 @@
+"""What is compared is the logits, however a model hands them over, and a model is left as it was."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from planted import VOCABULARY, planted
+from torch import nn
+
+from mu_sota import InputError, MuConfig, MuForCausalLM
+from mu_sota.subject import Subject, change, logits_in, spread
+
+LOGITS = torch.zeros(2, 3, 4)
+
+
+class Output:
+    logits = LOGITS
+
+
+@pytest.mark.parametrize(
+    "output",
+    [LOGITS, Output(), {"loss": None, "logits": LOGITS}, (LOGITS, None), (None, LOGITS), [torch.tensor(1.0), LOGITS]],
+)
+def test_logits_are_found(output: Any) -> None:
+    assert logits_in(output) is LOGITS
+
+
+@pytest.mark.parametrize("output", [None, (), {}, "text", torch.zeros(2, 3), torch.zeros(2, 3, 4).long(), {"loss": 1}])
+def test_what_is_no_logits_is_not_taken_for_them(output: Any) -> None:
+    assert logits_in(output) is None
+
+
+def test_change_counts_equal_infinities_as_equal() -> None:
+    ours = torch.tensor([1.0, -math.inf, math.inf])
+    assert change(ours, ours.clone()) == 0
+    assert change(ours, torch.tensor([1.5, -math.inf, math.inf])) == 0.5
+    assert change(ours, torch.tensor([1.0, 0.0, math.inf])) == math.inf
+    assert change(ours[:0], ours[:0]) == 0
+    assert spread(torch.tensor([1.0, 3.0, -math.inf])) == pytest.approx(math.sqrt(2))
+    assert spread(torch.tensor([1.0])) == 0
+
+
+def test_the_vocabulary_comes_from_the_configuration_or_the_logits() -> None:
+    assert Subject(MuForCausalLM(MuConfig(vocab_size=37, num_hidden_layers=1))).vocab_size == 37
+    assert Subject(planted("no mask")).vocab_size == VOCABULARY
+    assert Subject(planted("no mask"), 7).vocab_size == 7
+
+
+def test_an_argument_that_is_only_swallowed_does_not_count_as_taken() -> None:
+    class Swallows(nn.Module):
+        def forward(self, ids: Any, position_ids: Any = None, **inputs: Any) -> Any:
+            return LOGITS
+
+    subject = Subject(Swallows())
+    assert subject.takes("position_ids")
+    assert not subject.takes("attention_mask")
+
+
+def test_weights_at_zero_are_opened_and_closed_again() -> None:
+    model = planted("behind a zero projection")
+    projection: Any = model.mixer.projection  # type: ignore[union-attr]
+    others = model.head.weight.clone()  # type: ignore[union-attr]
+    with Subject(model).awake():
+        assert projection.weight.std().item() == pytest.approx(0.02, rel=0.2)
+        assert torch.equal(model.head.weight, others)  # type: ignore[union-attr]
+    assert not projection.weight.any()
+
+
+def test_logits_of_a_wrong_shape_are_refused_in_a_sentence() -> None:
+    subject = Subject(lambda ids: LOGITS, 4)
+    with pytest.raises(InputError, match=r"logits of shape \[2, 3, 4\] for ids of shape \[1, 5\]"):
+        subject.logits(torch.zeros(1, 5, dtype=torch.long))
