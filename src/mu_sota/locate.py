@@ -83,6 +83,17 @@ class _Moved(NamedTuple):
     summary: bool
 
 
+NOT_MOVED = _Moved(False, False)
+
+
+class _Call(NamedTuple):
+    """A call that both passes make: whether what went in and what came out moved from one to the other."""
+
+    event: _Event
+    given: _Moved
+    gave: _Moved
+
+
 def locate(model: Any, ours: Pass, theirs: Pass, threshold: float) -> Location | None:
     """The first module, in the order of execution, that makes two passes differ; None if no single one can be named.
 
@@ -92,37 +103,35 @@ def locate(model: Any, ours: Pass, theirs: Pass, threshold: float) -> Location |
         threshold: a tensor has moved if it changed by more than so many of its standard deviations.
     """
     names = module_names(model, ours.run)
-    before, after = _record(names, ours), _record(names, theirs)
-    known = {(event.name, count): event for event, count in _counted(before)}
-    partners = [known.get((event.name, count)) for event, count in _counted(after)]
-    inputs = [
-        _moved(p.inputs, e.inputs, threshold) if p else _Moved(False, False)
-        for p, e in zip(partners, after, strict=True)
-    ]
-    outputs = [
-        _moved(p.outputs, e.outputs, threshold) if p else _Moved(False, False)
-        for p, e in zip(partners, after, strict=True)
-    ]
-    for index, event in enumerate(after):
-        if partners[index] is None or any(inputs[index]) or not outputs[index].placed:
-            continue
-        parts = list(_parts(after, event.start, index))
-        first = next((part for part in parts if inputs[part].placed), None)
-        clean = [part for part in parts if (first is None or part < first) and not outputs[part].placed]
-        summaries = [
-            inner
-            for inner in range(event.start, index if first is None else after[first].start)
-            if outputs[inner].summary and not any(inputs[inner])
-        ]
-        return Location(
-            module=event.name,
-            kind=event.kind,
-            after=_within(after[clean[-1]].name, event.name) if clean else None,
-            before=_within(after[first].name, event.name) if first is not None else None,
-            summary=after[summaries[0]].name if summaries else None,
-            path=[event.name or "(model)", *_folded(_carriers(after, index, inputs, outputs))],
-        )
+    known = dict(_counted(_record(names, ours)))
+    calls = []
+    for key, event in _counted(_record(names, theirs)):
+        partner = known.get(key)
+        given = _moved(partner.inputs, event.inputs, threshold) if partner else NOT_MOVED
+        gave = _moved(partner.outputs, event.outputs, threshold) if partner else NOT_MOVED
+        calls.append(_Call(event, given, gave))
+    for index, call in enumerate(calls):
+        if call.gave.placed and not any(call.given):
+            return _location(calls, index)
     return None
+
+
+def _location(calls: list[_Call], index: int) -> Location:
+    """What there is to say of the origin."""
+    origin = calls[index].event
+    parts = list(_parts(calls, origin.start, index))
+    first = next((part for part in parts if calls[part].given.placed), None)
+    clean = [part for part in parts if (first is None or part < first) and not calls[part].gave.placed]
+    before_first = calls[origin.start : index if first is None else calls[first].event.start]
+    summary = next((call.event.name for call in before_first if call.gave.summary and not any(call.given)), None)
+    return Location(
+        module=origin.name,
+        kind=origin.kind,
+        after=_within(calls[clean[-1]].event.name, origin.name) if clean else None,
+        before=_within(calls[first].event.name, origin.name) if first is not None else None,
+        summary=summary,
+        path=[origin.name or "(model)", *_folded(_carriers(calls, index))],
+    )
 
 
 def module_names(model: Any, run: Run) -> dict[nn.Module, str]:
@@ -174,12 +183,13 @@ def _record(names: Mapping[nn.Module, str], one: Pass) -> list[_Event]:
     return ended
 
 
-def _counted(events: list[_Event]) -> Iterator[tuple[_Event, int]]:
-    """Each event, with how many of the same module came before: a shared module runs more than once."""
+def _counted(events: list[_Event]) -> Iterator[tuple[tuple[str, int], _Event]]:
+    """Each event by its module and how often that had run before: a shared module runs more than once."""
     counts: dict[str, int] = {}
     for event in events:
-        counts[event.name] = counts.get(event.name, -1) + 1
-        yield event, counts[event.name]
+        count = counts.get(event.name, 0)
+        counts[event.name] = count + 1
+        yield (event.name, count), event
 
 
 def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -236,23 +246,23 @@ def _differ(ours: Tensor, theirs: Tensor, threshold: float) -> bool:
     return moved > threshold * max(spread(ours), 1e-12) or moved != moved
 
 
-def _parts(events: list[_Event], start: int, stop: int) -> Iterator[int]:
-    """Indices, in order, of the outermost events that lie in [start, stop): the parts of an enclosing call."""
+def _parts(calls: list[_Call], start: int, stop: int) -> Iterator[int]:
+    """Indices, in order, of the outermost calls in [start, stop): the parts of an enclosing one."""
     found = []
     index = stop - 1
     while index >= start:
         found.append(index)
-        index = events[index].start - 1
+        index = calls[index].event.start - 1
     yield from reversed(found)
 
 
-def _carriers(events: list[_Event], index: int, inputs: list[_Moved], outputs: list[_Moved]) -> list[str]:
-    """From an event outwards, at each enclosing level, the later parts that take the change in and pass it on."""
+def _carriers(calls: list[_Call], index: int) -> list[str]:
+    """From a call outwards, at each enclosing level, the later parts that take the change in and pass it on."""
     names: list[str] = []
-    while index < len(events):
-        outer = next((k for k in range(index + 1, len(events)) if events[k].start <= index), len(events))
-        parts = _parts(events, index + 1, outer)
-        names += [events[part].name for part in parts if any(inputs[part]) and any(outputs[part])]
+    while index < len(calls):
+        outer = next((k for k in range(index + 1, len(calls)) if calls[k].event.start <= index), len(calls))
+        parts = (calls[part] for part in _parts(calls, index + 1, outer))
+        names += [part.event.name for part in parts if any(part.given) and any(part.gave)]
         index = outer
     return names
 

@@ -23,7 +23,7 @@ Zero-initialised projections and gates (ReZero, LayerScale) start so, and a caus
 
 
 class Run:
-    """One run of a model: calling it runs, `logits` runs once and keeps them.
+    """One run of a model: calling it runs, `logits` runs once and keeps them until it is told to forget.
 
     Args:
         function: gives the logits [B, T, V].
@@ -40,6 +40,9 @@ class Run:
     @cached_property
     def logits(self) -> Tensor:
         return self()
+
+    def forget(self) -> None:
+        vars(self).pop("logits", None)
 
 
 class Pass(NamedTuple):

@@ -24,7 +24,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainerControl, Train
 from transformers.integrations import get_reporting_integration_callbacks
 
 from . import machine
-from .causality import assert_causal
+from .causality import Report, assert_causal
 from .config import MuConfig
 from .data import Corpus, TrainWindows, load_corpus
 from .errors import InputError
@@ -338,7 +338,7 @@ def train(preset: str, data: str, out: Path, settings: Settings, resume: bool = 
         prompt_ids(corpus.tokenizer, prompt, settings.run.sample_tokens, config.max_position_embeddings)
     floor = unigram(corpus.train, corpus.validation, config.vocab_size)
     micro_batch_size = settings.run.micro_batch_size or _default_micro_batch(settings.run, process.num_processes)
-    _check_causality(config, settings.run, process.device)
+    causality = _check_causality(config, settings.run.seed, process.device)
     process.wait_for_everyone()
     if process.is_main_process:
         out.mkdir(parents=True, exist_ok=True)
@@ -348,12 +348,14 @@ def train(preset: str, data: str, out: Path, settings: Settings, resume: bool = 
         record = {**identity, **source, "machine": machine.describe(), "precision": precision, **record}
         record["starts"] = [*record.get("starts", []), _now()]
         record["unigram"] = floor.as_dict()
+        record["causality"] = causality.as_dict()
         record["settings"] = settings.run.model_dump()
         # As asked for: `model` holds the vocabulary that the text gave.
         model = {key: getattr(settings.model, key) for key in MODEL_KEYS}
         record["requested"] = record["settings"] | model
         write_json(out / RUN_FILE, record)
     say(_heading(preset, config, corpus, settings.run, precision, process))
+    say(f"Causality: {causality.summary()}")
     say(
         f"Unigram model on the same validation tokens: "
         f"PPL={floor.perplexity:.2f}, bits/byte={floor.bits_per_byte:.4f}\n"
@@ -460,11 +462,10 @@ def _fit_to_tokenizer(config: MuConfig, corpus: Corpus) -> MuConfig:
     )
 
 
-def _check_causality(config: MuConfig, settings: RunSettings, device: torch.device) -> None:
+def _check_causality(config: MuConfig, seed: int, device: torch.device) -> Report:
     """Refuse to train a model that sees what it is asked to predict, before anything is written."""
-    set_seed(settings.seed)
-    model = torch.nn.Module.to(MuForCausalLM(config), device).eval()
-    assert_causal(model)
+    set_seed(seed)
+    return assert_causal(torch.nn.Module.to(MuForCausalLM(config), device))
 
 
 def _previous_run(out: Path, data: str, corpus: Corpus, identity: dict[str, Any], resume: bool) -> dict[str, Any]:
@@ -547,8 +548,7 @@ def _heading(
         f"{config.matrix_size}x{config.matrix_size} state, {config.vocab_size:,} tokens, on {where} in {precision}\n"
         f"Data {corpus.source}: {corpus.train.n_predicted:,} training tokens, "
         f"{corpus.validation.n_predicted:,} validation tokens; windows of {settings.window}, "
-        f"batch {settings.batch_size}\n"
-        f"Causality: checked on this model; no position sees what it predicts"
+        f"batch {settings.batch_size}"
     )
 
 
