@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from planted import CLEAN, LEAKS, VOCABULARY, Attention, RunningMean, TinyLM, planted
+from planted import CLEAN, LEAKS, VOCABULARY, WIDTH, Attention, RunningMean, TinyLM, planted
 from torch import Tensor, nn
 
 from mu_sota import InputError, MuConfig, MuForCausalLM
@@ -290,6 +290,41 @@ def test_other_number_formats_have_tolerances_of_their_own(dtype: torch.dtype) -
     assert report.dtype == str(dtype).removeprefix("torch.")
     assert not check(planted("symmetric convolution").to(dtype)).clean
     assert results(report)["future"].tolerance != 1e-4
+
+
+def test_rounding_that_a_model_amplifies_is_no_leak() -> None:
+    """A sharp function of a sum that another shape takes in another order: far above rounding, and still no leak."""
+
+    class Amplifying(nn.Module):
+        def forward(self, state: Tensor) -> Tensor:
+            products = (
+                state @ torch.ones(WIDTH, WIDTH) if len(state) > 1 else state.sum(-1, keepdim=True).expand_as(state)
+            )
+            return torch.sin(1e3 * products)
+
+    torch.manual_seed(0)
+    report = check(TinyLM(Amplifying(), strength=1.0))
+    found = results(report)["batch"]
+    assert found.verdict == "ok", report
+    assert found.change is not None
+    assert found.change > 1e-4
+    assert report.rounding is not None
+    assert report.rounding > 1e-4
+    assert found.tolerance == pytest.approx(10 * report.rounding)
+    assert results(report)["future"].tolerance == 1e-4
+
+
+def test_in_a_format_too_coarse_to_tell_only_passes_of_one_shape_are_compared() -> None:
+    torch.manual_seed(0)
+    model = CLEAN["Llama"]()
+    for layer in model.model.layers:  # type: ignore[union-attr, operator]
+        layer.self_attn.q_proj.weight.data *= 30
+    report = check(model.to(torch.bfloat16))
+    assert results(report)["length"].verdict == "skipped"
+    assert "in bfloat16; check it in a finer format" in results(report)["length"].meaning
+    assert results(report)["future"].change == 0.0
+    assert "comparisons, then rounding alone may move" in results(report)["batch"].meaning
+    assert results(report)["batch"].verdict == "ok"
 
 
 def test_special_tokens_are_not_drawn() -> None:
