@@ -105,7 +105,7 @@ def _embed(ids: Tensor) -> Tensor:
 
 
 def _running_mean(ids: Tensor) -> Tensor:
-    return RunningMean()(_embed(ids))
+    return _embed(ids).cumsum(1) / torch.arange(1, ids.shape[1] + 1)[:, None]
 
 
 @pytest.mark.parametrize(
@@ -136,6 +136,20 @@ def test_a_function_that_calls_modules_is_traced_into_them() -> None:
     assert found.location is not None
     assert found.location.module == "TinyLM.mixer.convolution"
     assert found.location.path == ["TinyLM.mixer.convolution", "TinyLM.after", "TinyLM.head"]
+
+
+def test_the_modules_that_a_function_calls_are_checked_as_modules_are() -> None:
+    """In eval and in training mode, awake, and left as they were."""
+    model = planted("BatchNorm over time").train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    report = check(lambda ids: (model(ids),))
+    assert [leak.check for leak in report.leaks] == ["future (training)", "batch (training)"]
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert model.training
+    dropping = TinyLM(nn.Sequential(Attention(0), nn.Dropout(0.5))).train()
+    assert check(lambda ids: 1 * dropping(ids)).clean
+    asleep = planted("behind a zero projection")
+    assert not check(lambda ids: 1 * asleep(ids)).clean
 
 
 @pytest.mark.parametrize(

@@ -186,8 +186,10 @@ def test_what_cannot_be_imported_is_said(importable: None, name: str, said: str)
 
 
 def test_a_name_of_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match=r"'no/such-model' is no preset \(mu-sota, quickstart\), no folder"):
+    with pytest.raises(InputError, match=r"'no/such-model' is no preset, no folder.*from the Hugging Face hub"):
         target("no/such-model")
+    with pytest.raises(InputError, match=r"did you mean 'llama'\?"):
+        target("lama")
 
 
 def test_folders_that_hold_no_usable_model_are_refused(gpt2: tuple[GPT2LMHeadModel, Path], tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList
 
 from .errors import InputError
-from .locate import Location, locate, module_names
+from .locate import Location, locate
 from .subject import Pass, Run, Subject, change, one_line, spread
 
 ROWS = 5
@@ -146,9 +146,11 @@ class Report:
             done = [result.check for result in self.results if result.verdict == "ok"]
             return f"no leak found by {len(done)} checks: {', '.join(done)}"
         lines = []
+        told: list[Location] = []
         for leak in self.leaks:
             lines.append(f"LEAK ({leak.check}): {leak.meaning}")
-            if leak.location:
+            if leak.location and leak.location not in told:
+                told.append(leak.location)
                 lines.append(f"    {leak.location.sentence()}")
         return "\n".join(lines)
 
@@ -198,9 +200,10 @@ def check(
 ) -> Report:
     """Ask a model in every way that applies to it whether it sees what it must not see.
 
-    A module is checked in eval mode, and then in training mode, where BatchNorm, for one, takes other statistics. While
-    it is checked, weights that are all (almost) zero get some noise: a projection that starts at zero would hide
-    whatever comes through it. Weights, buffers, modes and the global random state are left as they were.
+    Modules, also those that a function calls, are checked in eval mode, and then in training mode, where BatchNorm, for
+    one, takes other statistics. While they are, weights that are all (almost) zero get some noise: a projection that
+    starts at zero would hide whatever comes through it. Weights, buffers, modes and the global random state are left
+    as they were.
 
     Args:
         model: an `nn.Module` or any function from ids [B, T] to logits [B, T, V], or to something with `.logits`.
@@ -214,7 +217,7 @@ def check(
         InputError: the model cannot be checked: it raises, gives no logits [B, T, V], gives NaN or the same logits
             whatever the tokens, or two passes over the same tokens differ.
     """
-    subject = Subject(model, vocab_size, device)
+    subject = Subject(model, vocab_size, device, length=length or 2)
     if length is None:
         length = _default_length(subject)
     if length < 2:
@@ -241,7 +244,7 @@ def check(
 
 
 def _default_length(subject: Subject) -> int:
-    sizes = {size for weight in subject.module.parameters() for size in weight.shape} if subject.module else set()
+    sizes = {size for weight in subject.parameters() for size in weight.shape}
     length = next((number for number in LENGTHS if number not in sizes), LENGTHS[0])
     return min(length, subject.positions or length)
 
@@ -306,8 +309,8 @@ class _Checks:
                 f"deviations of the logits (tolerance {self.tolerance:.0e}), so no comparison would mean anything; "
                 f"switch off its dropout, sampling or noise, or give a function that does"
             )
-        names = module_names(subject.model, self.base)
-        self.embeddings = [module for module in names if isinstance(module, nn.Embedding)]
+        self.names = subject.named_modules()
+        self.embeddings = [module for module in self.names if isinstance(module, nn.Embedding)]
         if self.embeddings and not training:
             self.rounding = self._measured_rounding()
 
@@ -337,7 +340,7 @@ class _Checks:
         yield self._gradient()
         yield self._compare("cache", self._decoded())
         yield self._compare("padding", self._padded())
-        if self.subject.module is not None:
+        if self.subject.roots:
             try:
                 yield from _Checks(self.subject, self.rows, self.length, training=True).run()
             except InputError as error:
@@ -380,7 +383,7 @@ class _Checks:
             yield _Comparison(
                 Pass(self.base, columns=slice(cut)),
                 Pass(self._run(self.ids[:, :cut])),
-                f"the first {cut} tokens alone give other predictions than the same at the start of a longer text",
+                f"a text of length {cut} gives other predictions than the same tokens at the start of a longer one",
             )
 
     def _decoded(self) -> Iterator[_Comparison]:
@@ -525,7 +528,7 @@ class _Checks:
     def _first_location(self, comparisons: Iterable[_Comparison]) -> Location | None:
         for comparison in comparisons:
             threshold = self._tolerance(comparison) / 10
-            location = locate(self.subject.model, comparison.ours, comparison.theirs, threshold)
+            location = locate(self.names, comparison.ours, comparison.theirs, threshold)
             if location:
                 return location
         return None
@@ -596,9 +599,7 @@ class _Checks:
 
 def _least_precise(subject: Subject) -> torch.dtype:
     """The coarsest number format in play: of the weights, of the logits, or TF32 (with the digits of float16)."""
-    formats = {subject.logits_dtype}
-    if subject.module is not None:
-        formats |= {weight.dtype for weight in subject.module.parameters()}
+    formats = {subject.logits_dtype, *(weight.dtype for weight in subject.parameters())}
     if subject.device.type == "cuda" and torch.get_float32_matmul_precision() != "highest":
         formats.add(torch.float16)
     known = [dtype for dtype in TOLERANCES if dtype in formats]

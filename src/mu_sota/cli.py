@@ -240,8 +240,13 @@ def _check_for_leaks(
     found = resolve(name, overrides, trust_remote_code, getattr(torch, dtype))
     if isinstance(found.model, torch.nn.Module):
         found.model.to(place)
-    print(f"{found.description}\n\n{TABLE_HEAD}", flush=True)
-    report = check(found.model, length=length, device=place, seen=lambda result: print(result.line(), flush=True))
+
+    def show(result: Any) -> None:
+        if result.check == "future":  # the first: the model can be checked
+            print(f"{found.description}\n\n{TABLE_HEAD}")
+        print(result.line(), flush=True)
+
+    report = check(found.model, length=length, device=place, seen=show)
     if train:
         report.results.append(_trained_on_uniform_tokens(found.rebuild, place, seconds))
         print(report.results[-1].line())

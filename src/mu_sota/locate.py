@@ -16,10 +16,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils.hooks import RemovableHandle
 
-from .subject import EVERYTHING, Pass, Run, change, spread
+from .subject import EVERYTHING, Pass, change, spread
 
 
 @dataclass(frozen=True)
@@ -94,15 +93,14 @@ class _Call(NamedTuple):
     gave: _Moved
 
 
-def locate(model: Any, ours: Pass, theirs: Pass, threshold: float) -> Location | None:
+def locate(names: Mapping[nn.Module, str], ours: Pass, theirs: Pass, threshold: float) -> Location | None:
     """The first module, in the order of execution, that makes two passes differ; None if no single one can be named.
 
     Args:
-        model: the module, or a function that calls modules.
+        names: the modules that may be named, with their names; that of the whole model is empty.
         ours, theirs: the passes, with the parts that should be equal.
         threshold: a tensor has moved if it changed by more than so many of its standard deviations.
     """
-    names = module_names(model, ours.run)
     known = dict(_counted(_record(names, ours)))
     calls = []
     for key, event in _counted(_record(names, theirs)):
@@ -132,25 +130,6 @@ def _location(calls: list[_Call], index: int) -> Location:
         summary=summary,
         path=[origin.name or "(model)", *_folded(_carriers(calls, index))],
     )
-
-
-def module_names(model: Any, run: Run) -> dict[nn.Module, str]:
-    """Every module that runs, with its qualified name; of a function, the modules that it calls."""
-    if isinstance(model, nn.Module):
-        return {module: name for name, module in model.named_modules()}
-    called: dict[nn.Module, None] = {}
-    handle = register_module_forward_pre_hook(lambda module, _: called.setdefault(module))
-    try:
-        run()
-    finally:
-        handle.remove()
-    names: dict[nn.Module, str] = {}
-    for module in called:  # outer modules are called before what they contain
-        if module not in names:
-            top = type(module).__name__
-            for name, inner in module.named_modules():
-                names.setdefault(inner, f"{top}.{name}" if name else top)
-    return names
 
 
 def _record(names: Mapping[nn.Module, str], one: Pass) -> list[_Event]:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from .errors import InputError
 
@@ -63,35 +64,79 @@ class Subject:
     Args:
         model: an `nn.Module` (of `transformers` or not) called with ids, or any function of ids.
         vocab_size: ids are drawn below it. Default: what the model's configuration says, else the logits' last size.
-        device: where ids are made. Default: the device of the module's parameters.
+        device: where ids are made. Default: the device of the model's weights.
+        length: tokens of a row when the model is first tried.
 
     Raises:
-        InputError: the model cannot be called with ids, or does not give logits at every position.
+        InputError: the model cannot be called with ids, or does not give logits.
     """
 
     def __init__(
-        self, model: Callable[..., Any], vocab_size: int | None = None, device: torch.device | str | None = None
+        self,
+        model: Callable[..., Any],
+        vocab_size: int | None = None,
+        device: torch.device | str | None = None,
+        length: int = 2,
     ) -> None:
         if not callable(model):
             raise InputError(f"a model to check is a function from token ids to logits, but this is {model!r:.80}")
         self.model = model
-        self.module = model if isinstance(model, nn.Module) else None
-        first = next(self.module.parameters(), None) if self.module else None
-        self.device = torch.device(device if device is not None else first.device if first is not None else "cpu")
-        config = getattr(model, "config", None)
+        self.device = torch.device(device or "cpu")
+        zeros = torch.zeros(1, length, dtype=torch.long)
+        self.roots = [model] if isinstance(model, nn.Module) else self._called_by_function(zeros)
+        if device is None:
+            self.device = next((weight.device for weight in self.parameters()), self.device)
+        config = next((one.config for one in (model, *self.roots) if hasattr(one, "config")), None)
         text_config = getattr(config, "get_text_config", lambda: config)()
         self.special_ids = _special_ids(text_config) | _special_ids(config)
         self.positions: int | None = _whole_number(text_config, "max_position_embeddings")
-        entry = model if self.module is None else self.module.forward
+        entry = model.forward if isinstance(model, nn.Module) else model
         self._parameters = inspect.signature(entry).parameters if _has_signature(entry) else {}
         if vocab_size is None:
             vocab_size = _whole_number(text_config, "vocab_size")
         if vocab_size is None:
             with torch.no_grad(), self.mode(training=False):
-                vocab_size = self._logits(torch.zeros(1, 2, dtype=torch.long, device=self.device)).shape[-1]
+                vocab_size = self._logits(zeros.to(self.device)).shape[-1]
         if vocab_size < 2:
             raise InputError(f"vocab_size is {vocab_size}, but a model that can leak chooses among at least 2 tokens")
         self.vocab_size = vocab_size
+
+    def _called_by_function(self, ids: Tensor) -> list[nn.Module]:
+        """The outermost modules that a function calls. They run in eval mode even now: BatchNorm is not to notice."""
+        modes: dict[nn.Module, bool] = {}
+
+        def note(module: nn.Module, args: Any) -> None:
+            modes.setdefault(module, module.training)
+            module.training = False
+
+        handle = register_module_forward_pre_hook(note)
+        try:
+            with torch.no_grad():
+                self._logits(ids.to(self.device))
+        finally:
+            handle.remove()
+            for module, training in modes.items():
+                module.training = training
+        roots: list[nn.Module] = []
+        for module in modes:  # outer modules are called before what they contain
+            if not any(module in set(root.modules()) for root in roots):
+                roots.append(module)
+        return roots
+
+    def named_modules(self) -> dict[nn.Module, str]:
+        """Every module with its qualified name; those of a function begin with the class of what it calls."""
+        if isinstance(self.model, nn.Module):
+            return {module: name for name, module in self.model.named_modules()}
+        names: dict[nn.Module, str] = {}
+        for root in self.roots:
+            top = type(root).__name__
+            for name, module in root.named_modules():
+                names.setdefault(module, f"{top}.{name}" if name else top)
+        return names
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        for root in self.roots:
+            yield from root.parameters()
 
     @property
     def name(self) -> str:
@@ -142,20 +187,20 @@ class Subject:
 
     @contextmanager
     def mode(self, training: bool) -> Iterator[None]:
-        """A module in eval or training mode, its buffers (running statistics) and modes put back afterwards."""
-        if self.module is None:
-            yield
-            return
-        modes = {module: module.training for module in self.module.modules()}
-        buffers = {buffer: buffer.detach().clone() for buffer in self.module.buffers()} if training else {}
-        self.module.train(training)
+        """The modules in eval or training mode, their modes and buffers (running statistics) put back afterwards."""
+        modules = [module for root in self.roots for module in root.modules()]
+        modes = [module.training for module in modules]
+        buffers = [buffer for root in self.roots for buffer in root.buffers()] if training else []
+        contents = [buffer.detach().clone() for buffer in buffers]
+        for root in self.roots:
+            root.train(training)
         try:
             yield
         finally:
-            for module, was_training in modes.items():
+            for module, was_training in zip(modules, modes, strict=True):
                 module.training = was_training
             with torch.no_grad():
-                for buffer, content in buffers.items():
+                for buffer, content in zip(buffers, contents, strict=True):
                     buffer.copy_(content)
 
     @contextmanager
@@ -165,7 +210,7 @@ class Subject:
         generator = torch.Generator().manual_seed(0)
         asleep = {
             weight: weight.detach().clone()
-            for weight in (self.module.parameters() if self.module else ())
+            for weight in self.parameters()
             if weight.is_floating_point() and not weight.is_meta and weight.numel() and weight.abs().max() < ASLEEP
         }
         for weight in asleep:
@@ -217,7 +262,8 @@ def spread(tensor: Tensor) -> float:
 
 def one_line(error: BaseException) -> str:
     """Kind and message of an error, in one line that fits a sentence."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    message = " ".join(str(error).split())
+    return f"{type(error).__name__}: {message if len(message) <= 160 else message[:157] + '...'}"
 
 
 def _whole_number(config: Any, name: str) -> int | None:

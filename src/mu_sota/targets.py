@@ -82,9 +82,11 @@ def _from_hub(name: str, overrides: dict[str, Any], trust_remote_code: bool, dty
     try:
         config = _read_config(name, overrides, trust_remote_code)
     except InputError as error:
+        close = difflib.get_close_matches(name, [*MODEL_PRESETS, *CONFIG_MAPPING], n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
         raise InputError(
-            f"{name!r} is no preset ({', '.join(MODEL_PRESETS)}), no folder or file that exists, no "
-            f"package.module:callable and no model type of transformers, and as a model on the Hugging Face hub {error}"
+            f"{name!r} is no preset, no folder or file that exists, no package.module:callable and no model type of "
+            f"transformers{hint}; and from the Hugging Face hub {error}"
         ) from error
     if overrides:
         return _built(config, trust_remote_code, dtype, f"configuration of {name}")

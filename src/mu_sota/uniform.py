@@ -88,17 +88,18 @@ def train_on_uniform_tokens(
     def tell(said: str) -> None:
         progress(time.monotonic() - start, said)
 
-    subject = Subject(build())
-    if subject.module is None:
-        raise InputError(f"only a module can be trained, but this is {subject.name}")
+    module = build()
+    if not isinstance(module, nn.Module):
+        raise InputError(f"only a module can be trained, but this is {module!r:.80}")
+    subject = Subject(module)
     with subject.random_state_kept():
         try:
             torch.manual_seed(0)
-            with _next_token_added(subject.module) as planted:
-                control = _train(subject, seconds / 3, lambda said: tell(f"control with a planted leak, {said}"))
+            with _next_token_added(module) as planted:
+                control = _train(module, seconds / 3, lambda said: tell(f"control with a planted leak, {said}"))
             torch.manual_seed(0)
             left = seconds - (time.monotonic() - start)
-            trained = _train(Subject(build()), left, lambda said: tell(f"training on uniform tokens, {said}"))
+            trained = _train(build(), left, lambda said: tell(f"training on uniform tokens, {said}"))
         except (InputError, RuntimeError) as error:  # logits became NaN; no derivative; no memory
             return Result(CHECK, "skipped", meaning=f"it could not be trained: {one_line(error)}")
     return _result(trained, control, bool(planted))
@@ -123,10 +124,9 @@ def _result(trained: _Trained, control: _Trained, planted: bool) -> Result:
     return Result(CHECK, "ok", max(gain.mean, 0.0), tolerance, unit, said)
 
 
-def _train(subject: Subject, seconds: float, tell: Callable[[str], None]) -> _Trained:
+def _train(module: nn.Module, seconds: float, tell: Callable[[str], None]) -> _Trained:
     """Train until a gain shows or the time is up. The gain is that of the last look, in the mode that showed more."""
-    module = subject.module
-    assert module is not None
+    subject = Subject(module)
     length = min(LENGTH, subject.positions or LENGTH)
     drawn = subject.drawn_ids()[:NUM_IDS]
     generator = torch.Generator().manual_seed(1)
