@@ -189,6 +189,16 @@ class FewSteps(nn.Module):
         return chunks.mean(2, keepdim=True).expand_as(chunks).flatten(1, 2)[:, : state.shape[1]]
 
 
+class AtOnePosition(nn.Module):
+    """One position in the middle of the text sees the token after it."""
+
+    def forward(self, state: Tensor) -> Tensor:
+        mixed = torch.zeros_like(state)
+        if state.shape[1] > 38:
+            mixed[:, 37] = state[:, 38]
+        return mixed
+
+
 def _llama(kind: type[LlamaForCausalLM] = LlamaForCausalLM) -> LlamaForCausalLM:
     return kind(
         LlamaConfig(
@@ -272,6 +282,7 @@ LEAKS: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
     "time first, no mask": (lambda: TinyLM(TimeFirst()), "future", "mixer.attention"),
     "behind a zero projection": (lambda: TinyLM(ZeroProjection()), "future", "mixer.attention"),
     "inside chunks": (lambda: TinyLM(FewSteps()), "future", "mixer"),
+    "at one position": (lambda: TinyLM(AtOnePosition()), "future", "mixer"),
     "weak": (lambda: TinyLM(SequenceMean(), strength=1e-2), "future", "mixer"),
     "cache one step off": (lambda: _llama(CacheOneOff), "cache", "model"),
     "cache of one layer": (_stale_cache, "cache", "model.layers.1.self_attn"),

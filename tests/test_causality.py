@@ -39,6 +39,11 @@ def test_a_planted_leak_is_found_and_traced(name: str) -> None:
     assert found.location.path[-1] in ("lm_head", "head", "(model)")
 
 
+def test_a_leak_over_the_batch_is_not_taken_for_one_over_time() -> None:
+    found = {leak.check for leak in check(planted("mean over the batch")).leaks}
+    assert found == {"batch", "gradient", "batch (training)"}
+
+
 @pytest.mark.parametrize("name", CLEAN)
 def test_a_causal_model_passes(name: str) -> None:
     torch.manual_seed(0)

@@ -249,8 +249,8 @@ def _default_length(subject: Subject) -> int:
     return min(length, subject.positions or length)
 
 
-def _cuts(length: int) -> list[int]:
-    """Where the future begins: at the ends, and at and beside the powers of two, where kernels have their seams."""
+def _seams(length: int) -> list[int]:
+    """Cuts that deserve all rows: the ends, and the powers of two and beside them, where kernels have their seams."""
     powers = [2**k for k in range(length.bit_length())]
     return sorted(
         {near for power in powers for near in (power - 1, power, power + 1) if 0 < near < length} | {length - 1}
@@ -349,13 +349,24 @@ class _Checks:
     # What is compared.
 
     def _other_futures(self) -> Iterator[_Comparison]:
-        for cut in _cuts(self.length):
-            future = self._to_ids(torch.cat([self.picks[:, :cut], self._others(self.picks[:, cut:])], dim=1))
-            yield _Comparison(
-                Pass(self.base, columns=slice(cut)),
-                Pass(self._run(future), columns=slice(cut)),
-                f"tokens from position {cut} on change what it predicts before them",
-            )
+        seams = _seams(self.length)
+        for cut in seams:
+            yield self._other_future(self.base, self.picks, cut)
+        # Every other position too, in one row: a position that sees just the next one is found by one cut only.
+        for row in range(self.rows):
+            picks = self.picks[row : row + 1]
+            alone = self._run(self._to_ids(picks))
+            for cut in range(1 + row, self.length, self.rows):
+                if cut not in seams:
+                    yield self._other_future(alone, picks, cut)
+
+    def _other_future(self, ours: Run, picks: Tensor, cut: int) -> _Comparison:
+        future = self._to_ids(torch.cat([picks[:, :cut], self._others(picks[:, cut:])], dim=1))
+        return _Comparison(
+            Pass(ours, columns=slice(cut)),
+            Pass(self._run(future), columns=slice(cut)),
+            f"tokens from position {cut} on change what it predicts before them",
+        )
 
     def _replaced_rows(self) -> Iterator[_Comparison]:
         for row in range(self.rows):
@@ -571,7 +582,7 @@ class _Checks:
         logits = torch.where(logits.isfinite(), logits, torch.zeros((), device=logits.device))
         weights = torch.randn(logits.shape, generator=self.generator).to(logits.device)
         worst = (0.0, 0)
-        for number, cut in enumerate(_cuts(self.length)):
+        for number, cut in enumerate(_seams(self.length)):
             row = number % self.rows
             seen = (logits[row, :cut] * weights[row, :cut]).sum()
             allowed, forbidden = self._derivatives(seen, leaves, row, cut) if seen.requires_grad else (0.0, 0.0)
