@@ -300,6 +300,11 @@ CLEAN: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+def ends() -> None:
+    """Not a model: a script that ends the program."""
+    raise SystemExit(1)
+
+
 def planted(name: str) -> nn.Module:
     """A leaky model by name, always with the same weights."""
     torch.manual_seed(0)

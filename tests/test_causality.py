@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from planted import CLEAN, LEAKS, VOCABULARY, WIDTH, Attention, RunningMean, TinyLM, planted
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ def test_a_planted_leak_is_found_and_traced(name: str) -> None:
     report = check(planted(name))
     assert not report.clean
     found = results(report)[expected]
-    assert found.verdict == "leak"
+    assert found.verdict == ("differs" if expected in ("cache", "padding") else "leak")
     assert found.change is not None
     assert found.tolerance is not None
     assert found.change > 10 * found.tolerance
@@ -40,8 +40,8 @@ def test_a_planted_leak_is_found_and_traced(name: str) -> None:
 
 
 def test_a_leak_over_the_batch_is_not_taken_for_one_over_time() -> None:
-    found = {leak.check for leak in check(planted("mean over the batch")).leaks}
-    assert found == {"batch", "gradient", "batch (training)"}
+    found = {leak.check for leak in check(planted("mean over the batch")).findings}
+    assert found == {"batch", "row alone", "gradient", "batch (training)"}
 
 
 @pytest.mark.parametrize("name", CLEAN)
@@ -120,7 +120,7 @@ def _running_mean(ids: Tensor) -> Tensor:
         (lambda ids: _embed(ids).mean(1, keepdim=True), "future"),
         (lambda ids: _embed(ids).mean(0, keepdim=True), "batch"),
         (lambda ids: _embed(ids) / ids.shape[1], "length"),
-        (lambda ids: _embed(ids) * (len(ids) == 1), "batch"),
+        (lambda ids: _embed(ids) * (len(ids) == 1), "row alone"),
         (lambda ids: _embed(ids.flip(0)), "batch"),
     ],
 )
@@ -148,7 +148,7 @@ def test_the_modules_that_a_function_calls_are_checked_as_modules_are() -> None:
     model = planted("BatchNorm over time").train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     report = check(lambda ids: (model(ids),))
-    assert [leak.check for leak in report.leaks] == ["future (training)", "batch (training)"]
+    assert [leak.check for leak in report.findings] == ["future (training)", "batch (training)"]
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert model.training
     dropping = TinyLM(nn.Sequential(Attention(0), nn.Dropout(0.5))).train()
@@ -171,6 +171,7 @@ def test_logits_are_taken_as_models_give_them(wrap: Callable[[Tensor], Any]) -> 
 @given(st.integers(2, 70), st.integers(4, 9), st.integers(2, 60), st.integers(1, 69))
 def test_one_dependence_is_found_at_any_size(length: int, rows: int, vocabulary: int, ahead: int) -> None:
     """Every position sees the token `ahead` of it, weakly; there is one to be seen if the text is longer than that."""
+    assume(rows != length)
     table = torch.randn(vocabulary, 8, generator=torch.Generator().manual_seed(0))
 
     def leaky(ids: Tensor) -> Tensor:
@@ -213,6 +214,7 @@ def test_what_cannot_be_checked_is_said(model: Any, said: str) -> None:
     [
         ({"length": 1}, "length is 1"),
         ({"rows": 3}, "rows is 3"),
+        ({"rows": 6, "length": 6}, "rows is 6"),
         ({"vocab_size": 1}, "vocab_size is 1"),
         ({"vocab_size": 51}, "could not be called"),
     ],
@@ -223,10 +225,10 @@ def test_unusable_arguments_are_refused(arguments: dict[str, int], said: str) ->
 
 
 def test_a_length_beyond_the_positions_is_refused() -> None:
-    model = MuForCausalLM(MuConfig(vocab_size=VOCABULARY, num_hidden_layers=1, max_position_embeddings=16))
-    with pytest.raises(InputError, match="length is 17, but the model has 16 positions"):
-        check(model, length=17)
-    assert check(model).length == 16
+    model = MuForCausalLM(MuConfig(vocab_size=VOCABULARY, num_hidden_layers=1, max_position_embeddings=20))
+    with pytest.raises(InputError, match="length is 21, but the model has 20 positions"):
+        check(model, length=21)
+    assert check(model).length == 20
 
 
 def test_a_model_of_one_length_is_checked_at_that() -> None:
@@ -273,14 +275,14 @@ def test_the_report_reads_as_a_table_and_as_json() -> None:
     assert seen == report.results
     text = str(report)
     assert "TinyLM: 5 rows of 61 tokens below 50, float32 on cpu" in text
-    assert re.search(r"LEAK \(batch\): row \d alone gives other predictions than the same row among others", text)
+    assert re.search(r"LEAK \(row alone\): row \d alone gives other predictions than the same row among others", text)
     assert "    arises in mixer (OverBatch); path: mixer -> after -> head -> logits" in text
     assert "cache                      -          -  not checked: the model has no generate method" in text
     record = report.as_dict()
     assert record["clean"] is False
     assert {"check", "verdict", "change", "tolerance", "unit", "meaning", "location"} == record["checks"][0].keys()
     assert record["checks"][1]["location"]["module"] == "mixer"
-    assert "no leak found by 3 checks: future, batch, length" in str(check(_running_mean, rows=4, length=2))
+    assert "no leak found by 4 checks: future, batch, row alone, length" in str(check(_running_mean, rows=4, length=2))
 
 
 def test_the_model_and_the_random_state_are_left_as_they_were() -> None:
@@ -323,7 +325,7 @@ def test_rounding_that_a_model_amplifies_is_no_leak() -> None:
 
     torch.manual_seed(0)
     report = check(TinyLM(Amplifying(), strength=1.0))
-    found = results(report)["batch"]
+    found = results(report)["row alone"]
     assert found.verdict == "ok", report
     assert found.change is not None
     assert found.change > 1e-4
@@ -342,8 +344,7 @@ def test_in_a_format_too_coarse_to_tell_only_passes_of_one_shape_are_compared() 
     assert results(report)["length"].verdict == "skipped"
     assert "in bfloat16; check it in a finer format" in results(report)["length"].meaning
     assert results(report)["future"].change == 0.0
-    assert "comparisons, then rounding alone may move" in results(report)["batch"].meaning
-    assert results(report)["batch"].verdict == "ok"
+    assert results(report)["batch"].change == 0.0
 
 
 def test_special_tokens_are_not_drawn() -> None:

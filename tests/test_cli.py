@@ -337,7 +337,7 @@ def test_leakcheck_passes_a_trained_model(trained: Any, tmp_path: Path, capsys: 
     assert status == 0
     assert out.splitlines()[0] == f"{trained[1] / 'best'}, weights as saved"
     assert re.search(r"^future +0 +1e-04  ok$", out, re.MULTILINE)
-    assert "no leak found by 7 checks: future, batch, length, gradient, padding" in out
+    assert "no leak found by 8 checks: future, batch, row alone, length, gradient, padding" in out
     record = json.loads(file.read_text())
     assert record["clean"] is True
     assert record["target"] == str(trained[1])
@@ -369,6 +369,9 @@ def test_leakcheck_has_a_status_of_its_own_for_a_leak(tmp_path: Path, capsys: py
         (["quickstart", "--device", "toaster"], "--device 'toaster' cannot be used here"),
         (["quickstart", "--length", "129"], "length is 129, but the model has 128 positions"),
         (["planted:Attention", "--set", "diagonal=0"], "the model could not be called with token ids"),
+        (["planted:Attention"], "planted:Attention takes the arguments (diagonal"),
+        (["planted:ends"], "made no model: SystemExit: 1"),
+        (["quickstart", "--device", "meta"], "--device 'meta' cannot be used here"),
         (["math:sin"], "the model could not be called with token ids"),
     ],
 )

@@ -12,7 +12,7 @@ from mu_sota.locate import Location
 
 
 def located(model: Any, expected: str = "future") -> Location:
-    location = next(result.location for result in check(model).leaks if result.check == expected)
+    location = next(result.location for result in check(model).findings if result.check == expected)
     assert location is not None
     return location
 
@@ -125,4 +125,4 @@ def test_a_function_without_modules_has_no_location() -> None:
     table = torch.randn(VOCABULARY, VOCABULARY, generator=torch.Generator().manual_seed(1))
     report = check(lambda ids: table[ids.roll(-1, 1)])
     assert not report.clean
-    assert all(result.location is None for result in report.leaks)
+    assert all(result.location is None for result in report.findings)

@@ -23,12 +23,12 @@ class Output:
     [LOGITS, Output(), {"loss": None, "logits": LOGITS}, (LOGITS, None), (None, LOGITS), [torch.tensor(1.0), LOGITS]],
 )
 def test_logits_are_found(output: Any) -> None:
-    assert logits_in(output) is LOGITS
+    assert [id(found) for found in logits_in(output)] == [id(LOGITS)]
 
 
 @pytest.mark.parametrize("output", [None, (), {}, "text", torch.zeros(2, 3), torch.zeros(2, 3, 4).long(), {"loss": 1}])
 def test_what_is_no_logits_is_not_taken_for_them(output: Any) -> None:
-    assert logits_in(output) is None
+    assert logits_in(output) == []
 
 
 def test_change_counts_equal_infinities_as_equal() -> None:
@@ -37,8 +37,16 @@ def test_change_counts_equal_infinities_as_equal() -> None:
     assert change(ours, torch.tensor([1.5, -math.inf, math.inf])) == 0.5
     assert change(ours, torch.tensor([1.0, 0.0, math.inf])) == math.inf
     assert change(ours[:0], ours[:0]) == 0
-    assert spread(torch.tensor([1.0, 3.0, -math.inf])) == pytest.approx(math.sqrt(2))
-    assert spread(torch.tensor([1.0])) == 0
+    assert change(ours, torch.tensor([math.nan, -math.inf, math.inf])) == math.inf
+    assert change(ours * math.nan, ours * math.nan) == 0
+
+
+@pytest.mark.parametrize("fill", [0.0, 5.0, -1e4, -1e9, -math.inf, torch.finfo(torch.float32).min])
+def test_entries_that_are_masked_everywhere_do_not_set_the_scale(fill: float) -> None:
+    logits = 3 * torch.randn(5, 61, 20, generator=torch.Generator().manual_seed(0)) + 100 * torch.arange(20)
+    assert spread(logits) == pytest.approx(3, rel=0.05)
+    assert spread(nn.functional.pad(logits, (0, 14), value=fill)) == pytest.approx(spread(logits))
+    assert spread(torch.ones(2, 3, 4)) == 0
 
 
 def test_the_vocabulary_comes_from_the_configuration_or_the_logits() -> None:

@@ -168,7 +168,9 @@ def test_what_is_imported_is_made_or_taken(importable: None, name: str, trainabl
 def test_settings_are_arguments_of_what_is_imported(importable: None) -> None:
     model: Any = target("my_models:make", width=8).model
     assert model.head.in_features == 8
-    with pytest.raises(InputError, match="my_models:function does not take the arguments width"):
+    with pytest.raises(
+        InputError, match=r"my_models:function takes the arguments \(ids\); not those given with --set \(width\)"
+    ):
         target("my_models:function", width=8)
 
 

@@ -10,7 +10,7 @@ from planted import VOCABULARY, Attention, TinyLM, planted
 from torch import Tensor, nn
 
 from mu_sota import InputError, MuConfig, MuForCausalLM
-from mu_sota.uniform import SIGMAS, Gain, train_on_uniform_tokens
+from mu_sota.uniform import Gain, train_on_uniform_tokens
 
 # Leaks end the training as soon as they are seen, in a second or two; the limit is for a slow machine.
 LIMIT = 60.0
@@ -23,7 +23,7 @@ def test_a_leak_is_learned_and_seen(name: str) -> None:
     assert result.change is not None
     assert result.tolerance is not None
     assert result.change > result.tolerance > 0
-    assert "nats better than anyone can" in result.meaning
+    assert "nats a token better than anyone can" in result.meaning
 
 
 def test_a_leak_that_exists_only_in_training_is_seen_there() -> None:
@@ -41,7 +41,7 @@ def test_a_causal_model_gains_nothing_though_it_would_have_used_a_leak() -> None
         lambda elapsed, what: said.append(what),
     )
     assert result.verdict == "ok", result
-    assert "a planted leak was seen after" in result.meaning
+    assert "the easiest leak, when planted, was seen after" in result.meaning
     assert said[0].startswith("control with a planted leak, step 25: ")
     assert said[-1].startswith("training on uniform tokens, step ")
 
@@ -57,8 +57,10 @@ def test_a_model_that_learns_nothing_proves_nothing() -> None:
 
 
 def test_what_cannot_be_trained_is_said() -> None:
-    frozen = planted("no mask").requires_grad_(False)
-    assert "no weights that could be trained" in train_on_uniform_tokens(lambda: frozen, 1.0).meaning
+    def frozen() -> nn.Module:
+        return planted("no mask").requires_grad_(False)
+
+    assert "no weights that could be trained" in train_on_uniform_tokens(frozen, 1.0).meaning
     with pytest.raises(InputError, match="only a module can be trained"):
         train_on_uniform_tokens(lambda: lambda ids: nn.functional.one_hot(ids, VOCABULARY).float(), 1.0)  # type: ignore[arg-type, return-value]
 
@@ -71,21 +73,48 @@ def test_the_random_state_is_left_alone() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**31), st.integers(2, 32), st.floats(0, 6))
-def test_no_causal_prediction_gains(seed: int, num_ids: int, sharpness: float) -> None:
-    """Whatever distribution is predicted without seeing the token, sharp or flat, the gain is no finding."""
+def test_no_causal_prediction_is_taken_for_a_leak(seed: int, num_ids: int, sharpness: float) -> None:
+    """Whatever distribution is predicted without seeing the token, sharp or flat."""
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(num_ids, (4000,), generator=generator)
     logits = sharpness * torch.randn(4000, num_ids, generator=generator)
     losses = nn.functional.cross_entropy(logits, ids, reduction="none")
-    assert not Gain.of([losses], num_ids).significant
+    assert not Gain.of([losses], num_ids).proves_a_leak
 
 
-def test_a_small_gain_on_many_tokens_is_a_finding() -> None:
+def test_rare_guesses_that_mostly_pay_are_not_taken_for_a_leak() -> None:
+    """Uniform but for excluding one id now and then: a small gain, nearly always; a t-test would be fooled often."""
+    for seed in range(200):
+        generator = torch.Generator().manual_seed(seed)
+        ids = torch.randint(32, (24_800,), generator=generator)
+        losses = torch.full((24_800,), math.log(32), dtype=torch.float64)
+        losses[:40] = torch.where(ids[:40] == 0, math.inf, math.log(31))
+        assert not Gain.of([losses], 32).proves_a_leak
+
+
+@pytest.mark.parametrize(("hint", "proves"), [(0.02, False), (0.15, True)])
+def test_a_gain_on_many_tokens_is_a_proof_if_it_is_large_enough(hint: float, proves: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(8, (100_000,), generator=generator)
-    logits = 0.15 * nn.functional.one_hot(ids, 8) + 0.01 * torch.randn(100_000, 8, generator=generator)
-    losses = nn.functional.cross_entropy(logits, ids, reduction="none")
-    gain = Gain.of([losses], 8)
-    assert gain.mean == pytest.approx(math.log(8) - losses.double().mean().item())
-    assert gain.mean > SIGMAS * gain.error
-    assert gain.significant
+    losses = nn.functional.cross_entropy(hint * nn.functional.one_hot(ids, 8).float(), ids, reduction="none")
+    gain = Gain.of([losses[:50_000], losses[50_000:]], 8) if proves else Gain.of([losses[:1000]], 8)
+    assert gain.total / gain.predictions == pytest.approx(math.log(8) - losses[0].item(), rel=1e-4)
+    assert gain.proves_a_leak == proves
+
+
+def test_models_that_are_one_object_or_have_no_embedding_prove_nothing() -> None:
+    model = planted("no mask")
+    with pytest.raises(InputError, match="the same object"):
+        train_on_uniform_tokens(lambda: model, 1.0)
+
+    class OneHot(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(VOCABULARY, VOCABULARY)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            return self.head(nn.functional.one_hot(ids, VOCABULARY).float().cumsum(1))
+
+    result = train_on_uniform_tokens(OneHot, 0.5)
+    assert result.verdict == "skipped"
+    assert "no nn.Embedding in which a leak could be planted" in result.meaning

@@ -8,26 +8,24 @@ Legend: B batch, T time, V vocabulary.
 """
 
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList
+from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList, set_seed
 
 from .errors import InputError
 from .locate import Location, locate
-from .subject import Pass, Run, Subject, change, one_line, spread
+from .subject import EVERYTHING, Pass, Run, Subject, change, one_line, random_state_kept, spread
 
-ROWS = 5
-"""Rows of the batch of a check: odd and small, so that a tensor's batch axis is recognised by its size."""
-
+ROWS = (5, 7, 6, 8)
 LENGTHS = (61, 59, 67, 53)
-"""Default number of tokens: the first that no weight has as a size, so that a time axis is recognised too."""
+"""Default rows, and tokens of a row: the first that no weight has as a size, so that `locate` can tell axes apart."""
 
 TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """Largest change let pass, in standard deviations of the logits, by the model's least precise number format. Between
@@ -52,11 +50,11 @@ CACHES = ("past_key_values", "cache_params", "state", "rnn_state", "mems")
 ATTEMPTS = 3
 """Failed comparisons, largest change first, that are tried for a location."""
 
-Verdict = Literal["ok", "leak", "skipped"]
+Verdict = Literal["ok", "leak", "differs", "skipped"]
 
 
 class LeakError(InputError):
-    """The model sees what it must not see."""
+    """The model sees what it must not see, or a cache or padding changes what it predicts."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +63,13 @@ class Result:
 
     Args:
         check: its name.
-        verdict: `ok`, `leak`, or `skipped` if the model cannot be asked that.
+        verdict: `ok`; `leak`; `differs` if a cache or padding changes predictions, which is a defect though no leak; or
+            `skipped` if the model could not be asked that, or not to the end.
         change: its figure, `unit` says of what; None if skipped.
         tolerance: the largest figure let pass.
         unit: what the figure is measured in.
-        meaning: of a leak, what it means; of a skipped check, why; else a remark or nothing.
-        location: of a leak, where it arises, if one module can be named.
+        meaning: of a finding, what it means; of a skipped check, why; else a remark or nothing.
+        location: of a finding, where it arises, if one module can be named.
     """
 
     check: str
@@ -85,7 +84,7 @@ class Result:
         """One row of the report's table."""
         if self.change is None:
             return f"{self.check:17} {'-':>10} {'-':>10}  not checked: {self.meaning}"
-        said = "LEAK" if self.verdict == "leak" else "ok"
+        said = self.verdict if self.verdict == "ok" else self.verdict.upper()
         remark = f": {self.meaning}" if self.verdict == "ok" and self.meaning else ""
         return f"{self.check:17} {self.change:10.2g} {self.tolerance:10.0e}  {said}{remark}"
 
@@ -125,13 +124,15 @@ class Report:
     results: list[Result] = field(default_factory=list)
 
     @property
-    def leaks(self) -> list[Result]:
-        return [result for result in self.results if result.verdict == "leak"]
+    def findings(self) -> list[Result]:
+        """What is wrong: leaks, then other differences."""
+        found = [result for result in self.results if result.verdict in ("leak", "differs")]
+        return sorted(found, key=lambda result: result.verdict != "leak")
 
     @property
     def clean(self) -> bool:
-        """No check found a leak."""
-        return not self.leaks
+        """No check found anything."""
+        return not self.findings
 
     def __str__(self) -> str:
         head = (
@@ -147,11 +148,11 @@ class Report:
             return f"no leak found by {len(done)} checks: {', '.join(done)}"
         lines = []
         told: list[Location] = []
-        for leak in self.leaks:
-            lines.append(f"LEAK ({leak.check}): {leak.meaning}")
-            if leak.location and leak.location not in told:
-                told.append(leak.location)
-                lines.append(f"    {leak.location.sentence()}")
+        for finding in self.findings:
+            lines.append(f"{finding.verdict.upper()} ({finding.check}): {finding.meaning}")
+            if finding.location and finding.location not in told:
+                told.append(finding.location)
+                lines.append(f"    {finding.location.sentence()}")
         return "\n".join(lines)
 
     def as_dict(self) -> dict[str, Any]:
@@ -175,14 +176,16 @@ def assert_causal(model: Callable[..., Any], vocab_size: int | None = None, **se
     """One line for a test suite: raise unless `check` finds the model clean; its arguments and its report.
 
     Raises:
-        LeakError: what leaks, by how much, what it means, and where it arises.
+        LeakError: what was found, by how much, what it means, and where it arises.
         InputError: the model could not be checked.
     """
     report = check(model, vocab_size, **settings)
     if not report.clean:
-        first = report.leaks[0]
+        first = report.findings[0]
+        leaks = "the model is not causal, so its perplexity would mean nothing"
+        differs = "the model does not give the same predictions in all ways in which it is used"
         raise LeakError(
-            f"the model is not causal, so its perplexity would mean nothing: {first.meaning} "
+            f"{leaks if first.verdict == 'leak' else differs}: {first.meaning} "
             f"(check '{first.check}': {first.change:.2g} {first.unit}, tolerance {first.tolerance:.0e})"
             f"{f'; it {first.location.sentence()}' if first.location else ''}"
         )
@@ -194,7 +197,7 @@ def check(
     vocab_size: int | None = None,
     *,
     length: int | None = None,
-    rows: int = ROWS,
+    rows: int | None = None,
     device: torch.device | str | None = None,
     seen: Callable[[Result], None] = lambda result: None,
 ) -> Report:
@@ -209,7 +212,7 @@ def check(
         model: an `nn.Module` or any function from ids [B, T] to logits [B, T, V], or to something with `.logits`.
         vocab_size: ids are drawn below it. Default: from the model's configuration, else from its logits.
         length: tokens of a row. Default: 61, or what the model has positions for.
-        rows: rows of the batch, at least 4.
+        rows: rows of the batch, at least 4. Default: 5.
         device: where ids are made. Default: where the module's parameters are.
         seen: told each result as soon as it is there.
 
@@ -218,15 +221,18 @@ def check(
             whatever the tokens, or two passes over the same tokens differ.
     """
     subject = Subject(model, vocab_size, device, length=length or 2)
+    widths = subject.widths()
     if length is None:
-        length = _default_length(subject)
+        length = _default_length(widths, subject.positions)
     if length < 2:
         raise InputError(f"length is {length}, but must be at least 2, for one token to come after another")
-    if rows < 4:
-        raise InputError(f"rows is {rows}, but must be at least 4, so that a row is one among several")
     if subject.positions is not None and length > subject.positions:
         raise InputError(f"length is {length}, but the model has {subject.positions} positions; give at most that")
-    with subject.random_state_kept(), subject.awake():
+    if rows is None:
+        rows = next((number for number in ROWS if number not in {*widths, length}), ROWS[0] + (length == ROWS[0]))
+    if rows < 4 or rows == length:
+        raise InputError(f"rows is {rows}, but must be at least 4 and another number than the {length} tokens of a row")
+    with random_state_kept(), subject.awake():
         checks = _Checks(subject, rows, length, training=False)
         report = Report(
             model=subject.name,
@@ -243,10 +249,11 @@ def check(
     return report
 
 
-def _default_length(subject: Subject) -> int:
-    sizes = {size for weight in subject.parameters() for size in weight.shape}
-    length = next((number for number in LENGTHS if number not in sizes), LENGTHS[0])
-    return min(length, subject.positions or length)
+def _default_length(widths: set[int], positions: int | None) -> int:
+    limit = positions or max(LENGTHS)
+    candidates = [*LENGTHS, *range(limit, 1, -1)]
+    fitting = [number for number in candidates if number <= limit]
+    return next((number for number in fitting if number not in widths), fitting[0] if fitting else limit)
 
 
 def _seams(length: int) -> list[int]:
@@ -276,6 +283,14 @@ class _Finding(NamedTuple):
         return self.change / self.tolerance
 
 
+class _Derivative(NamedTuple):
+    """The largest forbidden derivative, in parts of the largest of all; its meaning; passes that should show it too."""
+
+    share: float
+    meaning: str
+    comparisons: list[_Comparison]
+
+
 class _Skip(Exception):
     """The model cannot be asked this; the message says why."""
 
@@ -296,23 +311,28 @@ class _Checks:
         self.tolerance = TOLERANCES[self.dtype]
         self.scale = spread(logits)
         self.rounding: float | None = None
-        finite = torch.where(logits.isfinite(), logits, torch.zeros((), device=logits.device))
-        if change(finite, finite[:1, :1].expand_as(finite)) <= 1e-6 * self.scale:
+        if logits.isnan().any():
+            raise InputError("the model's logits hold NaN, so nothing can be said of it; check its weights")
+        others = self._run(self._to_ids(self._others(self.picks)))()
+        if not self.scale or change(others, logits) <= self.tolerance * self.scale:
             raise InputError(
                 "the model gives the same logits whatever the tokens, so no leak could show; "
                 "give it weights through which they can show"
             )
         again = change(self.base(), logits) / self.scale
-        if not again <= self.tolerance:
-            raise InputError(
-                f"the model is not deterministic: two passes over the same tokens differ by {again:.2g} standard "
-                f"deviations of the logits (tolerance {self.tolerance:.0e}), so no comparison would mean anything; "
-                f"switch off its dropout, sampling or noise, or give a function that does"
-            )
+        if again > self.tolerance:
+            raise InputError(self._not_deterministic(again))
         self.names = subject.named_modules()
         self.embeddings = [module for module in self.names if isinstance(module, nn.Embedding)]
         if self.embeddings and not training:
             self.rounding = self._measured_rounding()
+
+    def _not_deterministic(self, moved: float) -> str:
+        return (
+            f"the model is not deterministic: two passes over the same tokens differ by {moved:.2g} standard "
+            f"deviations of the logits (tolerance {self.tolerance:.0e}), so no comparison would mean anything; switch "
+            f"off its dropout, sampling or noise, or give a function that does"
+        )
 
     def _measured_rounding(self) -> float:
         """How far the logits move, in their standard deviations, if every embedding changes in its last place."""
@@ -329,22 +349,29 @@ class _Checks:
             return max(change(self.base(), self.base.logits) for _ in range(ROUNDING_DRAWS)) / self.scale
 
     def run(self) -> Iterator[Result]:
-        """In eval mode all checks; then, of a module, those that ask for one shape only in training mode."""
+        """In eval mode all checks; then, of modules, those that compare passes of one shape in training mode too."""
         if self.training:
             yield self._compare("future (training)", self._other_futures())
             yield self._compare("batch (training)", self._replaced_rows())
             return
-        yield self._compare("future", self._other_futures())
-        yield self._compare("batch", chain(self._replaced_rows(), self._single_rows()))
+        yield self._required(self._compare("future", self._other_futures()))
+        yield self._required(self._compare("batch", self._replaced_rows()))
+        yield self._compare("row alone", self._single_rows())
         yield self._compare("length", self._prefixes())
         yield self._gradient()
-        yield self._compare("cache", self._decoded())
-        yield self._compare("padding", self._padded())
+        yield self._compare("cache", self._decoded(), "differs")
+        yield self._compare("padding", self._padded(), "differs")
         if self.subject.roots:
             try:
                 yield from _Checks(self.subject, self.rows, self.length, training=True).run()
             except InputError as error:
                 yield Result("training", "skipped", meaning=f"in training mode {error}")
+
+    def _required(self, result: Result) -> Result:
+        """A model that cannot be asked this has not been checked."""
+        if result.verdict == "skipped":
+            raise InputError(f"the check '{result.check}' could not be finished: {result.meaning}")
+        return result
 
     # What is compared.
 
@@ -416,6 +443,12 @@ class _Checks:
     def _padded(self) -> Iterator[_Comparison]:
         if not self.subject.takes("attention_mask"):
             raise _Skip("the model takes no attention_mask")
+        ones = torch.ones_like(self.ids)
+        yield _Comparison(
+            Pass(self.base),
+            Pass(self._run(self.ids, attention_mask=ones)),
+            "an attention_mask of ones changes what it predicts",
+        )
         width = self.length
         # Rows of several lengths, and one row alone: some models mask padding only in batches.
         for kept in ([width - 1 - (row * width) // (2 * self.rows) for row in range(self.rows)], [width // 2]):
@@ -437,7 +470,7 @@ class _Checks:
         def function() -> Tensor:
             with self.subject.mode(self.training):
                 if self.training:
-                    torch.manual_seed(0)  # dropout drops the same in passes of one shape
+                    set_seed(0)  # passes of one shape then draw the same
                 return self.subject.logits(ids, **inputs)
 
         return Run(function, (ids.shape[0], ids.shape[1]))
@@ -480,13 +513,18 @@ class _Checks:
             pad_token_id=int(self.drawn[0]),
         )
         given = self.ids[:, :prompt]
-        with self.subject.mode(training=False):
-            output = self.subject.model.generate(  # type: ignore[attr-defined]
-                given,
-                attention_mask=torch.ones_like(given),
-                generation_config=settings,
-                logits_processor=LogitsProcessorList([force]),
-            )
+        model: Any = self.subject.model
+        own, model.generation_config = model.generation_config, GenerationConfig()  # its own stops early, for one
+        try:
+            with self.subject.mode(training=False):
+                output = model.generate(
+                    given,
+                    attention_mask=torch.ones_like(given),
+                    generation_config=settings,
+                    logits_processor=LogitsProcessorList([force]),
+                )
+        finally:
+            model.generation_config = own
         logits = torch.stack(output.logits, dim=1)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
@@ -500,9 +538,9 @@ class _Checks:
 
     # How a result is made.
 
-    def _compare(self, name: str, comparisons: Iterator[_Comparison]) -> Result:
+    def _compare(self, name: str, comparisons: Iterator[_Comparison], wrong: Verdict = "leak") -> Result:
         findings: list[_Finding] = []
-        remark, previous = "", self.base
+        stopped, previous = "", self.base
         try:
             for comparison in comparisons:
                 if previous not in (self.base, comparison.theirs.run):
@@ -512,17 +550,30 @@ class _Checks:
                 moved = change(comparison.ours.logits(), comparison.theirs.logits()) / self.scale
                 findings.append(_Finding(moved, tolerance, comparison))
         except Exception as error:
-            # What the base pass can do and this way of asking cannot: no finding, but to be read.
-            remark = str(error) if isinstance(error, _Skip | InputError) else one_line(error)
-            if not findings:
-                return Result(name, "skipped", meaning=remark)
-            remark = f"{len(findings)} comparisons, then {remark}"
+            stopped = str(error) if isinstance(error, _Skip | InputError) else one_line(error)
+            if findings:
+                stopped = f"after {len(findings)} comparisons {stopped}"
         findings.sort(key=_Finding.excess, reverse=True)
+        if not findings or findings[0].excess() <= 1:
+            if stopped:
+                return Result(name, "skipped", meaning=stopped)
+            return Result(name, "ok", findings[0].change, findings[0].tolerance)
         worst = findings[0]
-        if worst.excess() <= 1:
-            return Result(name, "ok", worst.change, worst.tolerance, meaning=remark)
+        if (again := self._unsteadiness(worst)) > worst.tolerance:
+            if not self.training:
+                raise InputError(self._not_deterministic(again))
+            return Result(name, "skipped", meaning=f"in training mode {self._not_deterministic(again)}")
         location = self._first_location(finding.comparison for finding in findings[:ATTEMPTS] if finding.excess() > 1)
-        return Result(name, "leak", worst.change, worst.tolerance, meaning=worst.comparison.meaning, location=location)
+        return Result(name, wrong, worst.change, worst.tolerance, meaning=worst.comparison.meaning, location=location)
+
+    def _unsteadiness(self, finding: _Finding) -> float:
+        """How far its two passes move when they are run again."""
+        largest = 0.0
+        for one in (finding.comparison.ours, finding.comparison.theirs):
+            before = one.logits()
+            one.run.forget()
+            largest = max(largest, change(before, one.logits()) / self.scale)
+        return largest
 
     def _tolerance(self, comparison: _Comparison) -> float:
         """Tight where the passes have one shape; else what rounding may do in this model."""
@@ -539,32 +590,34 @@ class _Checks:
     def _first_location(self, comparisons: Iterable[_Comparison]) -> Location | None:
         for comparison in comparisons:
             threshold = self._tolerance(comparison) / 10
-            location = locate(self.names, comparison.ours, comparison.theirs, threshold)
+            try:
+                with _eagerly():
+                    location = locate(self.names, comparison.ours, comparison.theirs, threshold)
+            except Exception:  # a scripted module takes no hooks; the finding stands without its place
+                return None
             if location:
                 return location
         return None
 
     def _gradient(self) -> Result:
-        """Derivatives of a row's logits before a cut, towards all it must not see: later tokens and other rows."""
+        """Derivatives of logits towards all that they must not see: later tokens, other rows."""
         tolerance = self.tolerance * GRADIENT_SHARE
         try:
-            with self.subject.mode(training=False):
-                worst, cut = self._largest_derivative()
+            with self.subject.mode(training=False), _eagerly():
+                worst = self._largest_derivative()
         except (_Skip, InputError) as reason:
             return Result("gradient", "skipped", meaning=str(reason))
         except RuntimeError as error:  # of autograd: an operation without a derivative, or changed in place
             return Result("gradient", "skipped", meaning=one_line(error))
-        unit = "of the largest derivative towards an earlier token"
-        if worst <= tolerance:
-            return Result("gradient", "ok", worst, tolerance, unit)
-        meaning = f"what it predicts before position {cut} has a derivative towards later tokens or other rows"
-        futures = (comparison for comparison in self._other_futures() if comparison.ours.columns.stop == cut)
-        location = self._first_location(chain(futures, self._replaced_rows()))
-        return Result("gradient", "leak", worst, tolerance, unit, meaning, location)
+        unit = "of the largest derivative towards what it may see"
+        if worst.share <= tolerance:
+            return Result("gradient", "ok", worst.share, tolerance, unit)
+        location = self._first_location(worst.comparisons)
+        return Result("gradient", "leak", worst.share, tolerance, unit, worst.meaning, location)
 
     @torch.enable_grad()
-    def _largest_derivative(self) -> tuple[float, int]:
-        """Towards what must not be seen, in parts of that towards what may be, and the cut at which it was found."""
+    def _largest_derivative(self) -> _Derivative:
+        """Towards what must not be seen."""
         leaves: list[Tensor] = []
 
         def as_leaf(module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
@@ -579,33 +632,64 @@ class _Checks:
             logits = self.subject.logits(self.ids)
         if not leaves:
             raise _Skip("no nn.Embedding takes the tokens")
+        if not logits.requires_grad:
+            raise _Skip("no gradient flows from the logits to the embeddings")
         logits = torch.where(logits.isfinite(), logits, torch.zeros((), device=logits.device))
-        weights = torch.randn(logits.shape, generator=self.generator).to(logits.device)
-        worst = (0.0, 0)
-        for number, cut in enumerate(_seams(self.length)):
-            row = number % self.rows
-            seen = (logits[row, :cut] * weights[row, :cut]).sum()
-            allowed, forbidden = self._derivatives(seen, leaves, row, cut) if seen.requires_grad else (0.0, 0.0)
-            if allowed == 0.0:
-                raise _Skip("no gradient flows from the logits to the embeddings")
-            worst = max(worst, (forbidden / allowed, cut))
-        return worst
+        weighted = logits * torch.randn(logits.shape, generator=self.generator).to(logits.device)
+        found: list[_Derivative] = []
+        # A cut of its own in every row: all positions in T / B backward passes.
+        for start in range(1, self.length, self.rows):
+            cuts = [min(start + row, self.length - 1) for row in range(self.rows)]
+            seen = torch.stack([weighted[row, :cut].sum() for row, cut in enumerate(cuts)]).sum()
+            later = [slice(cut, None) for cut in cuts]
+            found.append(
+                _Derivative(
+                    self._forbidden_share(seen, leaves, later),
+                    f"what it predicts has a derivative towards later tokens (cuts at {cuts[0]} to {cuts[-1]})",
+                    [self._other_future(self.base, self.picks, cut) for cut in cuts],
+                )
+            )
+        for row, comparison in enumerate(self._replaced_rows()):
+            others = [EVERYTHING if other != row else slice(0) for other in range(self.rows)]
+            found.append(
+                _Derivative(
+                    self._forbidden_share(weighted[row].sum(), leaves, others),
+                    f"what it predicts in row {row} has a derivative towards other rows",
+                    [comparison],
+                )
+            )
+        return max(found, key=lambda derivative: derivative.share)
 
-    def _derivatives(self, seen: Tensor, leaves: list[Tensor], row: int, cut: int) -> tuple[float, float]:
-        """Largest derivative towards what may be seen, and towards what may not: later positions, other rows."""
-        allowed = forbidden = 0.0
+    def _forbidden_share(self, seen: Tensor, leaves: list[Tensor], forbidden: list[slice]) -> float:
+        """Largest derivative towards forbidden positions, by row, in parts of the largest of all."""
+        largest = within = 0.0
         for gradient in torch.autograd.grad(seen, leaves, retain_graph=True, allow_unused=True):
             if gradient is None:
                 continue
-            time = gradient.shape.index(self.length)
-            gradient = gradient.abs().movedim(time, 0)  # [T, B, D], or [T, D] of positions that rows share
-            forbidden = max(forbidden, gradient[cut:].max().item())
+            gradient = gradient.abs().movedim(
+                gradient.shape.index(self.length), 0
+            )  # [T, B, D] or, of positions, [T, D]
+            largest = max(largest, change(gradient, torch.zeros_like(gradient)))
             if gradient.ndim > 2 and gradient.shape[1] == self.rows:
-                others = [index for index in range(self.rows) if index != row]
-                forbidden = max(forbidden, gradient[:, others].max().item())
-                gradient = gradient[:, row]
-            allowed = max(allowed, gradient[:cut].max().item())
-        return allowed, forbidden
+                for row, places in enumerate(forbidden):
+                    part = gradient[places, row]
+                    within = max(within, change(part, torch.zeros_like(part)))
+            else:  # shared by the rows: forbidden is what is so in all of them
+                part = gradient[max(places.start or 0 for places in forbidden) or self.length :]
+                within = max(within, change(part, torch.zeros_like(part)))
+        if largest == 0.0:
+            raise _Skip("no gradient flows from the logits to the embeddings")
+        return within / largest if math.isfinite(within) else math.inf
+
+
+@contextmanager
+def _eagerly() -> Iterator[None]:
+    """Compiled modules run as they were written, so that hooks inside them are called."""
+    if "torch._dynamo" not in sys.modules:  # nothing has been compiled
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
 
 
 def _least_precise(subject: Subject) -> torch.dtype:

@@ -186,10 +186,11 @@ def _leakcheck(
     dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16")] = "float32",
     json_file: Annotated[Path | None, typer.Option("--json", help="write the report to this file")] = None,
 ) -> None:
-    """Does a causal language model see the token it is asked to predict? Exit status 0 no, 1 yes, 2 not checked.
+    """Does a causal language model see the token it is asked to predict?
 
     TARGET is any causal model: it is run in ways that must not change its predictions, and where they change, the
-    module that is the first to differ is named.
+    module that is the first to differ is named. Exit status: 0 nothing found, 1 a leak, or a cache or padding that
+    changes predictions, 2 the model could not be checked.
     """
     try:
         clean = _check_for_leaks(
@@ -197,6 +198,8 @@ def _leakcheck(
         )
     except KeyboardInterrupt:
         _leave(130, "interrupted; nothing was written")
+    except SystemExit as end:  # of the model's own code
+        _leave(2, f"{target} could not be checked: it ended the program with status {end.code}")
     except InputError:
         raise
     except Exception as error:
@@ -233,10 +236,13 @@ def _check_for_leaks(
     from .files import write_json
     from .targets import resolve
 
+    if json_file is not None and json_file.is_dir():
+        raise InputError(f"--json is the folder {json_file}; give the name of a file")
     try:
-        place = torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError):
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError):
         raise InputError(f"--device {device!r} cannot be used here; cpu always can") from None
+    place = torch.device(device)
     found = resolve(name, overrides, trust_remote_code, getattr(torch, dtype))
     if isinstance(found.model, torch.nn.Module):
         found.model.to(place)

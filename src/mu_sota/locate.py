@@ -7,18 +7,18 @@ that no weight has.
 Legend: B batch, T time.
 """
 
-import inspect
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, is_dataclass
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from .subject import EVERYTHING, Pass, change, spread
+from .subject import EVERYTHING, Pass, change
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def _record(names: Mapping[nn.Module, str], one: Pass) -> list[_Event]:
         if names[module] == "":
             ended.clear()
             running.clear()
-        given = dict(zip(inspect.signature(module.forward).parameters, args, strict=False)) | kwargs
+        given = dict(enumerate(args)) | kwargs
         # Copied now: what a module was given may be changed in place before it ends.
         running.append(_Event(names[module], type(module).__name__, len(ended), list(_cut(given, one))))
 
@@ -180,6 +180,8 @@ def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
     elif isinstance(value, tuple | list):
         for index, item in enumerate(value):
             yield from _tensors(item, f"{name}.{index}")
+    elif is_dataclass(value) or isinstance(value, SimpleNamespace):
+        yield from _tensors(vars(value), name)
 
 
 def _cut(value: Any, one: Pass) -> Iterator[_Part]:
@@ -218,11 +220,14 @@ def _comparable(ours: Tensor, theirs: Tensor) -> bool:
 
 def _differ(ours: Tensor, theirs: Tensor, threshold: float) -> bool:
     ours, theirs = torch.broadcast_tensors(ours, theirs)
+    if ours.is_complex():
+        ours, theirs = torch.view_as_real(ours), torch.view_as_real(theirs)
     if not ours.is_floating_point():
         return not torch.equal(ours, theirs)
     ours, theirs = ours.double(), theirs.double()
-    moved = change(ours, theirs)
-    return moved > threshold * max(spread(ours), 1e-12) or moved != moved
+    finite = ours[ours.isfinite()]
+    deviation = finite.std().item() if finite.numel() > 1 else 0.0
+    return change(ours, theirs) > threshold * max(deviation, 1e-12)
 
 
 def _parts(calls: list[_Call], start: int, stop: int) -> Iterator[int]:

@@ -5,11 +5,13 @@ Legend: B batch, T time, V vocabulary.
 
 import inspect
 import math
+import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
@@ -82,6 +84,9 @@ class Subject:
             raise InputError(f"a model to check is a function from token ids to logits, but this is {model!r:.80}")
         self.model = model
         self.device = torch.device(device or "cpu")
+        entry = model.forward if isinstance(model, nn.Module) else model
+        self._parameters = inspect.signature(entry).parameters if _has_signature(entry) else {}
+        self.vocab_size = vocab_size or 0
         zeros = torch.zeros(1, length, dtype=torch.long)
         self.roots = [model] if isinstance(model, nn.Module) else self._called_by_function(zeros)
         if device is None:
@@ -90,16 +95,15 @@ class Subject:
         text_config = getattr(config, "get_text_config", lambda: config)()
         self.special_ids = _special_ids(text_config) | _special_ids(config)
         self.positions: int | None = _whole_number(text_config, "max_position_embeddings")
-        entry = model.forward if isinstance(model, nn.Module) else model
-        self._parameters = inspect.signature(entry).parameters if _has_signature(entry) else {}
         if vocab_size is None:
-            vocab_size = _whole_number(text_config, "vocab_size")
-        if vocab_size is None:
+            self.vocab_size = _whole_number(text_config, "vocab_size") or 0
+        if vocab_size is None and not self.vocab_size:
             with torch.no_grad(), self.mode(training=False):
-                vocab_size = self._logits(zeros.to(self.device)).shape[-1]
-        if vocab_size < 2:
-            raise InputError(f"vocab_size is {vocab_size}, but a model that can leak chooses among at least 2 tokens")
-        self.vocab_size = vocab_size
+                self.vocab_size = self._logits(zeros.to(self.device)).shape[-1]
+        if self.vocab_size < 2:
+            raise InputError(
+                f"vocab_size is {self.vocab_size}, but a model that can leak chooses among at least 2 tokens"
+            )
 
     def _called_by_function(self, ids: Tensor) -> list[nn.Module]:
         """The outermost modules that a function calls. They run in eval mode even now: BatchNorm is not to notice."""
@@ -134,6 +138,14 @@ class Subject:
                 names.setdefault(module, f"{top}.{name}" if name else top)
         return names
 
+    def widths(self) -> set[int]:
+        """Sizes that an axis other than batch and time may have: those of weights, but for the rows of embeddings."""
+        found: set[int] = set()
+        for module in self.named_modules():
+            for weight in module.parameters(recurse=False):
+                found.update(weight.shape[1:] if isinstance(module, nn.Embedding) else weight.shape)
+        return found
+
     def parameters(self) -> Iterator[nn.Parameter]:
         for root in self.roots:
             yield from root.parameters()
@@ -157,7 +169,7 @@ class Subject:
         """Logits [B, T, V], in float32 at least.
 
         Raises:
-            InputError: the model raised, its logits have another shape, or hold NaN.
+            InputError: the model raised, or its logits have another shape.
         """
         logits = self._logits(ids, **inputs)
         if logits.shape[:2] != ids.shape:
@@ -166,104 +178,143 @@ class Subject:
                 f"needed at every position, [{ids.shape[0]}, {ids.shape[1]}, vocabulary]; wrap it in a function that "
                 f"returns those"
             )
-        if logits.isnan().any():
-            raise InputError("the model's logits hold NaN, so nothing can be said of it; check its weights")
         self.logits_dtype = logits.dtype
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def _logits(self, ids: Tensor, **inputs: Any) -> Tensor:
+        ids = ids.clone()  # some models write to what they are given
         try:
-            logits = logits_in(self.model(ids, **inputs))
-        except InputError:
-            raise
+            output = self.model(input_ids=ids, **inputs) if self.takes("input_ids") else self.model(ids, **inputs)
         except Exception as error:
             raise InputError(
                 f"the model could not be called with token ids of shape {list(ids.shape)} on {ids.device}"
                 f"{''.join(f' and {name}' for name in inputs)}: {one_line(error)}"
             ) from error
-        if logits is None:
+        found = logits_in(output)
+        if not found:
             raise InputError("the model did not return logits: neither a tensor [B, T, V], nor something with .logits")
-        return logits
+        if len(found) > 1:
+            fitting = [logits for logits in found if logits.shape[-1] == self.vocab_size]
+            if not fitting:
+                sizes = ", ".join(str(list(logits.shape)) for logits in found)
+                raise InputError(f"the model returned several tensors that could be logits ({sizes}); give vocab_size")
+            found = fitting
+        return found[0]
 
     @contextmanager
     def mode(self, training: bool) -> Iterator[None]:
-        """The modules in eval or training mode, their modes and buffers (running statistics) put back afterwards."""
+        """The modules in eval or training mode, their modes and buffers (running statistics) put back afterwards.
+
+        In training mode dropout stays off: it is no way to leak, and which values it drops may depend on other tokens.
+        """
         modules = [module for root in self.roots for module in root.modules()]
-        modes = [module.training for module in modules]
-        buffers = [buffer for root in self.roots for buffer in root.buffers()] if training else []
-        contents = [buffer.detach().clone() for buffer in buffers]
+        modes = {module: getattr(module, "training", None) for module in modules}
+        buffers = [(module, dict(module._buffers)) for module in modules if hasattr(module, "_buffers")]
+        contents = [
+            (buffer, buffer.detach().clone()) for _, kept in buffers for buffer in kept.values() if buffer is not None
+        ]
         for root in self.roots:
-            root.train(training)
+            if modes[root] is not None:  # a frozen script module has none
+                root.train(training)
+        for module in modules:
+            if isinstance(module, nn.modules.dropout._DropoutNd):
+                module.training = False
         try:
             yield
         finally:
-            for module, was_training in zip(modules, modes, strict=True):
-                module.training = was_training
+            for root in self.roots:  # its own train() may do more than set a flag
+                if modes[root] is not None:
+                    root.train(bool(modes[root]))
+            for module, was_training in modes.items():
+                if was_training is not None:
+                    module.training = was_training
             with torch.no_grad():
-                for buffer, content in zip(buffers, contents, strict=True):
-                    buffer.copy_(content)
+                for module, kept in buffers:
+                    module._buffers.update(kept)
+                for buffer, content in contents:
+                    if not torch.equal(buffer, content):
+                        buffer.copy_(content)
 
     @contextmanager
-    @torch.no_grad()
     def awake(self) -> Iterator[None]:
-        """A module whose weights that are all almost zero are given some noise, and their values back afterwards."""
+        """Weights that are all almost zero are given some noise, and their values back afterwards."""
         generator = torch.Generator().manual_seed(0)
-        asleep = {
-            weight: weight.detach().clone()
-            for weight in self.parameters()
-            if weight.is_floating_point() and not weight.is_meta and weight.numel() and weight.abs().max() < ASLEEP
-        }
-        for weight in asleep:
-            weight.add_(AWAKE * torch.randn(weight.shape, generator=generator).to(weight))
+        asleep: dict[nn.Parameter, Tensor] = {}
         try:
+            for weight in self.parameters():
+                if _could_wake(weight) and weight not in asleep:
+                    asleep[weight] = weight.detach().clone()
+                    # By way of .data: graphs that the caller holds stay valid.
+                    weight.data.add_(AWAKE * torch.randn(weight.shape, generator=generator).to(weight))
             yield
         finally:
-            with torch.no_grad():
-                for weight, content in asleep.items():
-                    weight.copy_(content)
+            for weight, content in asleep.items():
+                weight.data.copy_(content)
 
-    @contextmanager
-    def random_state_kept(self) -> Iterator[None]:
-        """Whatever is drawn inside, the caller's random state is as before."""
-        on_cpu = self.device.type == "cpu"
-        with torch.random.fork_rng([] if on_cpu else [self.device], device_type="cuda" if on_cpu else self.device.type):
+
+@contextmanager
+def random_state_kept() -> Iterator[None]:
+    """Whatever is drawn inside, the caller's random states (PyTorch's, Python's, NumPy's) are as before."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  what others draw from is the global one
+    try:
+        with torch.random.fork_rng(list(range(torch.cuda.device_count()))):
             yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
 
 
-def logits_in(output: Any) -> Tensor | None:
-    """The logits in whatever a model returns: a tensor, `.logits`, `["logits"]`, or the first [B, T, V] of a tuple."""
+def logits_in(output: Any) -> list[Tensor]:
+    """What could be the logits in whatever a model returns: a tensor [B, T, V], `.logits`, `["logits"]`, or all such
+    tensors of a tuple."""
     if isinstance(output, Tensor):
-        return output if output.ndim == 3 and output.is_floating_point() else None
+        return [output] if output.ndim == 3 and output.is_floating_point() else []
     if isinstance(output, Mapping):
-        return logits_in(output["logits"]) if "logits" in output else None
+        return logits_in(output.get("logits"))
     if isinstance(output, tuple | list):
-        return next((item for item in output if logits_in(item) is item and item is not None), None)
-    return logits_in(getattr(output, "logits", None)) if output is not None else None
+        return [item for item in output if isinstance(item, Tensor) and logits_in(item)]
+    return logits_in(getattr(output, "logits", None)) if output is not None else []
 
 
 def change(ours: Tensor, theirs: Tensor) -> float:
-    """Largest difference of two tensors of one shape; equal infinities (masked entries) count as equal."""
+    """Largest difference of two tensors of one shape.
+
+    Equal infinities (masked entries) are equal, and so are two NaN; one NaN is infinitely far from all else.
+    """
     if ours.numel() == 0:
         return 0.0
-    return (
-        torch.where(ours == theirs, torch.zeros((), dtype=ours.dtype, device=ours.device), ours - theirs)
-        .abs()
-        .max()
-        .item()
-    )
+    same = (ours == theirs) | (ours.isnan() & theirs.isnan())
+    largest = (ours - theirs).abs().masked_fill(same, 0).max().item()
+    return math.inf if math.isnan(largest) else largest
 
 
-def spread(tensor: Tensor) -> float:
-    """Standard deviation of the finite entries; 0 if there are fewer than two."""
-    finite = tensor[tensor.isfinite()]
-    deviation = finite.std().item() if finite.numel() > 1 else 0.0
-    return deviation if math.isfinite(deviation) else 0.0
+def spread(logits: Tensor) -> float:
+    """How far logits [B, T, V] vary from position to position: their standard deviation over B and T, of every entry of
+    the vocabulary by itself, as a root mean square over those that vary at all.
+
+    An entry that is masked everywhere, or a bias, is not to set the scale of the others.
+    """
+    flat = logits.flatten(0, 1)
+    finite = flat.isfinite()
+    count = finite.sum(0).clamp(min=1)
+    # From the first row on, so that what is constant, be it -1e9, is exactly so.
+    moved = (flat - flat[0].masked_fill(~finite[0], 0)).masked_fill(~finite, 0)
+    variance = (moved - moved.sum(0) / count).square().masked_fill(~finite, 0).sum(0) / count
+    variance = variance[variance.isfinite() & (variance > 0)]
+    return math.sqrt(variance.mean().item()) if len(variance) else 0.0
 
 
 def one_line(error: BaseException) -> str:
     """Kind and message of an error, in one line that fits a sentence."""
     message = " ".join(str(error).split())
     return f"{type(error).__name__}: {message if len(message) <= 160 else message[:157] + '...'}"
+
+
+def _could_wake(weight: nn.Parameter) -> bool:
+    if not weight.is_floating_point() or weight.is_meta or weight.is_inference() or not weight.numel():
+        return False
+    expanded = any(stride == 0 and size > 1 for stride, size in zip(weight.stride(), weight.shape, strict=True))
+    return not expanded and weight.abs().max().item() < ASLEEP
 
 
 def _whole_number(config: Any, name: str) -> int | None:

@@ -12,14 +12,13 @@ from typing import Any, NamedTuple
 import psutil
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from torch import nn
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig, set_seed
 
 from .config import MODEL_PRESETS, MuConfig
 from .errors import InputError
 from .model import MuForCausalLM
-from .subject import one_line
+from .subject import one_line, random_state_kept
 from .trained import BEST_FOLDER
 
 SHRUNK_VOCABULARY, SHRUNK_LAYERS = 64, 2
@@ -97,6 +96,10 @@ def _read_config(source: str, overrides: dict[str, Any], trust_remote_code: bool
     """The configuration in a file or on the hub, some fields replaced."""
     try:
         values, _ = PreTrainedConfig.get_config_dict(source)
+        if "/" in str(values.get("attn_implementation", "")) and not trust_remote_code:  # kernels from the hub are code
+            raise InputError(
+                f"{source} asks for attention kernels from the hub; they run only with --trust-remote-code"
+            )
         config: PreTrainedConfig
         if values.get("model_type") == MuConfig.model_type:
             config = MuConfig.from_dict(values)
@@ -194,8 +197,8 @@ def _built(config: PreTrainedConfig, trust_remote_code: bool, dtype: torch.dtype
 
 
 def _make(config: PreTrainedConfig, trust_remote_code: bool, dtype: torch.dtype) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with random_state_kept():
+        set_seed(0)
         config = copy.deepcopy(config)  # a model notes its choices in it
         try:
             if isinstance(config, MuConfig):
@@ -225,7 +228,7 @@ def _loaded(source: str, config: PreTrainedConfig, trust_remote_code: bool, dtyp
             loaded = AutoModelForCausalLM.from_pretrained(
                 source, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
             )
-    except (OSError, ValueError, RuntimeError, SafetensorError, ImportError) as error:
+    except Exception as error:  # from missing files to pickles that are refused
         raise InputError(f"the model in {source} cannot be loaded: {_reason(error)}") from error
     model, loading = loaded
     if loading["missing_keys"]:  # filled with random values by the library
@@ -242,21 +245,22 @@ def _imported(name: str, arguments: dict[str, Any]) -> Target:
         found: Any = importlib.import_module(module_name)
         for part in attribute.split("."):
             found = getattr(found, part)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script may end the program
         raise InputError(f"{name} cannot be imported: {_reason(error)}") from error
     if isinstance(found, nn.Module) or not callable(found):
         return Target(found, f"{name}, as it is", (lambda: copy.deepcopy(found)) if callable(found) else None)
     if not _can_be_called(found, arguments):
-        if arguments:
-            raise InputError(f"{name} does not take the arguments {', '.join(arguments)} given with --set")
+        if arguments or inspect.isclass(found):
+            given = f"not those given with --set ({', '.join(arguments)})" if arguments else "give them with --set"
+            raise InputError(f"{name} takes the arguments {inspect.signature(found)}; {given}")
         return Target(found, f"{name}, as it is", None)  # it wants ids
 
     def make() -> Any:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+        with random_state_kept():
+            set_seed(0)
             try:
                 return found(**arguments)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise InputError(f"{name} made no model: {_reason(error)}") from error
 
     model = make()

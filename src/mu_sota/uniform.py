@@ -14,18 +14,15 @@ from torch import Tensor, nn
 
 from .causality import Result
 from .errors import InputError
-from .subject import Subject, one_line
+from .subject import Subject, one_line, random_state_kept
 
 CHECK = "uniform tokens"
 
 NUM_IDS = 32
 """Ids that are drawn: few, so that a leak is learned soon. Whatever the vocabulary, no causal model gets below ln K."""
 
-SIGMAS = 6.0
-"""A gain is a leak beyond so many standard errors: once in a billion by chance, so that looking often does no harm."""
-
-ROUNDING = 1e-6
-"""Of a mean loss in float32, in nats: no standard error is taken to be smaller."""
+PROOF = math.log(1e9)
+"""Nats gained in one look beyond which a model has seen its tokens: by chance at most once in a billion looks."""
 
 BATCH, LENGTH = 32, 32
 LEARNING_RATE, WARMUP_STEPS = 2e-3, 20
@@ -37,25 +34,26 @@ MARGIN = 3
 
 
 class Gain(NamedTuple):
-    """How far a loss on fresh tokens lies below ln K.
+    """Nats by which losses on fresh tokens lie below ln K, summed over so many predictions.
 
-    With independent uniform tokens the expected loss of every prediction of a causal model is at least ln K, given all
-    that came before it. The gains are then a supermartingale's differences, so their mean exceeds 0 by more than
-    `SIGMAS` standard errors practically never, whatever the model has learned.
+    A prediction that gives the next token probability p gains ln(K p). If tokens are independent and uniform and the
+    model has not seen them, K p has an expectation of at most 1 whatever came before, since the K probabilities sum to
+    at most 1. So the exponential of the sum is a nonnegative supermartingale that starts at 1, and by Ville's
+    inequality exceeds 10^9 with a probability of at most 10^-9, whatever the model has learned.
     """
 
-    mean: float
-    error: float
+    total: float
+    predictions: int
 
     @property
-    def significant(self) -> bool:
-        return self.mean > SIGMAS * self.error
+    def proves_a_leak(self) -> bool:
+        return self.total > PROOF
 
     @classmethod
     def of(cls, losses: list[Tensor], num_ids: int) -> "Gain":
         """Of losses in nats, on tokens drawn from so many."""
         gains = math.log(num_ids) - torch.cat([loss.flatten() for loss in losses]).double()
-        return cls(gains.mean().item(), max(gains.std().item() / math.sqrt(gains.numel()), ROUNDING))
+        return cls(gains.sum().item(), gains.numel())
 
 
 class _Trained(NamedTuple):
@@ -88,48 +86,50 @@ def train_on_uniform_tokens(
     def tell(said: str) -> None:
         progress(time.monotonic() - start, said)
 
-    module = build()
-    if not isinstance(module, nn.Module):
-        raise InputError(f"only a module can be trained, but this is {module!r:.80}")
-    subject = Subject(module)
-    with subject.random_state_kept():
+    with random_state_kept():
+        model, other = build(), build()
+        if not isinstance(model, nn.Module):
+            raise InputError(f"only a module can be trained, but this is {model!r:.80}")
+        if model is other:
+            raise InputError("the two models that are trained are the same object; make a new one at every call")
         try:
-            torch.manual_seed(0)
-            with _next_token_added(module) as planted:
-                control = _train(module, seconds / 3, lambda said: tell(f"control with a planted leak, {said}"))
-            torch.manual_seed(0)
+            with _next_token_added(other) as planted:
+                control = _train(other, 1, seconds / 3, lambda said: tell(f"control with a planted leak, {said}"))
             left = seconds - (time.monotonic() - start)
-            trained = _train(build(), left, lambda said: tell(f"training on uniform tokens, {said}"))
-        except (InputError, RuntimeError) as error:  # logits became NaN; no derivative; no memory
+            trained = _train(model, 2, left, lambda said: tell(f"training on uniform tokens, {said}"))
+        except (InputError, RuntimeError) as error:  # it diverged; no derivative; no memory
             return Result(CHECK, "skipped", meaning=f"it could not be trained: {one_line(error)}")
     return _result(trained, control, bool(planted))
 
 
 def _result(trained: _Trained, control: _Trained, planted: bool) -> Result:
-    gain, unit = trained.gain, f"nats below ln {trained.num_ids}"
-    tolerance = SIGMAS * gain.error
-    if gain.significant:
+    gain, unit = trained.gain, f"nats a token below ln {trained.num_ids}"
+    mean, tolerance = gain.total / gain.predictions, PROOF / gain.predictions
+    if gain.proves_a_leak:
         meaning = (
             f"after {trained.steps} steps it predicts independent uniform tokens that it has never met, in "
-            f"{trained.mode} mode, {gain.mean:.3f} nats better than anyone can"
+            f"{trained.mode} mode, {mean:.3f} nats a token better than anyone can"
         )
-        return Result(CHECK, "leak", gain.mean, tolerance, unit, meaning)
-    if planted and not control.gain.significant:
-        meaning = f"too little training to tell: {control.steps} steps did not teach it even a leak that was planted"
-        return Result(CHECK, "skipped", meaning=f"{meaning}; give it more seconds, or make it smaller")
-    if planted and trained.steps < MARGIN * control.steps:
-        meaning = f"too little training to tell: {trained.steps} steps, and a planted leak took {control.steps}"
-        return Result(CHECK, "skipped", meaning=f"{meaning}; give it more seconds, or make it smaller")
-    said = f"{trained.steps} steps" + (f"; a planted leak was seen after {control.steps}" if planted else "")
-    return Result(CHECK, "ok", max(gain.mean, 0.0), tolerance, unit, said)
+        return Result(CHECK, "leak", mean, tolerance, unit, meaning)
+    if not planted:
+        why = "it has no nn.Embedding in which a leak could be planted to see whether it would have been learned"
+    elif not control.gain.proves_a_leak:
+        why = f"{control.steps} steps did not teach it even a leak that was planted"
+    elif trained.steps < MARGIN * control.steps:
+        why = f"{trained.steps} steps, and a planted leak took {control.steps}"
+    else:
+        said = f"{trained.steps} steps; the easiest leak, when planted, was seen after {control.steps}"
+        return Result(CHECK, "ok", max(mean, 0.0), tolerance, unit, said)
+    return Result(CHECK, "skipped", meaning=f"too little to tell: {why}; give it more seconds, or make it smaller")
 
 
-def _train(module: nn.Module, seconds: float, tell: Callable[[str], None]) -> _Trained:
-    """Train until a gain shows or the time is up. The gain is that of the last look, in the mode that showed more."""
+def _train(module: nn.Module, seed: int, seconds: float, tell: Callable[[str], None]) -> _Trained:
+    """Train until a gain proves a leak or the time is up. The gain is that of the last look, in the better mode."""
     subject = Subject(module)
     length = min(LENGTH, subject.positions or LENGTH)
     drawn = subject.drawn_ids()[:NUM_IDS]
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(0)
     weights = [weight for weight in module.parameters() if weight.requires_grad]
     if not weights:
         raise InputError("the model has no weights that could be trained")
@@ -161,10 +161,10 @@ def _train(module: nn.Module, seconds: float, tell: Callable[[str], None]) -> _T
         with torch.no_grad():
             fresh = [losses() for _ in seen]
         looks = {"training": Gain.of(seen, len(drawn)), "eval": Gain.of(fresh, len(drawn))}
-        mode = max(looks, key=lambda name: looks[name].mean / looks[name].error)
+        mode = max(looks, key=lambda name: looks[name].total)
         gain = looks[mode]
-        tell(f"step {steps}: {gain.mean:+.4f} nats against ln {len(drawn)} ({mode} mode)")
-        if gain.significant or time.monotonic() - start > seconds:
+        tell(f"step {steps}: {gain.total / gain.predictions:+.4f} nats a token against ln {len(drawn)} ({mode} mode)")
+        if gain.proves_a_leak or time.monotonic() - start > seconds:
             return _Trained(gain, mode, steps, len(drawn))
 
 
