@@ -189,6 +189,32 @@ class FewSteps(nn.Module):
         return chunks.mean(2, keepdim=True).expand_as(chunks).flatten(1, 2)[:, : state.shape[1]]
 
 
+class AtSeams(nn.Module):
+    """The last token of every chunk sees the first of the next."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, state: Tensor) -> Tensor:
+        last = (torch.arange(1, state.shape[1] + 1) % self.size == 0)[:, None]
+        return last * F.pad(state[:, 1:], (0, 0, 0, 1))
+
+
+class Buffered(nn.Module):
+    """Keeps running values in buffers that it replaces, in eval mode too; causal."""
+
+    average: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("average", torch.zeros(WIDTH))
+
+    def forward(self, state: Tensor) -> Tensor:
+        self.average = 0.9 * self.average + 0.1 * state.detach().mean((0, 1))
+        return state
+
+
 class AtOnePosition(nn.Module):
     """One position in the middle of the text sees the token after it."""
 
@@ -239,6 +265,30 @@ def _stale_cache() -> LlamaForCausalLM:
     return model
 
 
+class CacheOfNaN(LlamaForCausalLM):
+    """While decoding it computes nonsense."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Any = None, position_ids: Any = None, **inputs: Any) -> Any:  # type: ignore[override]
+        output = super().forward(input_ids, attention_mask=attention_mask, position_ids=position_ids, **inputs)
+        if inputs.get("past_key_values") is not None and input_ids.shape[1] == 1:
+            output.logits = output.logits * math.nan
+        return output
+
+
+class NoMaskIfAllOnes(TinyLM):
+    """Causal, unless it is told that nothing is padded: then it leaves out the causal mask too."""
+
+    def __init__(self) -> None:
+        super().__init__(Attention(0))
+        self.open = Attention(None)
+
+    def forward(self, ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        state = self.embedding(ids)
+        if attention_mask is not None and attention_mask.all():
+            return self.head(self.open(state))
+        return super().forward(ids)
+
+
 class MaskIgnored(GPT2LMHeadModel):
     """Takes an attention_mask, and attends to padding all the same."""
 
@@ -282,10 +332,14 @@ LEAKS: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
     "time first, no mask": (lambda: TinyLM(TimeFirst()), "future", "mixer.attention"),
     "behind a zero projection": (lambda: TinyLM(ZeroProjection()), "future", "mixer.attention"),
     "inside chunks": (lambda: TinyLM(FewSteps()), "future", "mixer"),
+    "at seams of 13": (lambda: TinyLM(AtSeams(13)), "future", "mixer"),
+    "at seams of 24": (lambda: TinyLM(AtSeams(24)), "future", "mixer"),
     "at one position": (lambda: TinyLM(AtOnePosition()), "future", "mixer"),
     "weak": (lambda: TinyLM(SequenceMean(), strength=1e-2), "future", "mixer"),
     "cache one step off": (lambda: _llama(CacheOneOff), "cache", "model"),
     "cache of one layer": (_stale_cache, "cache", "model.layers.1.self_attn"),
+    "NaN from the cache": (lambda: _llama(CacheOfNaN), "cache", ""),
+    "no mask if all ones": (NoMaskIfAllOnes, "padding", ""),
     "mask ignored under padding": (lambda: _gpt2(MaskIgnored), "padding", "transformer.h.0.attn"),
 }
 
@@ -294,6 +348,7 @@ CLEAN: dict[str, Callable[[], nn.Module]] = {
     "convolution": lambda: TinyLM(Convolution(causal=True)),
     "RNN": lambda: TinyLM(Recurrent(bidirectional=False)),
     "LayerNorm": lambda: TinyLM(nn.LayerNorm(WIDTH)),
+    "buffers": lambda: TinyLM(Buffered()),
     "dropout": lambda: TinyLM(nn.Sequential(Attention(0), nn.Dropout(0.5))),
     "GPT-2": _gpt2,
     "Llama": _llama,

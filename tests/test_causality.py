@@ -2,6 +2,7 @@
 
 import importlib
 import math
+import random
 import re
 from collections.abc import Callable
 from typing import Any
@@ -37,6 +38,50 @@ def test_a_planted_leak_is_found_and_traced(name: str) -> None:
     assert found.location is not None
     assert found.location.module == module
     assert found.location.path[-1] in ("lm_head", "head", "(model)")
+    others = {finding.verdict for finding in report.findings if finding.check not in ("cache", "padding")}
+    assert others <= {"leak"}
+
+
+@pytest.mark.parametrize(("name", "strength"), [("weak", 5e-5), ("mean over the batch", 1e-5)])
+def test_a_gradient_shows_a_path_that_is_too_weak_to_move_anything(name: str, strength: float) -> None:
+    """Scaled so that no logit moves by what the other checks need."""
+    model = planted(name)
+    model.strength = strength  # type: ignore[assignment]
+    report = check(model)
+    assert results(report)["gradient"].verdict == "leak", report
+    assert results(report)["future"].verdict == "ok"
+    assert results(report)["batch"].verdict == "ok"
+    assert ("other rows" in results(report)["gradient"].meaning) == ("batch" in name)
+
+
+@pytest.mark.parametrize("factor", [1e-6, 1.0, 1e6])
+def test_the_figure_does_not_depend_on_the_scale_of_the_logits(factor: float) -> None:
+    model = planted("weak")
+    expected = results(check(model))["future"].change
+    assert results(check(lambda ids: factor * model(ids)))["future"].change == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("fill", [-1e4, -1e9, -math.inf, torch.finfo(torch.float32).min])
+def test_a_masked_part_of_the_vocabulary_does_not_hide_a_leak(fill: float) -> None:
+    model, clean = planted("weak"), CLEAN["attention"]()
+    expected = results(check(model))["future"].change
+    masked = check(lambda ids: nn.functional.pad(model(ids), (0, 14), value=fill), VOCABULARY)
+    assert results(masked)["future"].change == pytest.approx(expected, rel=1e-3)
+    assert check(lambda ids: nn.functional.pad(clean(ids), (0, 14), value=fill), VOCABULARY).clean
+
+
+def test_padding_on_the_right_alone_is_enough() -> None:
+    class Shifted(TinyLM):
+        def forward(self, ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+            mask = torch.ones_like(ids) if attention_mask is None else attention_mask
+            return super().forward(ids) + 0.1 * (mask[:, :1] - mask[:, -1:])[..., None]  # 1 if padded on the right
+
+    torch.manual_seed(0)
+    model = Shifted(nn.Identity())
+    model.before.forward = torch.zeros_like  # each token by itself, so that padding on the left is harmless
+    found = results(check(model))["padding"]
+    assert found.verdict == "differs"
+    assert "of padding on the right" in found.meaning
 
 
 def test_a_leak_over_the_batch_is_not_taken_for_one_over_time() -> None:
@@ -254,6 +299,97 @@ def test_masked_logits_of_minus_infinity_are_no_finding() -> None:
         return _running_mean(ids).masked_fill((ids.roll(-1, 1) > 25)[..., None], -math.inf)
 
     assert results(check(masked_by_the_future))["future"].change == math.inf
+
+
+@pytest.mark.parametrize("after", range(2, 60, 7))
+def test_a_check_that_breaks_off_is_never_clean(after: int) -> None:
+    model, calls = planted("no mask").eval(), [0]
+
+    def failing(ids: Tensor) -> Tensor:
+        calls[0] += 1
+        if calls[0] > after:
+            raise MemoryError("no more")
+        return model(ids)
+
+    with pytest.raises(InputError, match=r"no more|not causal"):
+        assert_causal(failing, VOCABULARY)
+
+
+def test_a_prediction_that_is_nan_because_of_the_future_is_a_leak() -> None:
+    def poisoned(ids: Tensor) -> Tensor:
+        return _running_mean(ids) * torch.where((ids == 7).any(1) & (ids[:, -1] == 8), math.nan, 1.0)[:, None, None]
+
+    with pytest.raises((InputError, LeakError)):
+        assert_causal(poisoned, 12, length=8)
+
+
+def test_noise_that_comes_only_now_and_then_is_no_leak() -> None:
+    model, calls = CLEAN["attention"]().eval(), [0]
+
+    def noisy(ids: Tensor) -> Tensor:
+        calls[0] += 1
+        return model(ids) + (torch.randn(VOCABULARY) if calls[0] % 9 == 0 else 0)
+
+    with pytest.raises(InputError, match="not deterministic"):
+        check(noisy, VOCABULARY)
+
+
+def test_what_only_training_draws_at_random_is_no_leak() -> None:
+    """Layers dropped by Python's own generator; dropout on tokens that are routed, so that the draws depend on them."""
+
+    class Dropped(nn.Module):
+        def forward(self, state: Tensor) -> Tensor:
+            return state * (random.random() < 0.5) if self.training else state
+
+    class Routed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.dropout = nn.Dropout(0.5)
+
+        def forward(self, state: Tensor) -> Tensor:
+            chosen = state[..., 0] > 0
+            routed = torch.zeros_like(state)
+            routed[chosen] = self.dropout(state[chosen])
+            return routed
+
+    for mixer in (Dropped(), Routed()):
+        torch.manual_seed(0)
+        before = random.getstate()
+        report = check(TinyLM(mixer))
+        assert report.clean, report
+        assert random.getstate() == before
+
+
+def test_hidden_states_beside_the_logits_are_not_taken_for_them() -> None:
+    model = planted("no mask")
+    state = torch.randn(VOCABULARY, WIDTH)
+
+    def both(ids: Tensor) -> tuple[Tensor, Tensor]:
+        return state[ids], model(ids)
+
+    assert not check(both, VOCABULARY).clean
+    with pytest.raises(InputError, match=r"several tensors that could be logits .*; give vocab_size"):
+        check(both)
+
+
+@pytest.mark.parametrize(
+    "compiled", [torch.jit.script, lambda model: torch.jit.trace(model, torch.zeros(2, 61).long())]
+)
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_scripts_are_checked_though_nothing_in_them_can_be_named(compiled: Callable[[nn.Module], Any]) -> None:
+    class Plain(nn.Module):
+        def __init__(self, leaky: bool) -> None:
+            super().__init__()
+            self.embedding, self.head = nn.Embedding(VOCABULARY, WIDTH), nn.Linear(WIDTH, VOCABULARY)
+            self.convolution = nn.Conv1d(WIDTH, WIDTH, 3 if leaky else 1, padding=1 if leaky else 0)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            return self.head(self.convolution(self.embedding(ids).transpose(1, 2)).transpose(1, 2))
+
+    torch.manual_seed(0)
+    assert not check(compiled(Plain(leaky=True))).clean
+    assert check(compiled(Plain(leaky=False))).clean
 
 
 # What is said, and what is left as it was.

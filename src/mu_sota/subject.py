@@ -20,6 +20,9 @@ from .errors import InputError
 
 EVERYTHING = slice(None)
 
+FIRST_LENGTHS = (61, 2)
+"""Tokens with which a model of unknown size is tried: it may not take many, or not take few."""
+
 ASLEEP, AWAKE = 1e-3, 0.02
 """A weight with no entry above the first passes nothing on that a check could see; noise of the second opens it.
 Zero-initialised projections and gates (ReZero, LayerScale) start so, and a causal model is causal at any weights."""
@@ -59,6 +62,10 @@ class Pass(NamedTuple):
         """The compared part of the logits."""
         return self.run.logits[self.rows, self.columns]
 
+    def run_again(self) -> Tensor:
+        """The same, computed anew."""
+        return self.run()[self.rows, self.columns]
+
 
 class Subject:
     """A model, whatever it is, as a function from ids [B, T] to logits [B, T, V].
@@ -67,7 +74,7 @@ class Subject:
         model: an `nn.Module` (of `transformers` or not) called with ids, or any function of ids.
         vocab_size: ids are drawn below it. Default: what the model's configuration says, else the logits' last size.
         device: where ids are made. Default: the device of the model's weights.
-        length: tokens of a row when the model is first tried.
+        length: tokens of a row when the model is first tried. Default: many, and if that fails few.
 
     Raises:
         InputError: the model cannot be called with ids, or does not give logits.
@@ -78,7 +85,7 @@ class Subject:
         model: Callable[..., Any],
         vocab_size: int | None = None,
         device: torch.device | str | None = None,
-        length: int = 2,
+        length: int | None = None,
     ) -> None:
         if not callable(model):
             raise InputError(f"a model to check is a function from token ids to logits, but this is {model!r:.80}")
@@ -87,8 +94,7 @@ class Subject:
         entry = model.forward if isinstance(model, nn.Module) else model
         self._parameters = inspect.signature(entry).parameters if _has_signature(entry) else {}
         self.vocab_size = vocab_size or 0
-        zeros = torch.zeros(1, length, dtype=torch.long)
-        self.roots = [model] if isinstance(model, nn.Module) else self._called_by_function(zeros)
+        self.roots = [model] if isinstance(model, nn.Module) else self._called_by_function(length)
         if device is None:
             self.device = next((weight.device for weight in self.parameters()), self.device)
         config = next((one.config for one in (model, *self.roots) if hasattr(one, "config")), None)
@@ -99,13 +105,23 @@ class Subject:
             self.vocab_size = _whole_number(text_config, "vocab_size") or 0
         if vocab_size is None and not self.vocab_size:
             with torch.no_grad(), self.mode(training=False):
-                self.vocab_size = self._logits(zeros.to(self.device)).shape[-1]
+                self.vocab_size = self._first_logits(length).shape[-1]
         if self.vocab_size < 2:
             raise InputError(
                 f"vocab_size is {self.vocab_size}, but a model that can leak chooses among at least 2 tokens"
             )
 
-    def _called_by_function(self, ids: Tensor) -> list[nn.Module]:
+    def _first_logits(self, length: int | None) -> Tensor:
+        """Of some tokens, before anything is known of the vocabulary."""
+        for tokens in (length,) if length else FIRST_LENGTHS[:-1]:
+            try:
+                return self._logits(torch.zeros(1, tokens, dtype=torch.long, device=self.device))
+            except InputError:
+                if length:
+                    raise
+        return self._logits(torch.zeros(1, FIRST_LENGTHS[-1], dtype=torch.long, device=self.device))
+
+    def _called_by_function(self, length: int | None) -> list[nn.Module]:
         """The outermost modules that a function calls. They run in eval mode even now: BatchNorm is not to notice."""
         modes: dict[nn.Module, bool] = {}
 
@@ -116,7 +132,7 @@ class Subject:
         handle = register_module_forward_pre_hook(note)
         try:
             with torch.no_grad():
-                self._logits(ids.to(self.device))
+                self._first_logits(length)
         finally:
             handle.remove()
             for module, training in modes.items():
@@ -209,7 +225,8 @@ class Subject:
         """
         modules = [module for root in self.roots for module in root.modules()]
         modes = {module: getattr(module, "training", None) for module in modules}
-        buffers = [(module, dict(module._buffers)) for module in modules if hasattr(module, "_buffers")]
+        # Also as objects: `self.mean = 0.9 * self.mean + ...` puts another in the place. Those of script modules stay.
+        buffers = [(module, dict(module._buffers)) for module in modules if isinstance(module._buffers, dict)]
         contents = [
             (buffer, buffer.detach().clone()) for _, kept in buffers for buffer in kept.values() if buffer is not None
         ]
