@@ -478,9 +478,16 @@ def test_in_a_format_too_coarse_to_tell_only_passes_of_one_shape_are_compared() 
         layer.self_attn.q_proj.weight.data *= 30
     report = check(model.to(torch.bfloat16))
     assert results(report)["length"].verdict == "skipped"
-    assert "in bfloat16; check it in a finer format" in results(report)["length"].meaning
+    assert "rounding in bfloat16, so that a leak could not be told from it" in results(report)["length"].meaning
     assert results(report)["future"].change == 0.0
     assert results(report)["batch"].change == 0.0
+
+
+def test_a_leak_that_is_small_in_a_coarse_format_is_not_passed() -> None:
+    weak = planted("weak")
+    assert not check(weak).clean
+    with pytest.raises(InputError, match=r"'future' could not be finished: moved by .* check it in a finer format"):
+        check(weak.to(torch.bfloat16))
 
 
 def test_special_tokens_are_not_drawn() -> None:
