@@ -227,6 +227,25 @@ def test_one_dependence_is_found_at_any_size(length: int, rows: int, vocabulary:
     assert report.clean == (ahead >= length)
 
 
+def test_an_embedding_that_returns_more_than_its_vectors_is_let_be() -> None:
+    class Positions(nn.Embedding):
+        def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+            places = torch.arange(ids.shape[1])
+            return super().forward(places), places
+
+    class Model(TinyLM):
+        def __init__(self, mixer: nn.Module) -> None:
+            super().__init__(mixer)
+            self.positions = Positions(64, VOCABULARY)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            return super().forward(ids) + self.positions(ids)[0]
+
+    torch.manual_seed(0)
+    assert check(Model(Attention(0))).clean
+    assert results(check(Model(Attention(1))))["gradient"].verdict == "leak"
+
+
 # What cannot be checked is said, and is no leak.
 
 
@@ -428,9 +447,14 @@ def test_the_model_and_the_random_state_are_left_as_they_were() -> None:
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     norm = planted("BatchNorm over time")
     buffers = {name: value.clone() for name, value in norm.state_dict().items()}
+    buffered: Any = CLEAN["buffers"]()
+    average = buffered.mixer.average
     before = torch.random.get_rng_state()
     check(model)
     check(norm)
+    check(buffered)
+    assert buffered.mixer.average is average
+    assert not average.any()
     assert torch.equal(before, torch.random.get_rng_state())
     assert [module.training for module in model.modules()] == modes
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
@@ -488,6 +512,19 @@ def test_a_leak_that_is_small_in_a_coarse_format_is_not_passed() -> None:
     assert not check(weak).clean
     with pytest.raises(InputError, match=r"'future' could not be finished: moved by .* check it in a finer format"):
         check(weak.to(torch.bfloat16))
+
+
+def test_what_a_model_generates_by_default_does_not_disturb_the_cache_check() -> None:
+    """Tokens at which it stops, beams, a limit of time or length: all from the checkpoint's generation_config."""
+    torch.manual_seed(0)
+    model: Any = CLEAN["Llama"]()
+    model.generation_config.eos_token_id = list(range(3, VOCABULARY))
+    model.generation_config.num_beams = 2
+    model.generation_config.max_time = 1e-6
+    own = model.generation_config
+    report = check(model)
+    assert results(report)["cache"].verdict == "ok", report
+    assert model.generation_config is own
 
 
 def test_special_tokens_are_not_drawn() -> None:

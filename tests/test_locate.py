@@ -1,5 +1,6 @@
 """Where a leak arises is named through loops, layouts, shared modules and summaries, and only where it arises."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -56,6 +57,20 @@ def test_the_last_state_of_a_causal_rnn_is_no_leak() -> None:
 
 
 def test_tokens_that_experts_flatten_are_followed() -> None:
+    class Shift(nn.Module):
+        def forward(self, flat: Tensor) -> Tensor:
+            return flat.roll(-1, 0)
+
+    class Flat(nn.Module):
+        """Whose inner module gets tokens without a time axis, and so must be looked at unfolded."""
+
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, state: Tensor) -> Tensor:
+            return self.inner(state.flatten(0, 1)).unflatten(0, state.shape[:2])
+
     class Experts(nn.Module):
         def __init__(self, leaky: bool) -> None:
             super().__init__()
@@ -68,9 +83,10 @@ def test_tokens_that_experts_flatten_are_followed() -> None:
 
     torch.manual_seed(0)
     location = located(TinyLM(nn.Sequential(Experts(False), Experts(True), Experts(False))))
-    assert location.module == "mixer.1"
-    assert location.after == "expert"
+    assert (location.module, location.after) == ("mixer.1", "expert")
     assert location.path[:2] == ["mixer.1", "mixer.2"]
+    torch.manual_seed(0)
+    assert located(TinyLM(Flat(Shift()))).module == "mixer.inner"
 
 
 def test_the_call_of_a_shared_module_that_leaks_is_told_from_the_one_that_does_not() -> None:
@@ -87,6 +103,43 @@ def test_the_call_of_a_shared_module_that_leaks_is_told_from_the_one_that_does_n
     torch.manual_seed(0)
     location = located(TinyLM(Twice()))
     assert (location.module, location.after, location.before) == ("mixer", "shared", "shared")
+
+
+@pytest.mark.parametrize("wrapped", [lambda state: {"state": state}, lambda state: (None, [state]), SimpleNamespace])
+def test_states_are_followed_through_what_they_are_wrapped_in(wrapped: Any) -> None:
+    class Wraps(nn.Module):
+        def forward(self, state: Tensor) -> Any:
+            found = state.flip(1)
+            return wrapped(state=found) if wrapped is SimpleNamespace else wrapped(found)
+
+    class Unwraps(nn.Module):
+        def forward(self, given: Any) -> Tensor:
+            if isinstance(given, dict):
+                return given["state"]
+            return given[1][0] if isinstance(given, tuple) else given.state
+
+    torch.manual_seed(0)
+    location = located(TinyLM(nn.Sequential(Wraps(), Unwraps())))
+    assert location.module == "mixer.0"
+    assert location.path[:2] == ["mixer.0", "mixer.1"]
+
+
+def test_a_leak_that_is_handed_on_by_arguments_of_any_kind_is_not_laid_on_who_gets_it() -> None:
+    class Gate(nn.Module):
+        def forward(self, *states: Tensor) -> Tensor:
+            return states[0] + states[1]
+
+    class Hands(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate = Gate()
+
+        def forward(self, state: Tensor) -> Tensor:
+            return self.gate(state, state.flip(1))
+
+    torch.manual_seed(0)
+    location = located(TinyLM(Hands()))
+    assert (location.module, location.before) == ("mixer", "gate")
 
 
 def test_what_is_changed_in_place_is_compared_as_it_was_given() -> None:

@@ -33,8 +33,8 @@ passes of one shape a causal model changes by exactly 0 on a CPU. Many models co
 format, hence no finer one for float64."""
 
 EXACT = 1e-4
-"""Between passes of one shape, a change above this and below a coarse format's tolerance proves nothing: in bfloat16 the
-rounding of a causal model moved its logits by 0.04, and attention without a mask by 0.07."""
+"""Between passes of one shape, a change above this and below a coarse format's tolerance proves nothing: in bfloat16
+the rounding of a causal model moved its logits by 0.04, and attention without a mask by 0.07."""
 
 ROUNDING_FACTOR = 10.0
 """Passes of different shapes take sums in another order. How much that can move the logits of a given model is
@@ -347,7 +347,9 @@ class _Checks:
         # At least that of float32, in which many models compute parts whatever their format.
         unit = max(torch.finfo(self.dtype).eps, torch.finfo(torch.float32).eps)
 
-        def shake(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        def shake(module: nn.Module, args: Any, output: Any) -> Tensor | None:
+            if not isinstance(output, Tensor):
+                return None  # one that also returns the positions, say
             signs = torch.randint(2, output.shape, generator=self.generator).to(output) * 2 - 1
             return output * (1 + unit * signs)
 
@@ -632,8 +634,8 @@ class _Checks:
         """Towards what must not be seen."""
         leaves: list[Tensor] = []
 
-        def as_leaf(module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
-            if self.length not in output.shape:
+        def as_leaf(module: nn.Module, args: Any, output: Any) -> Tensor | None:
+            if not isinstance(output, Tensor) or self.length not in output.shape:
                 return None
             leaves.append(output.detach().requires_grad_())
             return leaves[-1].clone()  # models scale embeddings in place

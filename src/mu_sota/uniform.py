@@ -173,9 +173,9 @@ def _next_token_added(module: nn.Module) -> Iterator[list[nn.Module]]:
     """Plant a leak: every embedding of the tokens also brings that of the token after it. Yields where it was used."""
     planted: list[nn.Module] = []
 
-    def add_next(embedding: nn.Module, args: Any, output: Tensor) -> Tensor | None:
+    def add_next(embedding: nn.Module, args: Any, output: Any) -> Tensor | None:
         ids = args[0] if args else None
-        if not isinstance(ids, Tensor) or ids.ndim != 2 or len(ids) == 1:
+        if not isinstance(ids, Tensor) or not isinstance(output, Tensor) or ids.ndim != 2 or len(ids) == 1:
             return None  # not the tokens: positions, for one
         if embedding not in planted:
             planted.append(embedding)
