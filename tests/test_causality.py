@@ -342,6 +342,27 @@ def test_a_prediction_that_is_nan_because_of_the_future_is_a_leak() -> None:
         assert_causal(poisoned, 12, length=8)
 
 
+def test_ids_that_a_model_writes_to_are_its_own() -> None:
+    model = CLEAN["attention"]()
+
+    def shifting(ids: Tensor) -> Tensor:
+        ids[:, 1:] = ids[:, :-1].clone()
+        ids[:, 0] = 0
+        return model(ids)
+
+    assert check(shifting, VOCABULARY).clean
+
+
+def test_derivatives_that_are_not_finite_prove_nothing() -> None:
+    class Steep(nn.Module):
+        def forward(self, state: Tensor) -> Tensor:
+            return state.abs().detach() + (state - state.detach()).abs().sqrt()  # its derivative at 0 is infinite
+
+    torch.manual_seed(0)
+    found = results(check(TinyLM(Steep())))["gradient"]
+    assert (found.verdict, found.meaning) == ("skipped", "its derivatives are not finite")
+
+
 def test_noise_that_comes_only_now_and_then_is_no_leak() -> None:
     model, calls = CLEAN["attention"]().eval(), [0]
 

@@ -56,6 +56,13 @@ def test_a_model_that_learns_nothing_proves_nothing() -> None:
     assert "did not teach it even a leak that was planted" in result.meaning
 
 
+def test_training_that_is_short_beside_the_control_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mu_sota.uniform.MARGIN", 1e9)
+    result = train_on_uniform_tokens(lambda: TinyLM(Attention(0)), 1.5)
+    assert result.verdict == "skipped"
+    assert "and a planted leak took" in result.meaning
+
+
 def test_what_cannot_be_trained_is_said() -> None:
     def frozen() -> nn.Module:
         return planted("no mask").requires_grad_(False)

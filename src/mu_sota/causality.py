@@ -696,7 +696,9 @@ class _Checks:
                 within = max(within, change(part, torch.zeros_like(part)))
         if largest == 0.0:
             raise _Skip("no gradient flows from the logits to the embeddings")
-        return within / largest if math.isfinite(within) else math.inf
+        if not math.isfinite(largest):
+            raise _Skip("its derivatives are not finite")
+        return within / largest
 
 
 @contextmanager
