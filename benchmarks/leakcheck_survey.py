@@ -9,10 +9,8 @@ one that crashes or hangs costs no more than its own row.
 
 import argparse
 import json
-import math
 import multiprocessing
 import time
-from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,12 +27,13 @@ from mu_sota.files import replacing, write_json
 from mu_sota.subject import one_line
 from mu_sota.targets import resolve
 
-COLUMNS = ("future", "batch", "length", "gradient", "cache", "padding", "training")
-
 LAYERS = 3
 """Layers of a model whose layers are all of one kind; else one of each kind, and at least so many."""
 
 MOST_LAYERS = 6
+
+MANY = 12
+"""Largest changes listed of each check."""
 
 SMALL = {
     64: (
@@ -52,6 +51,7 @@ SMALL = {
     ),
     48: "q_lora_rank",
     32: (
+        "index_n_heads "  # of few heads, scores of exactly 0 are many, and which of them topk takes is arbitrary
         "moe_intermediate_size shared_expert_intermediate_size shared_experts_intermediate_size expert_ffn_hidden_size "
         "moe_shared_expert_intermediate_size kv_lora_rank pronunciation_embed_dim shape_embed_dim "
         "hidden_size_per_layer_input position_bias_num_buckets position_bias_max_distance prompt_length rel_extent"
@@ -73,7 +73,7 @@ SMALL = {
     ),
     4: (
         "num_attention_heads n_head n_heads num_heads encoder_attention_heads decoder_attention_heads attention_heads "
-        "num_encoder_attention_heads num_decoder_attention_heads swa_num_attention_heads index_n_heads "
+        "num_encoder_attention_heads num_decoder_attention_heads swa_num_attention_heads "
         "linear_num_heads linear_num_value_heads n_mamba_heads time_step_rank mamba_dt_rank zero_expert_num"
     ),
     LAYERS: (
@@ -92,7 +92,8 @@ LAYER_FIELDS = SMALL[LAYERS].split()
 KEY_HEADS = ("num_key_value_heads", "num_kv_heads", "swa_num_key_value_heads", "num_query_groups")
 SPREADS = ("initializer_range", "init_std", "embedding_initializer_range")
 SPREAD = 0.2
-"""Standard deviation of initial weights: ten times the usual, so that attention is far from uniform."""
+"""Default standard deviation of initial weights: ten times the usual, so that attention is far from uniform. In 16-bit
+formats rounding alone then moves the logits too far for any comparison of different shapes: there, give the usual."""
 
 DERIVED = {"head_dim": ("qk_rope_head_dim",), "intermediate_size": ("expand",)}
 """Fields that follow from others, where those are there."""
@@ -102,7 +103,16 @@ SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_sta
 
 OVERRIDES: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1]},
-    "blt": {"use_cache": False},
+    "blt": {
+        "use_cache": False,  # the class makes a cache from a configuration without a number of layers
+        "vocab_size": 260,
+        "encoder_hash_byte_group_vocab": 512,
+        "patching_threshold": 5.08,  # near what random weights give, so that patches have several lengths
+        "patcher_config": {"vocab_size": 260},
+        "encoder_config": {"vocab_size": 260, "hidden_size_global": 128},
+        "decoder_config": {"vocab_size": 260, "hidden_size_global": 128},
+        "global_config": {"hidden_size": 128, "head_dim": 32},
+    },
     "blenderbot": {"encoder_layers": 3},  # the cache gets as many layers as the encoder
     "cohere_compass_text": {
         "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
@@ -110,7 +120,11 @@ OVERRIDES: dict[str, dict[str, Any]] = {
             kind: {"rope_type": "default", "rope_theta": 1e4} for kind in ("sliding_attention", "full_attention")
         },
     },
-    "dbrx": {"attn_config": {"rope_theta": 1e4, "kv_n_heads": 2, "clip_qkv": 8.0}, "ffn_config": {"ffn_hidden_size": 96, "moe_num_experts": 8, "moe_top_k": 2}},
+    "dbrx": {
+        "attn_config": {"rope_theta": 1e4, "kv_n_heads": 2, "clip_qkv": 8.0},
+        "ffn_config": {"ffn_hidden_size": 96, "moe_num_experts": 8, "moe_top_k": 2},
+    },
+    "deepseek_v4": {"compress_rates": {"compressed_sparse_attention": 4, "heavily_compressed_attention": 8}},
     "deepseek_v2": {"num_experts_per_tok": 2},
     "dots1": {"n_routed_experts": 8, "n_shared_experts": 1, "num_experts_per_tok": 2},
     "gemma3n_text": {
@@ -162,14 +176,48 @@ QWEN4 = {
     "split_ngram_parts": 4,
     "eos_token_id": 2,
 }
+DOTS3_HEADS = {
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "head_dim": 24,
+    "q_lora_rank": 48,
+    "kv_lora_rank": 32,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 16,
+}
+DOTS3_LAYERS = {layer: DOTS3_HEADS | {"n_routed_experts": 8} for layer in ("0", "1", "2")}
 OVERRIDES |= {
     "qwen4_exp": {"text_config": QWEN4},
     "qwen4_exp_text": QWEN4,
-    "dots3_note": {"vision_config": {"adapter_in_dim": 64, "adapter_out_dim": 64}, "audio_config": {"adapter_out_dim": 64, "adapter_input_size":64}},
+    "dots3_note": {
+        "text_config": {"per_layer_config": DOTS3_LAYERS},
+        "vision_config": {"adapter_in_dim": 64, "adapter_out_dim": 64},
+        "audio_config": {"adapter_out_dim": 64, "adapter_input_size": 64},
+    },
+    "dots3_note_text": {"per_layer_config": DOTS3_LAYERS},
 }
 """What the general rule does not get right."""
 
-VARIANTS: dict[str, list[dict[str, Any]]] = {}
+ENCODERS = (
+    *("bert", "bert-generation", "big_bird", "camembert", "data2vec-text", "electra", "ernie", "megatron-bert"),
+    *("rembert", "roberta", "roberta-prelayernorm", "roc_bert", "roformer", "xlm-roberta", "xlm-roberta-xl", "xmod"),
+)
+VARIANTS: dict[str, list[dict[str, Any]]] = {name: [{"is_decoder": True}] for name in ENCODERS} | {
+    "deepseek_v32": [{"index_n_heads": 4}],
+    "doge": [{"keep_window_size": 2048}],
+    "hrm_text": [{"prefix_lm": False}],
+    "llama4_text": [{"floor_scale": 8192}],
+    "mamba2": [{"time_step_limit": [0.001, 1e9]}],
+    "moshi": [{"sliding_window": 3000}],
+    "nemotron_h": [{"time_step_min": 1e-30}],
+    "phi4_multimodal": [{"original_max_position_embeddings": 4096}],
+    "qwen2": [{"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1}],
+    "reformer": [{"attn_layers": ["local", "local", "local"]}],
+    "xlm": [{"causal": True}],
+    "xlnet": [{"attn_type": "uni"}],
+    "zamba2": [{"time_step_min": 1e-30}],
+}
 """Further settings under which a type is checked."""
 
 
@@ -190,6 +238,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the records")
     parser.add_argument("--only", nargs="+", metavar="TYPE", help="model types to check again, merged into the record")
     parser.add_argument("--dtype", choices=[str(dtype)[6:] for dtype in TOLERANCES], default="float32")
+    parser.add_argument("--spread", type=float, default=SPREAD, help="standard deviation of initial weights")
     parser.add_argument("--timeout", type=float, default=180, help="seconds for one model")
     arguments = parser.parse_args()
 
@@ -206,9 +255,13 @@ def main() -> None:
     ]
     earlier = json.loads(file.read_text(encoding="utf-8"))["models"] if arguments.only and file.exists() else {}
     models = {name: entry for name, entry in earlier.items() if name.partition(" ")[0] not in arguments.only}
+    base = arguments.out / "transformers.json"
+    reference = {}
+    if arguments.dtype != "float32" and base.exists():
+        reference = json.loads(base.read_text(encoding="utf-8"))["models"]
     start = time.monotonic()
     for number, case in enumerate(cases):
-        models[case.name] = entry = _apart(case, arguments.dtype, arguments.timeout)
+        models[case.name] = entry = _apart(case, arguments.dtype, arguments.spread, arguments.timeout)
         spent = time.monotonic() - start
         left = spent / (number + 1) * (len(cases) - number - 1)
         print(f"[{number + 1}/{len(cases)}, {left / 60:.0f} min left] {case.name}: {_said(entry)}", flush=True)
@@ -218,22 +271,23 @@ def main() -> None:
                 "what": "leak checks of every causal language model of transformers, tiny and with random weights",
                 "transformers": transformers.__version__,
                 "dtype": arguments.dtype,
+                "spread_of_initial_weights": arguments.spread,
                 "counts": _counts(models),
-                "largest": _largest(models),
+                "largest_changes_of_models_that_pass_in_float32": _largest(models, reference or models),
                 "machine": machine.describe(),
                 "models": models,
             }
             write_json(file, record)
     with replacing(arguments.out / f"{stem}.md") as temporary:
         temporary.write_text(_table(models), encoding="utf-8")
-    print(f"\n{_table(models)}\n{_counts(models)}\n{_largest(models)}")
+    print(f"\n{_table(models)}\n{json.dumps(_counts(models))}")
 
 
-def _apart(case: Case, dtype: str, timeout: float) -> dict[str, Any]:
+def _apart(case: Case, dtype: str, spread: float, timeout: float) -> dict[str, Any]:
     """`_checked` in a process of its own."""
     context = multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_send, args=(theirs, case, dtype))
+    process = context.Process(target=_send, args=(theirs, case, dtype, spread))
     start = time.monotonic()
     process.start()
     theirs.close()
@@ -249,13 +303,13 @@ def _apart(case: Case, dtype: str, timeout: float) -> dict[str, Any]:
     return named | entry | {"seconds": round(time.monotonic() - start, 1)}
 
 
-def _send(pipe: Connection, case: Case, dtype: str) -> None:
+def _send(pipe: Connection, case: Case, dtype: str, spread: float) -> None:
     transformers.logging.set_verbosity_error()
-    pipe.send(_checked(case, getattr(torch, dtype)))
+    pipe.send(_checked(case, getattr(torch, dtype), spread))
     pipe.close()
 
 
-def _checked(case: Case, dtype: torch.dtype) -> dict[str, Any]:
+def _checked(case: Case, dtype: torch.dtype, spread: float) -> dict[str, Any]:
     """The record of one model, or why there is none."""
     entry: dict[str, Any] = {}
     try:
@@ -263,14 +317,20 @@ def _checked(case: Case, dtype: torch.dtype) -> dict[str, Any]:
     except Exception:  # a default that its own class refuses
         config = None
     try:
-        settings = merged(merged(shrunk(config) if config is not None else {}, OVERRIDES.get(case.type, {})), case.variant)
+        settings = merged(
+            merged(shrunk(config, spread) if config is not None else {}, OVERRIDES.get(case.type, {})), case.variant
+        )
         entry["settings"] = settings
         model = resolve(case.type, settings, False, dtype).model
         if not isinstance(model, torch.nn.Module):
             return entry | {"reason": "no module"}
         entry["parameters"] = sum(weight.numel() for weight in model.parameters())
         report = check(model).as_dict()
-        return entry | {key: report[key] for key in ("clean", "vocab_size", "length", "dtype", "checks")}
+        report["checks"] = [
+            {key: value for key, value in one.items() if value not in (None, "") and key != "unit"}
+            for one in report["checks"]
+        ]
+        return entry | {key: report[key] for key in ("clean", "vocab_size", "length", "dtype", "rounding", "checks")}
     except InputError as error:
         return entry | {"reason": " ".join(str(error).split())}
     except Exception as error:  # of ours: to be looked into
@@ -286,7 +346,7 @@ def merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     return first | together
 
 
-def shrunk(config: PreTrainedConfig, outermost: bool = True) -> dict[str, Any]:
+def shrunk(config: PreTrainedConfig, spread: float = SPREAD, outermost: bool = True) -> dict[str, Any]:
     """Overrides that make a configuration small, its parts too; one layer of each kind is kept."""
     fields = {key: value for key, value in config.to_dict().items() if key not in config.sub_configs}
     if outermost:
@@ -306,7 +366,7 @@ def shrunk(config: PreTrainedConfig, outermost: bool = True) -> dict[str, Any]:
             settings[name] = min(fields[name], 4 if fields[name] == heads else 2)
     for name in SPREADS:
         if isinstance(fields.get(name), float):
-            settings[name] = SPREAD
+            settings[name] = spread
     if "vocab_size" in settings:
         for name, small in SPECIAL.items():
             value = fields.get(name)
@@ -318,7 +378,9 @@ def shrunk(config: PreTrainedConfig, outermost: bool = True) -> dict[str, Any]:
     for part in config.sub_configs:
         inner = getattr(config, part, None)
         if isinstance(inner, PreTrainedConfig):
-            settings[part] = ({"model_type": inner.model_type} if inner.model_type else {}) | shrunk(inner, outermost=False)
+            settings[part] = ({"model_type": inner.model_type} if inner.model_type else {}) | shrunk(
+                inner, outermost=False
+            )
     return settings
 
 
@@ -350,52 +412,64 @@ def _counts(models: dict[str, dict[str, Any]]) -> dict[str, int]:
         "built": sum("parameters" in entry for entry in models.values()),
         "checked": len(checked),
         "clean": sum(entry["clean"] for entry in checked),
-        "flagged": sum(not entry["clean"] for entry in checked),
+        "leak": sum(any(row["verdict"] == "leak" for row in entry["checks"]) for entry in checked),
+        "differ in cache or padding only": sum(
+            not entry["clean"] and all(row["verdict"] != "leak" for row in entry["checks"]) for entry in checked
+        ),
     }
 
 
-def _largest(models: dict[str, dict[str, Any]], many: int = 8) -> dict[str, dict[str, float | str]]:
-    """Of each check, the largest changes that were let pass."""
-    passed: dict[str, list[tuple[float, str]]] = {}
+def _largest(models: dict[str, dict[str, Any]], reference: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Of each check, the largest changes of models that it let pass in `reference`, and of how many models."""
+    figures: dict[str, list[tuple[float, str]]] = {}
     for name, entry in models.items():
-        for result in entry.get("checks", []):
-            if result["verdict"] == "ok":
-                passed.setdefault(result["check"], []).append((result["change"], name))
+        passed = {row["check"] for row in reference.get(name, {}).get("checks", []) if row["verdict"] == "ok"}
+        for row in entry.get("checks", []):
+            if row["check"] in passed and row.get("change") is not None:
+                figures.setdefault(row["check"], []).append((float(row["change"]), name))
     return {
-        key: {name: change for change, name in sorted(values, reverse=True)[:many]} for key, values in passed.items()
+        key: {"models": len(values), "largest": {name: change for change, name in sorted(values, reverse=True)[:MANY]}}
+        for key, values in figures.items()
     }
 
 
 def _said(entry: dict[str, Any]) -> str:
     if "checks" not in entry:
         return f"not checked: {entry['reason']}"
-    leaks = [result["check"] for result in entry["checks"] if result["verdict"] == "leak"]
-    return f"{'LEAK ' + ', '.join(leaks) if leaks else 'clean'} ({entry['seconds']} s)"
+    found = [f"{row['check']} {row['verdict']}" for row in entry["checks"] if row["verdict"] not in ("ok", "skipped")]
+    return f"{', '.join(found) or 'clean'} ({entry['seconds']} s)"
 
 
 def _cell(results: list[dict[str, Any]]) -> str:
-    if any(result["verdict"] == "leak" for result in results):
+    verdicts = {row["verdict"] for row in results}
+    if "leak" in verdicts:
         return "**LEAK**"
-    changes = [float(result["change"]) for result in results if result["change"] is not None]
+    if "differs" in verdicts:
+        return "**differs**"
+    changes = [float(row["change"]) for row in results if row.get("change") is not None]
     return f"{max(changes):.0e}" if changes and max(changes) > 0 else "0" if changes else "–"
 
 
 def _table(models: dict[str, dict[str, Any]]) -> str:
-    lines = [f"| type | class | {' | '.join(COLUMNS)} |", f"|---|---|{'---|' * len(COLUMNS)}"]
-    reasons = ["", "Not checked:", ""]
-    for name, entry in models.items():
-        if "checks" not in entry:
-            reasons.append(f"- {name} ({entry['class']}): {entry['reason']}")
-            continue
-        cells = [
-            _cell([result for result in entry["checks"] if _column(result["check"]) == column]) for column in COLUMNS
-        ]
-        lines.append(f"| {name} | {entry['class']} | {' | '.join(cells)} |")
-    return "\n".join([*lines, *(reasons if len(reasons) > 3 else [])]) + "\n"
+    """A row a model: the largest change of each check, those in training mode together."""
+    rows = {name: _by_column(entry["checks"]) for name, entry in models.items() if "checks" in entry}
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row if column != "training"))
+    columns.append("training")
+    lines = [f"| type | class | {' | '.join(columns)} |", f"|---|---|{'---|' * len(columns)}"]
+    for name, row in rows.items():
+        cells = [_cell(row.get(column, [])) for column in columns]
+        lines.append(f"| {name} | {models[name]['class']} | {' | '.join(cells)} |")
+    missing = [
+        f"- {name} ({entry['class']}): {entry['reason']}" for name, entry in models.items() if "checks" not in entry
+    ]
+    return "\n".join([*lines, *(["", "Not checked:", "", *missing] if missing else [])]) + "\n"
 
 
-def _column(name: str) -> str:
-    return "training" if "training" in name else name
+def _by_column(results: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    columns: dict[str, list[dict[str, Any]]] = {}
+    for result in results:
+        columns.setdefault("training" if "training" in result["check"] else result["check"], []).append(result)
+    return columns
 
 
 if __name__ == "__main__":

@@ -48,9 +48,6 @@ TOO_COARSE = 1.0
 GRADIENT_SHARE = 1e-2
 """The gradient check's tolerance in parts of the others': a masked softmax gives a derivative of exactly 0."""
 
-CACHES = ("past_key_values", "cache_params", "state", "rnn_state", "mems")
-"""Names under which models of `transformers` return what decoding goes on from."""
-
 ATTEMPTS = 3
 """Failed comparisons, largest change first, that are tried for a location."""
 
@@ -437,7 +434,7 @@ class _Checks:
     def _decoded(self) -> Iterator[_Comparison]:
         self._require_cache()
         for prompt in (1, self.length // 2):
-            decoded = Run(partial(self._decode, prompt), (self.rows, 1))
+            decoded = Run(partial(self._decode, prompt, self.length - prompt), (self.rows, 1))
             meaning = (
                 f"decoding with its cache after a prompt of {prompt} gives other predictions than one pass over the "
                 f"whole text"
@@ -467,8 +464,9 @@ class _Checks:
                 padded = self._run_padded(places)
                 for row, (count, place) in enumerate(zip(kept, places, strict=True)):
                     one = slice(row, row + 1)
+                    ids = self.ids[one, :count]
                     yield _Comparison(
-                        Pass(self._run(self.ids[one, :count])),
+                        Pass(self._run(ids, **self._positions(torch.ones_like(ids)))),
                         Pass(padded, one, place),
                         f"{width - count} tokens of padding on the {side}, with their attention_mask, change what it "
                         f"predicts from the {count} real ones{' of a single row' if len(kept) == 1 else ''}",
@@ -487,35 +485,47 @@ class _Checks:
 
     def _run_padded(self, places: list[slice]) -> Run:
         """Row r of the ids, as much as place r holds, put there; padding elsewhere."""
-        pad = min(self.subject.special_ids & set(range(self.subject.vocab_size)), default=int(self.drawn[0]))
+        pad = self.subject.pad_id
+        if pad is None or pad >= self.subject.vocab_size:
+            pad = int(self.drawn[0])
         padded = torch.full((len(places), self.length), pad, device=self.subject.device)
         mask = torch.zeros_like(padded)
         for row, place in enumerate(places):
             padded[row, place] = self.ids[row, : place.stop - (place.start or 0)]
             mask[row, place] = 1
-        inputs = {"attention_mask": mask}
-        if self.subject.takes("position_ids"):  # as `generate` gives them
-            inputs["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)
-        return self._run(padded, **inputs)
+        return self._run(padded, attention_mask=mask, **self._positions(mask))
+
+    def _positions(self, mask: Tensor) -> dict[str, Tensor]:
+        """Where the model takes them: counted from the first real token, as `generate` gives them."""
+        return {"position_ids": (mask.cumsum(-1) - 1).clamp(min=0)} if self.subject.takes("position_ids") else {}
 
     def _require_cache(self) -> None:
         model = self.subject.model
         if not isinstance(model, GenerationMixin):
             raise _Skip("the model has no generate method of transformers")
-        with torch.no_grad(), self.subject.mode(training=False):
-            output = model(self.ids[:, :2], use_cache=True)
-        if all(getattr(output, name, None) is None for name in CACHES):
-            raise _Skip("the model returns no cache")
+        widths: list[int] = []
 
-    def _decode(self, prompt: int) -> Tensor:
-        """Logits [B, T - prompt, V] of decoding with the cache, the known tokens forced one by one."""
+        def note(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+            given = kwargs.get("input_ids", args[0] if args else None)
+            widths.append(given.shape[1] if isinstance(given, Tensor) else 0)
+
+        handle = self.subject.roots[0].register_forward_pre_hook(note, with_kwargs=True)
+        try:
+            self._decode(2, 2)
+        finally:
+            handle.remove()
+        if widths[-1] > 1:
+            raise _Skip("the model decodes without a cache: every step is a full pass")
+
+    def _decode(self, prompt: int, steps: int) -> Tensor:
+        """Logits [B, steps, V] of decoding with the cache after a prompt, the known tokens forced one by one."""
 
         def force(ids: Tensor, scores: Tensor) -> Tensor:
             forced = torch.full_like(scores, -math.inf)
             return forced.scatter(1, self.ids[:, ids.shape[1], None], 0.0)
 
         settings = GenerationConfig(
-            max_new_tokens=self.length - prompt,
+            max_new_tokens=steps,
             do_sample=False,
             use_cache=True,
             return_dict_in_generate=True,
@@ -596,9 +606,11 @@ class _Checks:
 
     @property
     def _coarse(self) -> str:
+        half = self.dtype in (torch.float16, torch.bfloat16)
+        advice = "check it in float32" if half else "a model with smaller weights or fewer layers could be checked"
         return (
             f"in standard deviations of the logits, by nothing but rounding in {str(self.dtype)[6:]}, so that a leak "
-            f"could not be told from it; check it in a finer format"
+            f"could not be told from it; {advice}"
         )
 
     def _first_location(self, comparisons: Iterable[_Comparison]) -> Location | None:

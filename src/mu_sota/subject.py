@@ -100,6 +100,7 @@ class Subject:
         config = next((one.config for one in (model, *self.roots) if hasattr(one, "config")), None)
         text_config = getattr(config, "get_text_config", lambda: config)()
         self.special_ids = _special_ids(text_config) | _special_ids(config)
+        self.pad_id = _whole_number(text_config, "pad_token_id", least=0)
         self.positions: int | None = _whole_number(text_config, "max_position_embeddings")
         if vocab_size is None:
             self.vocab_size = _whole_number(text_config, "vocab_size") or 0
@@ -334,9 +335,9 @@ def _could_wake(weight: nn.Parameter) -> bool:
     return not expanded and weight.abs().max().item() < ASLEEP
 
 
-def _whole_number(config: Any, name: str) -> int | None:
+def _whole_number(config: Any, name: str, least: int = 1) -> int | None:
     value = getattr(config, name, None)
-    return value if isinstance(value, int) and value > 0 else None
+    return value if isinstance(value, int) and value >= least else None
 
 
 def _special_ids(config: Any) -> set[int]:

@@ -116,7 +116,7 @@ def _read_config(source: str, overrides: dict[str, Any], trust_remote_code: bool
 def _config_of_type(name: str, overrides: dict[str, Any]) -> PreTrainedConfig:
     try:
         config = AutoConfig.for_model(name)
-        if all(hasattr(config, key) for key in overrides):  # so that what follows from them is derived
+        if all(_has(config, key) for key in overrides):  # so that what follows from them is derived
             return AutoConfig.for_model(name, **overrides)
         return _replaced(config, overrides)
     except InputError:
@@ -140,7 +140,7 @@ def _replaced(config: PreTrainedConfig, overrides: dict[str, Any]) -> PreTrained
     text = config.get_text_config()
     part = values if text is config else values[_part_name(config, text)]
     for key, value in overrides.items():
-        if not hasattr(text, key):
+        if not _has(text, key):
             close = difflib.get_close_matches(key, [*text.to_dict(), *text.attribute_map], n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
             raise InputError(f"a {type(text).__name__} has no field {key!r}{hint}")
@@ -154,6 +154,13 @@ def _replaced(config: PreTrainedConfig, overrides: dict[str, Any]) -> PreTrained
         for key in set(lists) - set(overrides):
             part[key] = [part[key][index] for index in kept] if layers < before else None
     return type(config).from_dict(values)
+
+
+def _has(config: PreTrainedConfig, key: str) -> bool:
+    try:
+        return hasattr(config, key)
+    except RuntimeError:  # a field that differs from layer to layer may not be read from the whole
+        return True
 
 
 def _part_name(config: PreTrainedConfig, text: PreTrainedConfig) -> str:
@@ -203,7 +210,8 @@ def _make(config: PreTrainedConfig, trust_remote_code: bool, dtype: torch.dtype)
         try:
             if isinstance(config, MuConfig):
                 return nn.Module.to(MuForCausalLM(config), dtype)
-            return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code, dtype=dtype)
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code, dtype=dtype)
+            return _able(model, dtype)
         except Exception as error:
             raise InputError(f"no causal model can be made from a {type(config).__name__}: {_reason(error)}") from error
 
@@ -234,7 +242,14 @@ def _loaded(source: str, config: PreTrainedConfig, trust_remote_code: bool, dtyp
     if loading["missing_keys"]:  # filled with random values by the library
         missing = ", ".join(sorted(loading["missing_keys"])[:3])
         raise InputError(f"the weights in {source} lack what its config.json asks for: {missing} ...")
-    return Target(model, f"{source}, weights as saved", _rebuilder(config, trust_remote_code))
+    return Target(_able(model, dtype), f"{source}, weights as saved", _rebuilder(config, trust_remote_code))
+
+
+def _able(model: Any, dtype: torch.dtype) -> nn.Module:
+    """The library's grouped product of experts has no float64."""
+    if dtype == torch.float64 and hasattr(model, "set_experts_implementation"):
+        model.set_experts_implementation("eager")
+    return model
 
 
 def _imported(name: str, arguments: dict[str, Any]) -> Target:
