@@ -382,6 +382,10 @@ def test_leakcheck_says_what_it_cannot_check(
     assert not list(tmp_path.iterdir())
 
 
+def test_leakcheck_writes_to_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--json is the folder" in refused(capsys, "leakcheck", "quickstart", "--json", tmp_path)
+
+
 def test_leakcheck_never_takes_a_breakdown_for_a_leak(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -397,4 +401,4 @@ def test_leakcheck_never_takes_a_breakdown_for_a_leak(
     error = KeyboardInterrupt()
     status, _, errors = mu_sota(capsys, "leakcheck", "quickstart", "--set", "num_hidden_layers=1")
     assert status == 130
-    assert "interrupted; nothing was written" in errors
+    assert "interrupted; no report was written" in errors

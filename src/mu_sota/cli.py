@@ -5,12 +5,17 @@ import io
 import json
 import sys
 import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .errors import InputError
+
+if TYPE_CHECKING:
+    from .causality import Result
 
 app = typer.Typer(
     name="mu-sota",
@@ -178,6 +183,9 @@ def _leakcheck(
     train: Annotated[bool, typer.Option("--train", help="also train it on independent uniform tokens")] = False,
     seconds: Annotated[float, typer.Option(min=1.0, help="time for --train")] = 60.0,
     length: Annotated[int | None, typer.Option(min=2, help="tokens of a row. Default: 61")] = None,
+    vocab_size: Annotated[
+        int | None, typer.Option(min=2, help="ids are drawn below it. Default: from the model")
+    ] = None,
     assignments: Assignments = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="let a model's own Python files run")
@@ -192,80 +200,67 @@ def _leakcheck(
     module that is the first to differ is named. Exit status: 0 nothing found, 1 a leak, or a cache or padding that
     changes predictions, 2 the model could not be checked.
     """
-    try:
-        clean = _check_for_leaks(
-            target, train, seconds, length, assignments or [], trust_remote_code, device, dtype, json_file
-        )
-    except KeyboardInterrupt:
-        _leave(130, "interrupted; nothing was written")
-    except SystemExit as end:  # of the model's own code
-        _leave(2, f"{target} could not be checked: it ended the program with status {end.code}")
-    except InputError:
-        raise
-    except Exception as error:
-        # Python's own status for an uncaught error is 1, which here says that the model leaks.
-        if _expected(error) is None:
-            traceback.print_exc()
-            _leave(2, f"{target} could not be checked")
-        raise
-    if not clean:
-        raise typer.Exit(1)
-
-
-def _check_for_leaks(
-    name: str,
-    train: bool,
-    seconds: float,
-    length: int | None,
-    assignments: list[str],
-    trust_remote_code: bool,
-    device: str,
-    dtype: str,
-    json_file: Path | None,
-) -> bool:
     from .settings import parse_assignments
 
-    overrides = parse_assignments(assignments)
+    overrides = parse_assignments(assignments or [])
     if dtype not in ("float32", "float64", "bfloat16", "float16"):
         raise InputError(f"--dtype is {dtype!r}; choose float32, float64, bfloat16 or float16")
+    if json_file is not None and json_file.is_dir():
+        raise InputError(f"--json is the folder {json_file}; give the name of a file")
     _quiet()
     import torch
 
     from . import machine
-    from .causality import TABLE_HEAD, check
+    from .causality import TABLE_HEAD, Result, check
     from .files import write_json
     from .targets import resolve
 
-    if json_file is not None and json_file.is_dir():
-        raise InputError(f"--json is the folder {json_file}; give the name of a file")
     try:
         torch.zeros(1, device=device).cpu()
     except (RuntimeError, AssertionError, NotImplementedError):
         raise InputError(f"--device {device!r} cannot be used here; cpu always can") from None
-    place = torch.device(device)
-    found = resolve(name, overrides, trust_remote_code, getattr(torch, dtype))
-    if isinstance(found.model, torch.nn.Module):
-        found.model.to(place)
 
-    def show(result: Any) -> None:
+    def show(result: Result) -> None:
         if result.check == "future":  # the first: the model can be checked
             print(f"{found.description}\n\n{TABLE_HEAD}")
         print(result.line(), flush=True)
 
-    report = check(found.model, length=length, device=place, seen=show)
-    if train:
-        report.results.append(_trained_on_uniform_tokens(found.rebuild, place, seconds))
-        print(report.results[-1].line())
+    with _no_breakdown_is_a_leak(target):
+        found = resolve(target, overrides, trust_remote_code, getattr(torch, dtype))
+        if isinstance(found.model, torch.nn.Module):
+            found.model.to(device)
+        report = check(found.model, vocab_size, length=length, device=device, seen=show)
+        if train:
+            report.results.append(_trained_on_uniform_tokens(found.rebuild, device, seconds))
+            show(report.results[-1])
     print(f"\n{report.summary()}")
     if json_file is not None:
-        write_json(json_file, {"target": name, "set": overrides, **report.as_dict(), "machine": machine.describe()})
-    return report.clean
+        write_json(json_file, {"target": target, "set": overrides, **report.as_dict(), "machine": machine.describe()})
+    if not report.clean:
+        raise typer.Exit(1)
 
 
-def _trained_on_uniform_tokens(rebuild: Any, device: Any, seconds: float) -> Any:
+@contextmanager
+def _no_breakdown_is_a_leak(target: str) -> Iterator[None]:
+    """Status 1, Python's own for an uncaught error, says here that the model leaks; so whatever breaks down is 2."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _leave(130, "interrupted; no report was written")
+    except SystemExit as end:  # of the model's own code
+        _leave(2, f"{target} could not be checked: it ended the program with status {end.code}")
+    except Exception as error:
+        if isinstance(error, InputError) or _expected(error) is not None:
+            raise
+        traceback.print_exc()
+        _leave(2, f"{target} could not be checked")
+
+
+def _trained_on_uniform_tokens(rebuild: "Callable[[], Any] | None", device: str, seconds: float) -> "Result":
     from tqdm import tqdm
 
-    from .uniform import CHECK, Result, train_on_uniform_tokens
+    from .causality import Result
+    from .uniform import CHECK, train_on_uniform_tokens
 
     if rebuild is None:
         return Result(CHECK, "skipped", meaning="a function has no weights to train; give a module")
