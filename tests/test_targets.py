@@ -174,11 +174,17 @@ def test_settings_are_arguments_of_what_is_imported(importable: None) -> None:
         target("my_models:function", width=8)
 
 
+def test_a_model_that_is_there_already_takes_no_settings(importable: None) -> None:
+    with pytest.raises(InputError, match=r"my_models:Nest\.instance is there already, so --set cannot change it"):
+        target("my_models:Nest.instance", width=8)
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [
         ("my_models:broken", "my_models:broken made no model: RuntimeError: no luck"),
         ("my_models:absent", "my_models:absent cannot be imported: AttributeError"),
+        ("my_models.py", r"my_models.py is a Python file; write my_models:NAME"),
         ("no_such_module:make", "no_such_module:make cannot be imported: ModuleNotFoundError"),
     ],
 )
@@ -188,7 +194,7 @@ def test_what_cannot_be_imported_is_said(importable: None, name: str, said: str)
 
 
 def test_a_name_of_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match=r"'no/such-model' is no preset, no folder.*from the Hugging Face hub"):
+    with pytest.raises(InputError, match=r"no folder or file 'no/such-model' here.*from the Hugging Face hub"):
         target("no/such-model")
     with pytest.raises(InputError, match=r"did you mean 'llama'\?"):
         target("lama")

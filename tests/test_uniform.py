@@ -41,7 +41,7 @@ def test_a_causal_model_gains_nothing_though_it_would_have_used_a_leak() -> None
         lambda elapsed, what: said.append(what),
     )
     assert result.verdict == "ok", result
-    assert "the easiest leak, when planted, was seen after" in result.meaning
+    assert "a leak planted on purpose was seen after" in result.meaning
     assert said[0].startswith("control with a planted leak, step 25: ")
     assert said[-1].startswith("training on uniform tokens, step ")
 

@@ -51,6 +51,8 @@ GRADIENT_SHARE = 1e-2
 ATTEMPTS = 3
 """Failed comparisons, largest change first, that are tried for a location."""
 
+STD = "std of the logits"
+
 Verdict = Literal["ok", "leak", "differs", "skipped"]
 
 
@@ -77,7 +79,7 @@ class Result:
     verdict: Verdict
     change: float | None = None
     tolerance: float | None = None
-    unit: str = "std of the logits"
+    unit: str = STD
     meaning: str = ""
     location: Location | None = None
 
@@ -86,8 +88,9 @@ class Result:
         if self.change is None:
             return f"{self.check:17} {'-':>10} {'-':>10}  not checked: {self.meaning}"
         said = self.verdict if self.verdict == "ok" else self.verdict.upper()
+        unit = f" ({self.unit})" if self.unit != STD else ""
         remark = f": {self.meaning}" if self.verdict == "ok" and self.meaning else ""
-        return f"{self.check:17} {self.change:10.2g} {self.tolerance:10.0e}  {said}{remark}"
+        return f"{self.check:17} {self.change:10.2g} {self.tolerance:10.0e}  {said}{unit}{remark}"
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -146,7 +149,7 @@ class Report:
         """The conclusion: what leaks, what it means and where it arises; or that nothing was found."""
         if self.clean:
             done = [result.check for result in self.results if result.verdict == "ok"]
-            return f"no leak found by {len(done)} checks: {', '.join(done)}"
+            return f"no leak found within {self.length} tokens in {self.dtype} by {len(done)} checks: {', '.join(done)}"
         lines = []
         told: list[Location] = []
         for finding in self.findings:
@@ -170,7 +173,7 @@ class Report:
         }
 
 
-TABLE_HEAD = f"{'check':17} {'change':>10} {'tolerance':>10}"
+TABLE_HEAD = f"{'check':17} {'change':>10} {'tolerance':>10}  (in standard deviations of the logits)"
 
 
 def assert_causal(model: Callable[..., Any], vocab_size: int | None = None, **settings: Any) -> Report:
@@ -180,6 +183,7 @@ def assert_causal(model: Callable[..., Any], vocab_size: int | None = None, **se
         LeakError: what was found, by how much, what it means, and where it arises.
         InputError: the model could not be checked.
     """
+    __tracebackhide__ = True  # pytest then shows the test's own line
     report = check(model, vocab_size, **settings)
     if not report.clean:
         first = report.findings[0]
@@ -399,7 +403,7 @@ class _Checks:
         return _Comparison(
             Pass(ours, columns=slice(cut)),
             Pass(self._run(future), columns=slice(cut)),
-            f"tokens from position {cut} on change what it predicts before them",
+            f"later tokens change earlier predictions (most when those from position {cut} on are replaced)",
         )
 
     def _replaced_rows(self) -> Iterator[_Comparison]:
@@ -683,7 +687,7 @@ class _Checks:
             found.append(
                 _Derivative(
                     self._forbidden_share(seen, leaves, later),
-                    f"what it predicts has a derivative towards later tokens (cuts at {cuts[0]} to {cuts[-1]})",
+                    f"what it predicts has a derivative towards later tokens (most at cuts {cuts[0]} to {cuts[-1]})",
                     [self._other_future(self.base, self.picks, cut) for cut in cuts],
                 )
             )

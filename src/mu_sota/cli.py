@@ -191,14 +191,16 @@ def _leakcheck(
         bool, typer.Option("--trust-remote-code", help="let a model's own Python files run")
     ] = False,
     device: Annotated[str, typer.Option(help="cpu is the most exact")] = "cpu",
-    dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16")] = "float32",
+    dtype: Annotated[
+        str, typer.Option(help="float32, float64, bfloat16 or float16; a callable's model keeps its own")
+    ] = "float32",
     json_file: Annotated[Path | None, typer.Option("--json", help="write the report to this file")] = None,
 ) -> None:
     """Does a causal language model see the token it is asked to predict?
 
     TARGET is any causal model: it is run in ways that must not change its predictions, and where they change, the
     module that is the first to differ is named. Exit status: 0 nothing found, 1 a leak, or a cache or padding that
-    changes predictions, 2 the model could not be checked.
+    changes predictions, 2 the model could not be checked, 130 interrupted.
     """
     from .settings import parse_assignments
 
@@ -222,7 +224,8 @@ def _leakcheck(
 
     def show(result: Result) -> None:
         if result.check == "future":  # the first: the model can be checked
-            print(f"{found.description}\n\n{TABLE_HEAD}")
+            with_settings = "".join(f", {key}={value}" for key, value in overrides.items())
+            print(f"{found.description}{with_settings}\n\n{TABLE_HEAD}")
         print(result.line(), flush=True)
 
     with _no_breakdown_is_a_leak(target):
@@ -246,7 +249,7 @@ def _no_breakdown_is_a_leak(target: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        _leave(130, "interrupted; no report was written")
+        _leave(130, "interrupted; what is printed above stands, but no report was written")
     except SystemExit as end:  # of the model's own code
         _leave(2, f"{target} could not be checked: it ended the program with status {end.code}")
     except Exception as error:

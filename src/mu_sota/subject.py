@@ -203,9 +203,15 @@ class Subject:
         try:
             output = self.model(input_ids=ids, **inputs) if self.takes("input_ids") else self.model(ids, **inputs)
         except Exception as error:
+            hint = ""
+            if isinstance(error, IndexError):
+                hint = (
+                    f"; if it has fewer than {ids.shape[1]} positions, give --length (length=), and if it has fewer "
+                    f"ids than {self.vocab_size or 'its logits'}, --vocab-size (vocab_size=)"
+                )
             raise InputError(
                 f"the model could not be called with token ids of shape {list(ids.shape)} on {ids.device}"
-                f"{''.join(f' and {name}' for name in inputs)}: {one_line(error)}"
+                f"{''.join(f' and {name}' for name in inputs)}: {one_line(error)}{hint}"
             ) from error
         found = logits_in(output)
         if not found:

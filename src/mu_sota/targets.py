@@ -64,6 +64,8 @@ def resolve(name: str, overrides: dict[str, Any], trust_remote_code: bool, dtype
 
 
 def _from_path(path: Path, overrides: dict[str, Any], trust_remote_code: bool, dtype: torch.dtype) -> Target:
+    if path.suffix == ".py":
+        raise InputError(f"{path} is a Python file; write {path.stem}:NAME, with a class, function or model in it")
     folder = path if path.is_dir() else path.parent
     if path.is_dir() and (path / BEST_FOLDER / "config.json").exists():
         folder = path / BEST_FOLDER
@@ -82,10 +84,10 @@ def _from_hub(name: str, overrides: dict[str, Any], trust_remote_code: bool, dty
         config = _read_config(name, overrides, trust_remote_code)
     except InputError as error:
         close = difflib.get_close_matches(name, [*MODEL_PRESETS, *CONFIG_MAPPING], n=1)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        hint = f" (did you mean {close[0]!r}?)" if close and "/" not in name else ""
         raise InputError(
-            f"{name!r} is no preset, no folder or file that exists, no package.module:callable and no model type of "
-            f"transformers{hint}; and from the Hugging Face hub {error}"
+            f"there is no folder or file {name!r} here, and it is no preset, package.module:name or model type of "
+            f"transformers{hint}; from the Hugging Face hub {error}"
         ) from error
     if overrides:
         return _built(config, trust_remote_code, dtype, f"configuration of {name}")
@@ -263,11 +265,18 @@ def _imported(name: str, arguments: dict[str, Any]) -> Target:
     except (Exception, SystemExit) as error:  # a script may end the program
         raise InputError(f"{name} cannot be imported: {_reason(error)}") from error
     if isinstance(found, nn.Module) or not callable(found):
+        if arguments:
+            raise InputError(
+                f"{name} is there already, so --set cannot change it; name a class or a function that builds the model"
+            )
         return Target(found, f"{name}, as it is", (lambda: copy.deepcopy(found)) if callable(found) else None)
     if not _can_be_called(found, arguments):
         if arguments or inspect.isclass(found):
             given = f"not those given with --set ({', '.join(arguments)})" if arguments else "give them with --set"
-            raise InputError(f"{name} takes the arguments {inspect.signature(found)}; {given}")
+            raise InputError(
+                f"{name} takes the arguments {inspect.signature(found)}; {given}, or name a function without arguments "
+                f"that builds the model"
+            )
         return Target(found, f"{name}, as it is", None)  # it wants ids
 
     def make() -> Any:

@@ -118,7 +118,7 @@ def _result(trained: _Trained, control: _Trained, planted: bool) -> Result:
     elif trained.steps < MARGIN * control.steps:
         why = f"{trained.steps} steps, and a planted leak took {control.steps}"
     else:
-        said = f"{trained.steps} steps; the easiest leak, when planted, was seen after {control.steps}"
+        said = f"{trained.steps} steps; in a control, a leak planted on purpose was seen after {control.steps}"
         return Result(CHECK, "ok", max(mean, 0.0), tolerance, unit, said)
     return Result(CHECK, "skipped", meaning=f"too little to tell: {why}; give it more seconds, or make it smaller")
 
