@@ -22,7 +22,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from planted import CLEAN, LEAKS, SequenceMean, TinyLM
 
-CHECKS = ("future", "batch", "length", "gradient", "cache", "padding", "future (training)", "batch (training)")
+CHECKS = (
+    "future",
+    "batch",
+    "row alone",
+    "length",
+    "gradient",
+    "cache",
+    "padding",
+    "future (training)",
+    "batch (training)",
+)
 STRENGTHS = [10.0**-power for power in range(9)]
 
 
@@ -53,7 +63,9 @@ def main() -> None:
     for strength in STRENGTHS:
         torch.manual_seed(0)
         report = check(TinyLM(SequenceMean(), strength))
-        sweep.append({"strength": strength, "found_by": [leak.check for leak in report.leaks], **_changes(report)})
+        sweep.append(
+            {"strength": strength, "found_by": [finding.check for finding in report.findings], **_changes(report)}
+        )
         print(f"strength {strength:.0e}: {', '.join(sweep[-1]['found_by']) or 'not found'}", flush=True)
 
     record = {"what": __doc__.split("\n")[0], "models": results, "strengths": sweep, "machine": machine.describe()}
@@ -78,7 +90,7 @@ def _cell(check: dict[str, Any] | None) -> str:
     if check is None or check["verdict"] == "skipped":
         return "–"
     change = f"{check['change']:.1g}" if not isinstance(check["change"], str) else check["change"]
-    return f"**{change}**" if check["verdict"] == "leak" else change
+    return f"**{change}**" if check["verdict"] in ("leak", "differs") else change
 
 
 def _markdown(results: list[dict[str, Any]], sweep: list[dict[str, Any]]) -> str:
@@ -93,7 +105,7 @@ def _markdown(results: list[dict[str, Any]], sweep: list[dict[str, Any]]) -> str
     )
     note = (
         "Largest change in standard deviations of the logits (of the gradient check: relative; of uniform tokens: "
-        "nats); bold is a leak, – could not be asked. Made by `benchmarks/leakcheck_planted.py`.\n"
+        "nats); bold is a finding, – could not be asked. Made by `benchmarks/leakcheck_planted.py`.\n"
     )
     return "# Planted leaks\n\n" + note + "\n" + "\n".join(parts) + "\n"
 
