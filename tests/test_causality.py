@@ -439,8 +439,8 @@ def test_the_assertion_reads_as_a_sentence() -> None:
     with pytest.raises(
         LeakError,
         match=r"^the model is not causal, so its perplexity would mean nothing: later tokens change earlier "
-        r"predictions \(most when those from position \d+ on are replaced\) \(check 'future': 0\.\d+ std of the logits, tolerance "
-        r"1e-04\); it arises in mixer\.norm \(GroupNorm\); path: mixer\.norm -> after -> head -> logits$",
+        r"predictions \(most when those from position \d+ on are replaced\) \(check 'future': 0\.\d+ std of the logits, "
+        r"tolerance 1e-04\); it arises in mixer\.norm \(GroupNorm\); path: mixer\.norm -> after -> head -> logits$",
     ):
         assert_causal(planted("GroupNorm over time"))
 
