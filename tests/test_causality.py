@@ -436,12 +436,13 @@ def test_scripts_are_checked_though_nothing_in_them_can_be_named(compiled: Calla
 
 
 def test_the_assertion_reads_as_a_sentence() -> None:
-    with pytest.raises(
-        LeakError,
-        match=r"^the model is not causal, so its perplexity would mean nothing: later tokens change earlier "
-        r"predictions \(most when those from position \d+ on are replaced\) \(check 'future': 0\.\d+ std of the logits, "
-        r"tolerance 1e-04\); it arises in mixer\.norm \(GroupNorm\); path: mixer\.norm -> after -> head -> logits$",
-    ):
+    expected = (
+        r"the model is not causal, so its perplexity would mean nothing: later tokens change earlier predictions "
+        r"\(most when those from position \d+ on are replaced\) "
+        r"\(check 'future': 0\.\d+ std of the logits, tolerance 1e-04\); "
+        r"it arises in mixer\.norm \(GroupNorm\); path: mixer\.norm -> after -> head -> logits"
+    )
+    with pytest.raises(LeakError, match=f"^{expected}$"):
         assert_causal(planted("GroupNorm over time"))
 
 
