@@ -10,6 +10,7 @@ one that crashes or hangs costs no more than its own row.
 import argparse
 import json
 import multiprocessing
+import statistics
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -32,7 +33,6 @@ LAYERS = 3
 
 MOST_LAYERS = 6
 
-MANY = 12
 """Largest changes listed of each check."""
 
 SMALL = {
@@ -273,7 +273,7 @@ def main() -> None:
                 "dtype": arguments.dtype,
                 "spread_of_initial_weights": arguments.spread,
                 "counts": _counts(models),
-                "largest_changes_of_models_that_pass_in_float32": _largest(models, reference or models),
+                "exactness": _exactness(models, reference or models),
                 "machine": machine.describe(),
                 "models": models,
             }
@@ -405,31 +405,56 @@ def _layers_of_each_kind(fields: dict[str, Any], layers: str) -> dict[str, Any]:
 
 
 def _counts(models: dict[str, dict[str, Any]]) -> dict[str, int]:
-    checked = [entry for entry in models.values() if "checks" in entry]
+    """Of types as they are by default; `cases` counts those under a second setting too."""
+    default = [entry for name, entry in models.items() if " " not in name]
+    checked = [entry for entry in default if "checks" in entry]
+    leaks = [entry for entry in checked if any(row["verdict"] == "leak" for row in entry["checks"])]
     return {
-        "types": len(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
-        "cases": len(models),
-        "built": sum("parameters" in entry for entry in models.values()),
+        "types": len(default),
+        "built": sum("parameters" in entry for entry in default),
         "checked": len(checked),
         "clean": sum(entry["clean"] for entry in checked),
-        "leak": sum(any(row["verdict"] == "leak" for row in entry["checks"]) for entry in checked),
-        "differ in cache or padding only": sum(
-            not entry["clean"] and all(row["verdict"] != "leak" for row in entry["checks"]) for entry in checked
-        ),
+        "leak": len(leaks),
+        "differ in cache or padding only": sum(not entry["clean"] for entry in checked) - len(leaks),
+        "cases": len(models),
     }
 
 
-def _largest(models: dict[str, dict[str, Any]], reference: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Of each check, the largest changes of models that it let pass in `reference`, and of how many models."""
-    figures: dict[str, list[tuple[float, str]]] = {}
+ONE_SHAPE = ("future", "batch", "future (training)", "batch (training)")
+OTHER_SHAPES = ("row alone", "length", "cache", "padding")
+
+
+def _exactness(models: dict[str, dict[str, Any]], reference: dict[str, dict[str, Any]]) -> dict[str, float | int | str]:
+    """How far models move in the checks that they pass in `reference`: where nothing but rounding can be at work."""
+    one_shape: list[float] = []
+    others: list[tuple[float, float, str]] = []
+    rounding = [entry["rounding"] for entry in models.values() if entry.get("rounding")]
     for name, entry in models.items():
         passed = {row["check"] for row in reference.get(name, {}).get("checks", []) if row["verdict"] == "ok"}
         for row in entry.get("checks", []):
-            if row["check"] in passed and row.get("change") is not None:
-                figures.setdefault(row["check"], []).append((float(row["change"]), name))
+            if row["check"] not in passed or row.get("change") is None:
+                continue
+            if row["check"] in ONE_SHAPE:
+                one_shape.append(float(row["change"]))
+            elif row["check"] in OTHER_SHAPES and entry.get("rounding"):
+                others.append((float(row["change"]), float(row["change"]) / entry["rounding"], name))
+    defects = [
+        float(row["change"]) / entry["rounding"]
+        for entry in models.values()
+        for row in entry.get("checks", [])
+        if row["check"] in OTHER_SHAPES and row["verdict"] in ("leak", "differs") and entry.get("rounding")
+    ]
     return {
-        key: {"models": len(values), "largest": {name: change for change, name in sorted(values, reverse=True)[:MANY]}}
-        for key, values in figures.items()
+        "passes_of_one_shape": len(one_shape),
+        "of_them_exactly_0": one_shape.count(0.0),
+        "largest_of_one_shape": max(one_shape, default=0.0),
+        "passes_of_other_shapes": len(others),
+        "largest_of_other_shapes": max(others, default=(0.0, 0.0, ""))[0],
+        "largest_in_parts_of_rounding": max((part for _, part, _ in others), default=0.0),
+        "smallest_defect_in_parts_of_rounding": min(defects, default=0.0),
+        "rounding_median": statistics.median(rounding) if rounding else 0.0,
+        "rounding_largest": max(rounding, default=0.0),
+        "causal_models_above_a_fixed_1e-4": ", ".join(sorted({name for change, _, name in others if change > 1e-4})),
     }
 
 
