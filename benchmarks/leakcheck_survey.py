@@ -33,8 +33,6 @@ LAYERS = 3
 
 MOST_LAYERS = 6
 
-"""Largest changes listed of each check."""
-
 SMALL = {
     64: (
         "hidden_size n_embd d_model emb_dim embedding_dim embedding_size input_embedding_size output_embedding_size "
