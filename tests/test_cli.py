@@ -382,6 +382,20 @@ def test_leakcheck_says_what_it_cannot_check(
     assert not list(tmp_path.iterdir())
 
 
+def test_leakcheck_says_of_the_documented_example_what_the_document_shows(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    docs = Path(__file__).parents[1] / "docs"
+    monkeypatch.chdir(docs / "examples")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    status, out, _ = mu_sota(capsys, "leakcheck", "my_model:build")
+    assert status == 1
+    shown = (docs / "leakcheck.md").read_text(encoding="utf-8")
+    figure = re.compile(r"\d+(\.\d+)?(e-\d+)?")
+    known = {figure.sub("#", line) for line in shown.splitlines()}
+    assert [line for line in out.splitlines() if figure.sub("#", line) not in known] == []
+
+
 def test_leakcheck_writes_to_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--json is the folder" in refused(capsys, "leakcheck", "quickstart", "--json", tmp_path)
 
