@@ -526,7 +526,7 @@ def test_in_a_format_too_coarse_to_tell_only_passes_of_one_shape_are_compared() 
         layer.self_attn.q_proj.weight.data *= 30
     report = check(model.to(torch.bfloat16))
     assert results(report)["length"].verdict == "skipped"
-    assert "rounding in bfloat16, so that a leak could not be told from it" in results(report)["length"].meaning
+    assert "in bfloat16 may be a leak or nothing but rounding; check it in float32" in results(report)["length"].meaning
     assert results(report)["future"].change == 0.0
     assert results(report)["batch"].change == 0.0
 
@@ -534,7 +534,7 @@ def test_in_a_format_too_coarse_to_tell_only_passes_of_one_shape_are_compared() 
 def test_a_leak_that_is_small_in_a_coarse_format_is_not_passed() -> None:
     weak = planted("weak")
     assert not check(weak).clean
-    with pytest.raises(InputError, match=r"'future' could not be finished: moved by .* check it in float32"):
+    with pytest.raises(InputError, match=r"'future' could not be finished: it moved by .* check it in float32"):
         check(weak.to(torch.bfloat16))
 
 

@@ -581,7 +581,7 @@ class _Checks:
         if not findings or findings[0].excess() <= 1:
             doubtful = max((one.change for one in findings if one.comparison.of_one_shape), default=0.0)
             if doubtful > EXACT and not stopped:
-                stopped = f"moved by {doubtful:.1g}, {self._coarse}"
+                stopped = f"it moved by {doubtful:.1g} standard deviations of the logits, {self._coarse}"
             if stopped:
                 return Result(name, "skipped", meaning=stopped)
             return Result(name, "ok", findings[0].change, findings[0].tolerance)
@@ -603,17 +603,14 @@ class _Checks:
             return self.tolerance
         tolerance = max(self.tolerance, ROUNDING_FACTOR * self.rounding)
         if tolerance > TOO_COARSE:
-            raise _Skip(f"may move by {tolerance:.1g}, {self._coarse}")
+            raise _Skip(f"it may move by {tolerance:.1g} standard deviations of the logits, {self._coarse}")
         return tolerance
 
     @property
     def _coarse(self) -> str:
         half = self.dtype in (torch.float16, torch.bfloat16)
         advice = "check it in float32" if half else "a model with smaller weights or fewer layers could be checked"
-        return (
-            f"in standard deviations of the logits, by nothing but rounding in {str(self.dtype)[6:]}, so that a leak "
-            f"could not be told from it; {advice}"
-        )
+        return f"which in {str(self.dtype)[6:]} may be a leak or nothing but rounding; {advice}"
 
     def _first_location(self, comparisons: Iterable[_Comparison]) -> Location | None:
         for comparison in comparisons:
