@@ -7,7 +7,7 @@ import inspect
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -114,13 +114,11 @@ class Subject:
 
     def _first_logits(self, length: int | None) -> Tensor:
         """Of some tokens, before anything is known of the vocabulary."""
-        for tokens in (length,) if length else FIRST_LENGTHS[:-1]:
-            try:
+        *tried, last = (length,) if length else FIRST_LENGTHS
+        for tokens in tried:
+            with suppress(InputError):
                 return self._logits(torch.zeros(1, tokens, dtype=torch.long, device=self.device))
-            except InputError:
-                if length:
-                    raise
-        return self._logits(torch.zeros(1, FIRST_LENGTHS[-1], dtype=torch.long, device=self.device))
+        return self._logits(torch.zeros(1, last, dtype=torch.long, device=self.device))
 
     def _called_by_function(self, length: int | None) -> list[nn.Module]:
         """The outermost modules that a function calls. They run in eval mode even now: BatchNorm is not to notice."""
