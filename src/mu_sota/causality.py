@@ -10,7 +10,7 @@ Legend: B batch, T time, V vocabulary.
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -21,7 +21,7 @@ from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList,
 
 from .errors import InputError
 from .locate import Location, locate
-from .subject import EVERYTHING, Pass, Run, Subject, change, one_line, random_state_kept, spread
+from .subject import EVERYTHING, Pass, Run, Subject, change, hooked, one_line, random_state_kept, spread
 
 ROWS = (5, 7, 6, 8)
 LENGTHS = (61, 59, 67, 53)
@@ -332,7 +332,7 @@ class _Checks:
         if again > self.tolerance:
             raise InputError(self._not_deterministic(again))
         self.names = subject.named_modules()
-        self.embeddings = [module for module in self.names if isinstance(module, nn.Embedding)]
+        self.embeddings = subject.embeddings()
         if self.embeddings and not training:
             self.rounding = self._measured_rounding()
 
@@ -354,9 +354,7 @@ class _Checks:
             signs = torch.randint(2, output.shape, generator=self.generator).to(output) * 2 - 1
             return output * (1 + unit * signs)
 
-        with ExitStack() as hooks:
-            for embedding in self.embeddings:
-                hooks.callback(embedding.register_forward_hook(shake).remove)
+        with hooked(self.embeddings, shake):
             return max(change(self.base(), self.base.logits) for _ in range(ROUNDING_DRAWS)) / self.scale
 
     def run(self) -> Iterator[Result]:
@@ -634,7 +632,7 @@ class _Checks:
             return Result("gradient", "skipped", meaning=str(reason))
         except RuntimeError as error:  # of autograd: an operation without a derivative, or changed in place
             return Result("gradient", "skipped", meaning=one_line(error))
-        unit = "of the largest derivative towards what it may see"
+        unit = "of the largest derivative"
         if worst.share <= tolerance:
             return Result("gradient", "ok", worst.share, tolerance, unit)
         location = self._first_location(worst.comparisons)
@@ -651,9 +649,7 @@ class _Checks:
             leaves.append(output.detach().requires_grad_())
             return leaves[-1].clone()  # models scale embeddings in place
 
-        with ExitStack() as hooks:
-            for embedding in self.embeddings:
-                hooks.callback(embedding.register_forward_hook(as_leaf).remove)
+        with hooked(self.embeddings, as_leaf):
             logits = self.subject.logits(self.ids)
         if not leaves:
             raise _Skip("no nn.Embedding takes the tokens")
@@ -694,22 +690,24 @@ class _Checks:
         for gradient in torch.autograd.grad(seen, leaves, retain_graph=True, allow_unused=True):
             if gradient is None:
                 continue
-            gradient = gradient.abs().movedim(
-                gradient.shape.index(self.length), 0
-            )  # [T, B, D] or, of positions, [T, D]
-            largest = max(largest, change(gradient, torch.zeros_like(gradient)))
+            # [T, B, D], or, of positions that the rows share, [T, D] or [T, 1, D]
+            gradient = gradient.movedim(gradient.shape.index(self.length), 0)
+            largest = max(largest, _magnitude(gradient))
             if gradient.ndim > 2 and gradient.shape[1] == self.rows:
-                for row, places in enumerate(forbidden):
-                    part = gradient[places, row]
-                    within = max(within, change(part, torch.zeros_like(part)))
-            else:  # shared by the rows: forbidden is what is so in all of them
-                part = gradient[max(places.start or 0 for places in forbidden) or self.length :]
-                within = max(within, change(part, torch.zeros_like(part)))
+                parts = [gradient[places, row] for row, places in enumerate(forbidden)]
+            else:  # forbidden is what is so in all rows
+                parts = [gradient[max(places.start or 0 for places in forbidden) or self.length :]]
+            within = max(within, *(_magnitude(part) for part in parts))
         if largest == 0.0:
             raise _Skip("no gradient flows from the logits to the embeddings")
         if not math.isfinite(largest):
             raise _Skip("its derivatives are not finite")
         return within / largest
+
+
+def _magnitude(tensor: Tensor) -> float:
+    """Largest absolute value; infinite where there is NaN."""
+    return change(tensor, torch.zeros_like(tensor))
 
 
 @contextmanager

@@ -6,8 +6,8 @@ Legend: B batch, T time, V vocabulary.
 import inspect
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -161,6 +161,10 @@ class Subject:
                 found.update(weight.shape[1:] if isinstance(module, nn.Embedding) else weight.shape)
         return found
 
+    def embeddings(self) -> list[nn.Embedding]:
+        """Where tokens, and in many models positions, become vectors."""
+        return [module for module in self.named_modules() if isinstance(module, nn.Embedding)]
+
     def parameters(self) -> Iterator[nn.Parameter]:
         for root in self.roots:
             yield from root.parameters()
@@ -272,6 +276,15 @@ class Subject:
         finally:
             for weight, content in asleep.items():
                 weight.data.copy_(content)
+
+
+@contextmanager
+def hooked(modules: Iterable[nn.Module], hook: Callable[[nn.Module, Any, Any], Tensor | None]) -> Iterator[None]:
+    """A forward hook on each of the modules, for as long as it lasts."""
+    with ExitStack() as handles:
+        for module in modules:
+            handles.callback(module.register_forward_hook(hook).remove)
+        yield
 
 
 @contextmanager

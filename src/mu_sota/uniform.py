@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .causality import Result
 from .errors import InputError
-from .subject import Subject, one_line, random_state_kept
+from .subject import Subject, hooked, one_line, random_state_kept
 
 CHECK = "uniform tokens"
 
@@ -79,7 +79,7 @@ def train_on_uniform_tokens(
         progress: told the seconds that have passed and what is being done.
 
     Raises:
-        InputError: what `build` gives is no module.
+        InputError: what `build` gives is no module, or the same one twice.
     """
     start = time.monotonic()
 
@@ -181,10 +181,5 @@ def _next_token_added(module: nn.Module) -> Iterator[list[nn.Module]]:
             planted.append(embedding)
         return output + output.roll(-1, dims=1)
 
-    embeddings = [inner for inner in module.modules() if isinstance(inner, nn.Embedding)]
-    handles = [embedding.register_forward_hook(add_next) for embedding in embeddings]
-    try:
+    with hooked(Subject(module).embeddings(), add_next):
         yield planted
-    finally:
-        for handle in handles:
-            handle.remove()
