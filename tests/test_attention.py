@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -20,6 +21,11 @@ PADDING = torch.tensor([[0, 0, 0, 1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1, 0, 0, 0]
 # Float64, but for the value of the entropy, which is taken in float32.
 CLOSE = {"rtol": 1e-9, "atol": 1e-12}
 ENTROPY_CLOSE = {"rtol": 1e-5, "atol": 2e-6}
+
+
+def bias_of(padding: Tensor | None, length: int = 9) -> Tensor | None:
+    """The bias of a whole text."""
+    return attention_bias(padding, queries=length, keys=length, past=0, device=torch.device("cpu"))
 
 
 class _DeviceByAnotherName(str):
@@ -89,7 +95,7 @@ def test_outputs_entropies_and_gradients_equal_the_full_matrix(
     """Gradients flow back through both outputs: attention learns from what it does to the sensitivities."""
     inputs = random_inputs((4, 3, 9, 5), scale)
     query, key, value = moved(inputs, where)
-    bias = attention_bias(padding)
+    bias = bias_of(padding)
     output, entropy = causal_attention_with_entropy(query, key, value, None if bias is None else bias.to(value.device))
     output, entropy = output.as_subclass(Tensor).cpu(), entropy.as_subclass(Tensor).cpu()
     expected_output, expected_entropy = full_attention(*inputs, visible_by_loop(padding, 9))
@@ -130,7 +136,7 @@ def test_lower_precisions_stay_close(where: str, padding: Tensor | None, dtype: 
     """Scores of ordinary size; an entropy in bfloat16 is as good as keys in bfloat16 allow."""
     exact = random_inputs((4, 4, 9, 8))
     inputs = tuple(tensor.detach().to(dtype) for tensor in exact)
-    bias = attention_bias(padding)
+    bias = bias_of(padding)
     output, entropy = causal_attention_with_entropy(
         *moved(inputs, where), None if bias is None else bias.to("cuda" if where == "cuda" else "cpu")
     )
@@ -150,7 +156,7 @@ def test_row_log_sum_exp_equals_the_full_matrix(length: int) -> None:
     padding[0, : length // 2] = 0
     scores = query @ key.transpose(-2, -1) / math.sqrt(3)
     for mask in (None, padding):
-        found = row_log_sum_exp(query, key, attention_bias(mask))
+        found = row_log_sum_exp(query, key, bias_of(mask, length))
         expected = scores.masked_fill(~visible_by_loop(mask, length), float("-inf")).logsumexp(-1)
         torch.testing.assert_close(found.double(), expected.detach(), rtol=1e-6, atol=1e-6)
     assert not found.requires_grad
@@ -191,15 +197,17 @@ def test_large_scores_stay_finite(where: str, dtype: torch.dtype) -> None:
 
 def test_no_bias_where_nothing_is_padded() -> None:
     """The causal rule alone keeps the kernels on their fast path."""
-    assert attention_bias(None) is None
-    assert attention_bias(torch.ones(2, 5, dtype=torch.long)) is None
-    assert attention_bias(torch.ones(2, 5, dtype=torch.bool)) is None
+    assert bias_of(None) is None
+    assert bias_of(torch.ones(2, 9, dtype=torch.long)) is None
+    assert bias_of(torch.ones(2, 9, dtype=torch.bool)) is None
+    one_more = attention_bias(torch.ones(2, 6), queries=1, keys=6, past=5, device=torch.device("cpu"))
+    assert one_more is None
 
 
 @pytest.mark.parametrize("padding", [PADDING, PADDING.bool(), PADDING.double()], ids=["int", "bool", "float"])
 def test_bias_for_padding(padding: Tensor) -> None:
     """Zero where a position sees another, -inf where not, and no row without any zero."""
-    bias = attention_bias(padding)
+    bias = bias_of(padding)
     assert bias is not None
     visible = visible_by_loop(PADDING, 9)
     assert (bias[visible] == 0).all()
@@ -207,10 +215,46 @@ def test_bias_for_padding(padding: Tensor) -> None:
     assert visible.any(-1).all()
 
 
+@pytest.mark.parametrize("padding", [None, PADDING], ids=["plain", "padded"])
+@pytest.mark.parametrize("spare", [0, 3], ids=["growing", "fixed size"])
+@pytest.mark.parametrize("new", [1, 4, 9])
+@KERNELS
+def test_new_tokens_after_cached_ones_are_the_last_rows(
+    where: str, new: int, spare: int, padding: Tensor | None
+) -> None:
+    """Outputs and entropies of the last queries over all keys, and over a cache with places not yet filled."""
+    inputs = tuple(x.detach() for x in random_inputs((4, 2, 9, 4)))
+    expected, expected_entropy = full_attention(*inputs, visible_by_loop(padding, 9))
+    query, key, value = inputs[0][..., 9 - new :, :], *(F.pad(x, (0, 0, 0, spare), value=3.0) for x in inputs[1:])
+    bias = attention_bias(padding, queries=new, keys=9 + spare, past=9 - new, device=torch.device("cpu"))
+    query, key, value = moved((query, key, value), where)
+    output, entropy = causal_attention_with_entropy(query, key, value, None if bias is None else bias.to(value.device))
+    output, entropy = output.as_subclass(Tensor).cpu(), entropy.as_subclass(Tensor).cpu()
+    torch.testing.assert_close(output, expected[..., 9 - new :, :], **CLOSE)
+    torch.testing.assert_close(entropy, expected_entropy[..., 9 - new :], **ENTROPY_CLOSE, check_dtype=False)
+    mixed = causal_attention(query, key, value, None if bias is None else bias.to(value.device))
+    torch.testing.assert_close(mixed.as_subclass(Tensor).cpu(), output, **CLOSE)
+
+
+def test_a_mask_of_four_axes_is_taken_as_it_is() -> None:
+    """As `generate` makes it for caches of a fixed size: truth values, or 0 and a large negative number."""
+    seen = visible_by_loop(PADDING, 9)[..., 5:, :]
+    no_self = seen & ~torch.eye(9, dtype=torch.bool)[5:]
+    for mask in (no_self, torch.zeros(no_self.shape).masked_fill(~no_self, torch.finfo(torch.float32).min)):
+        bias = attention_bias(mask, queries=4, keys=9, past=5, device=torch.device("cpu"))
+        assert bias is not None
+        assert torch.equal(bias == 0, seen)
+
+
+def test_a_mask_that_forgets_the_cached_tokens_is_said() -> None:
+    with pytest.raises(ValueError, match="covers 2 tokens, but the cache holds 5 and 2 are new"):
+        attention_bias(torch.tensor([[0, 1]]), queries=2, keys=7, past=5, device=torch.device("cpu"))
+
+
 def test_padding_is_seen_by_nothing_but_itself() -> None:
     """Its keys and values do not move any other position, and its own row is finite."""
     query, key, value = (x.detach() for x in random_inputs((4, 2, 9, 4)))
-    bias = attention_bias(PADDING)
+    bias = bias_of(PADDING)
     before, entropy = causal_attention_with_entropy(query, key, value, bias)
     pad = (PADDING == 0)[:, None, :, None]
     after, after_entropy = causal_attention_with_entropy(

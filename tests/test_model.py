@@ -419,39 +419,7 @@ def test_a_layer_makes_two_attention_calls(training: bool) -> None:
     assert (products_of_3 - products_of_1) / 2 < 16 * (3 if training else 1)
 
 
-# --- Generation ----------------------------------------------------------------------------------------------------
-
-
-def test_greedy_generation_is_the_argmax_loop() -> None:
-    """`generate` of `transformers`, against the loop by hand."""
-    model = lively_model()
-    prompt = random_ids(model, length=5)
-    ids = prompt
-    for _ in range(10):
-        ids = torch.cat([ids, model(ids).logits[:, -1:].argmax(-1)], dim=1)
-    made = model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=10, do_sample=False)
-    assert torch.equal(made, ids)
-    assert made[:, 5:].unique().numel() > 5  # not one token over and over
-
-
-def test_a_left_padded_batch_generates_what_each_prompt_does_alone() -> None:
-    """Positions count from each row's first token, and padding is not read."""
-    model = lively_model()
-    lengths = (6, 1, 3)
-    ids = random_ids(model, rows=3, length=6)
-    mask = torch.stack([torch.arange(6) >= 6 - length for length in lengths]).long()
-    together = model.generate(ids, attention_mask=mask, max_new_tokens=8, do_sample=False)
-    for row, length in enumerate(lengths):
-        prompt = ids[row : row + 1, 6 - length :]
-        alone = model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=8, do_sample=False)
-        assert torch.equal(together[row, 6:], alone[0, length:])
-
-
-def test_the_missing_cache_is_said() -> None:
-    """Until there is one, asking for it is an error that tells what to do, not a wrong text."""
-    model = small_model()
-    with pytest.raises(ValueError, match="no key/value cache yet: pass use_cache=False"):
-        model.generate(random_ids(model), max_new_tokens=2, use_cache=True)
+# --- Length ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("use_mask", [False, True])

@@ -1,6 +1,7 @@
 """Causal attention with many small heads, and the exact entropy of its rows without the attention matrix.
 
-Legend: B batch, H heads, T time, K size of a head.
+Legend: B batch, H heads, T time, K size of a head. Keys and values may be of more tokens than queries: those of a
+cached text before them, or places not yet filled. `bias` is that of `attention_bias`.
 """
 
 import torch
@@ -10,30 +11,51 @@ from torch import Tensor
 _LSE_ROWS = 128  # query rows whose scores are held at once when only the log-sum-exp is wanted
 
 
-def attention_bias(padding: Tensor | None) -> Tensor | None:
-    """Additive causal bias [B, 1, T, T], 0 or -inf, for a batch with padding; None where nothing is padded.
+def attention_bias(
+    mask: Tensor | None, queries: int, keys: int, past: int | Tensor, device: torch.device
+) -> Tensor | None:
+    """Additive causal bias [B or 1, 1, queries, keys], 0 or -inf; None where the kernels need none.
+
+    None means that query i sees the keys up to its own place, of a whole text or of one token after a cached text.
 
     Args:
-        padding: [B, T], 1 at tokens and 0 at padding, or None. A position of padding sees itself, so that its row is
-            finite; nothing else sees it.
+        mask: None, or [B, past + queries], 1 at tokens and 0 at padding. A position of padding sees itself, so that its
+            row is finite; nothing else sees it. Or [B, 1, queries, keys], which `generate` makes for caches of a fixed
+            size: bool, or 0 where a key is seen.
+        queries: new tokens.
+        keys: places in the cache; past + queries, or more in a cache of a fixed size.
+        past: tokens in the cache before these.
+
+    Raises:
+        ValueError: the mask does not cover the cached and the new tokens.
     """
-    if padding is None or bool(padding.all()):
+    unpadded = mask is None or (mask.dim() == 2 and bool(mask.all()))
+    if unpadded and keys == past + queries and (queries == 1 or past == 0):
         return None
-    length = padding.shape[-1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=padding.device).tril()
-    itself = torch.eye(length, dtype=torch.bool, device=padding.device)
-    visible = (causal & padding.bool()[:, None, None, :]) | itself
-    return torch.zeros(visible.shape, device=padding.device).masked_fill(~visible, float("-inf"))
+    place = past + torch.arange(queries, device=device)[:, None]
+    at = torch.arange(keys, device=device)
+    visible = (at <= place)[None, None]
+    if mask is not None and mask.dim() == 4:
+        visible = visible & (mask if mask.dtype == torch.bool else mask == 0)
+    elif mask is not None:
+        if mask.shape[-1] not in (past + queries, keys):
+            raise ValueError(
+                f"the attention_mask covers {mask.shape[-1]} tokens, but the cache holds {past} and {queries} are new"
+            )
+        visible = visible & F.pad(mask.bool(), (0, keys - mask.shape[-1]))[:, None, None]
+    visible = visible | (at == place)
+    return torch.zeros(visible.shape, device=device).masked_fill(~visible, float("-inf"))
 
 
 def causal_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
     """Softmax attention [B, H, T, K] in which position t sees positions up to t (Vaswani et al. 2017, eq. 1)."""
     bias = None if bias is None else bias.to(query.dtype)
     size = query.shape[-1]
+    causal = bias is None and query.shape[-2] > 1  # a single query sees all that is cached
     if query.device.type != "cpu" and query.dtype in (torch.float16, torch.bfloat16):
         # On GPUs the kernels that do not hold the matrix want half-precision heads of a multiple of 8.
         query, key, value = (F.pad(tensor, (0, -size % 8)) for tensor in (query, key, value))
-    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, is_causal=bias is None, scale=size**-0.5)
+    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, is_causal=causal, scale=size**-0.5)
     return mixed[..., :size]
 
 
@@ -50,17 +72,18 @@ def causal_attention_with_entropy(
     """
     size = query.shape[-1]
     bias = None if bias is None else bias.to(query.dtype)
+    causal = bias is None and query.shape[-2] > 1
     values = torch.cat([value, key.detach()], dim=-1)
     # The fast kernels want queries, keys and values of one size: zeros add nothing to a score.
     wide_query, wide_key = F.pad(query, (0, size)), F.pad(key, (0, size))
     scale = size**-0.5
     if query.device.type == "cpu":
         mixed, log_sum_exp = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            wide_query, wide_key, values, 0.0, bias is None, attn_mask=bias, scale=scale
+            wide_query, wide_key, values, 0.0, causal, attn_mask=bias, scale=scale
         )
     else:
         mixed = F.scaled_dot_product_attention(
-            wide_query, wide_key, values, attn_mask=bias, is_causal=bias is None, scale=scale
+            wide_query, wide_key, values, attn_mask=bias, is_causal=causal, scale=scale
         )
         log_sum_exp = row_log_sum_exp(query, key, bias)
     output, mean_key = mixed.split(size, dim=-1)
@@ -74,13 +97,15 @@ def row_log_sum_exp(query: Tensor, key: Tensor, bias: Tensor | None) -> Tensor:
     """log(sum(exp(scores))) of every causal attention row, [B, H, T] in float32 at least, a few rows at a time."""
     exact = torch.promote_types(query.dtype, torch.float32)
     length, size = query.shape[-2:]
-    positions = torch.arange(length, device=query.device)
+    place = torch.arange(length, device=query.device) + key.shape[-2] - length
+    at = torch.arange(key.shape[-2], device=query.device)
     pieces = []
     for start in range(0, length, _LSE_ROWS):
-        rows = slice(start, min(start + _LSE_ROWS, length))
-        scores = (query[..., rows, :] @ key[..., : rows.stop, :].transpose(-2, -1)).to(exact) * size**-0.5
-        if bias is not None:
-            scores = scores + bias[..., rows, : rows.stop]
-        future = positions[None, : rows.stop] > positions[rows, None]
-        pieces.append(scores.masked_fill(future, float("-inf")).logsumexp(-1))
+        rows = slice(start, start + _LSE_ROWS)
+        scores = (query[..., rows, :] @ key.transpose(-2, -1)).to(exact) * size**-0.5
+        if bias is None:
+            scores = scores.masked_fill(at > place[rows, None], float("-inf"))
+        else:
+            scores = scores + bias[..., rows, :]
+        pieces.append(scores.logsumexp(-1))
     return torch.cat(pieces, dim=-1)

@@ -144,31 +144,36 @@ def _evaluate(
 @app.command("generate")
 def _generate(
     folder: Folder,
-    prompt: Annotated[str, typer.Option(help="text to continue")],
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="tokens to add")] = 30,
-    temperature: Annotated[float, typer.Option(min=0.01, help="below 1 plainer, above 1 wilder")] = 0.8,
-    top_k: Annotated[int, typer.Option(min=0, help="sample among so many tokens; 0 for all")] = 50,
-    top_p: Annotated[float, typer.Option(min=0.01, max=1.0, help="sample among this share of probability")] = 0.9,
-    repetition_penalty: Annotated[float, typer.Option(min=1.0, help="above 1, repeats become less likely")] = 1.2,
-    seed: Annotated[int, typer.Option(min=0, help="same seed, same text")] = 0,
+    prompt: Annotated[str | None, typer.Option(help="text to continue")] = None,
+    interactive: Annotated[
+        bool, typer.Option("--interactive", help="ask for prompts, and stream what the model makes of them")
+    ] = False,
+    max_new_tokens: Annotated[int, typer.Option(help="tokens to add")] = 30,
+    temperature: Annotated[float, typer.Option(help="below 1 plainer, above 1 wilder, 0 the likeliest token")] = 0.8,
+    top_k: Annotated[int, typer.Option(help="sample among so many tokens; 0 for all")] = 50,
+    top_p: Annotated[float, typer.Option(help="sample among this share of probability")] = 0.9,
+    repetition_penalty: Annotated[float, typer.Option(help="above 1, repeats become less likely")] = 1.2,
+    seed: Annotated[int, typer.Option(help="same seed, same text")] = 0,
 ) -> None:
-    """Continue a prompt with a trained model."""
+    """Continue a prompt with a trained model, or several in a terminal session."""
+    if (prompt is None) != interactive:
+        raise InputError("give either --prompt with the text to continue, or --interactive")
+    from .settings import Generation
+
+    settings = Generation()
+    given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "repetition_penalty": repetition_penalty}
+    for key, value in {**given, "max_new_tokens": max_new_tokens, "seed": seed}.items():
+        settings = settings.changed(key, value)
     from .trained import default_device, load_trained, sample
 
     _quiet()
     model, tokenizer = load_trained(folder, default_device())
-    text = sample(
-        model,
-        tokenizer,
-        prompt,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        repetition_penalty=repetition_penalty,
-        seed=seed,
-    )
-    print(text)
+    if prompt is None:
+        from .interactive import converse
+
+        converse(model, tokenizer, settings)
+    else:
+        print(sample(model, tokenizer, prompt, settings, settings.max_new_tokens, settings.seed))
 
 
 @app.command("leakcheck")

@@ -47,7 +47,6 @@ class MuConfig(PreTrainedConfig):
     max_position_embeddings: int = 512
     dropout: float | int = 0.1
     layer_norm_eps: float | int = 1e-5
-    use_cache: bool = False
     tie_word_embeddings: bool = False
     pad_token_id: int | None = 0
     bos_token_id: int | None = 2

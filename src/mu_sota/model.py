@@ -3,17 +3,18 @@
 Legend: B batch, T time, D state (block-major), N = 16 blocks, S values a block, H heads, V vocabulary, L layers.
 """
 
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import GenerationMixin, PreTrainedModel
+from transformers import Cache, DynamicCache, GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
-from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput
-from transformers.utils import can_return_tuple
-from transformers.utils.output_capturing import capture_outputs
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.utils import can_return_tuple, logging
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention import attention_bias, causal_attention, causal_attention_with_entropy
 from .config import MuConfig
@@ -21,6 +22,9 @@ from .layout import NUM_BLOCKS, join_blocks, split_blocks
 from .loss import IGNORE_INDEX, chunked_cross_entropy
 
 SENSITIVITY_HIDDEN = 32
+ATTENTIONS = 2  # of a layer, each with a slot of its own in the key/value cache
+
+logger = logging.get_logger(__name__)
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
@@ -38,31 +42,43 @@ class BlockLinear(nn.Module):
 
 
 class BlockAttention(nn.Module):
-    """16 independent causal self-attentions, one a block: each block is a head of its own with its own projections."""
+    """16 independent causal self-attentions, one a block: each block is a head of its own with its own projections.
 
-    def __init__(self, config: MuConfig) -> None:
+    `slot` is its place in the key/value cache.
+    """
+
+    def __init__(self, config: MuConfig, slot: int) -> None:
         super().__init__()
+        self.slot = slot
         self.qkv = BlockLinear(config.block_size, 3 * config.block_size)
         self.out = BlockLinear(config.block_size, config.block_size)
 
-    def forward(self, state: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(self, state: Tensor, bias: Tensor | None, cache: Cache | None) -> Tensor:
         query, key, value = self.qkv(split_blocks(state)).transpose(1, 2).chunk(3, dim=-1)  # [B, N, T, S] each
+        if cache is not None:
+            key, value = cache.update(key, value, self.slot)
         mixed = causal_attention(query, key, value, bias)
         return join_blocks(self.out(mixed.transpose(1, 2)))
 
 
 class CrossBlockAttention(nn.Module):
-    """One causal self-attention over whole states, where the blocks meet; also says how spread each row was."""
+    """One causal self-attention over whole states, where the blocks meet; also says how spread each row was.
 
-    def __init__(self, config: MuConfig) -> None:
+    `slot` is its place in the key/value cache.
+    """
+
+    def __init__(self, config: MuConfig, slot: int) -> None:
         super().__init__()
+        self.slot = slot
         self.num_heads = config.num_attention_heads
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.out = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, state: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(self, state: Tensor, bias: Tensor | None, cache: Cache | None) -> tuple[Tensor, Tensor]:
         heads = self.qkv(state).unflatten(-1, (3, self.num_heads, -1))  # [B, T, 3, H, D/H]
         query, key, value = heads.permute(2, 0, 3, 1, 4)  # [B, H, T, D/H] each
+        if cache is not None:
+            key, value = cache.update(key, value, self.slot)
         mixed, entropy = causal_attention_with_entropy(query, key, value, bias)
         return self.out(mixed.transpose(1, 2).flatten(-2)), entropy.mean(1)
 
@@ -104,18 +120,18 @@ class DynamicSensitivity(nn.Module):
 class MuLayer(nn.Module):
     """One layer: what the layer would make of the state, and, block by block, how much of it is taken over."""
 
-    def __init__(self, config: MuConfig) -> None:
+    def __init__(self, config: MuConfig, index: int) -> None:
         super().__init__()
-        self.block_attention = BlockAttention(config)
-        self.cross_attention = CrossBlockAttention(config)
+        self.block_attention = BlockAttention(config, ATTENTIONS * index)
+        self.cross_attention = CrossBlockAttention(config, ATTENTIONS * index + 1)
         self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.feed_forward = FeedForward(config)
         self.feed_forward_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.sensitivity = DynamicSensitivity(config)
 
-    def forward(self, state: Tensor, affinity: Tensor, bias: Tensor | None) -> Tensor:
-        blocks = self.block_attention(state, bias)
-        crossed, entropy = self.cross_attention(blocks, bias)
+    def forward(self, state: Tensor, affinity: Tensor, bias: Tensor | None, cache: Cache | None = None) -> Tensor:
+        blocks = self.block_attention(state, bias, cache)
+        crossed, entropy = self.cross_attention(blocks, bias, cache)
         output = self.attention_norm(blocks + crossed)
         output = self.feed_forward_norm(output + self.feed_forward(output))
         sensitivity = self.sensitivity(affinity, entropy)
@@ -134,7 +150,11 @@ class MuPreTrainedModel(PreTrainedModel):
     config_class = MuConfig
     base_model_prefix = "model"
     _no_split_modules = ["MuLayer"]
-    _can_record_outputs = {"hidden_states": MuLayer}
+    _can_record_outputs = {
+        "hidden_states": MuLayer,
+        "sensitivities": DynamicSensitivity,
+        "entropies": OutputRecorder(CrossBlockAttention, index=1),
+    }
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -154,6 +174,20 @@ class MuPreTrainedModel(PreTrainedModel):
             init.constant_(module.base, 0.5)
 
 
+@dataclass
+class MuModelOutput(BaseModelOutputWithPast):
+    """As `BaseModelOutputWithPast`, and what the layers can say of themselves.
+
+    Attributes:
+        sensitivities: with `output_sensitivities=True`, for each layer how far each block moved, [B, T, N].
+        entropies: with `output_entropies=True`, for each layer the entropy in nats of the cross-block attention,
+            averaged over heads, [B, T].
+    """
+
+    sensitivities: tuple[Tensor, ...] | None = None
+    entropies: tuple[Tensor, ...] | None = None
+
+
 class MuModel(MuPreTrainedModel):
     """Token ids to final states."""
 
@@ -163,7 +197,7 @@ class MuModel(MuPreTrainedModel):
         self.position_embedding = _starting_at(0.02, nn.Embedding(config.max_position_embeddings, config.hidden_size))
         # The layers' affinity tables side by side, so that a token's L x N values are one row, gathered once.
         self.affinity = _starting_at(0.02, nn.Embedding(config.vocab_size, config.num_hidden_layers * NUM_BLOCKS))
-        self.layers = nn.ModuleList(MuLayer(config) for _ in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(MuLayer(config, index) for index in range(config.num_hidden_layers))
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
 
@@ -179,42 +213,68 @@ class MuModel(MuPreTrainedModel):
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool = False,
         **kwargs: Any,
-    ) -> BaseModelOutput:
+    ) -> MuModelOutput:
         """States of a batch of token ids.
 
         Args:
-            input_ids: [B, T] int64.
-            attention_mask: [B, T], 1 at tokens and 0 at padding.
-            position_ids: [B, T]; 0, 1, 2, ... by default, counted from the first token of each row.
+            input_ids: [B, T] int64; with a cache, the new tokens alone.
+            attention_mask: [B, T], 1 at tokens and 0 at padding; with a cache, cached tokens included.
+            position_ids: [B, T]; by default counted from the first token of each row, cached ones included.
+            past_key_values: a cache of `transformers`, which is filled; it has two slots a layer.
+            use_cache: make a cache if none is given.
 
         Returns:
-            `last_hidden_state` [B, T, D], block-major (see `mu_sota.layout`).
+            `last_hidden_state` [B, T, D], block-major (see `mu_sota.layout`); the cache; with
+            `output_hidden_states`, `output_sensitivities` or `output_entropies`, what these name.
 
         Raises:
             ValueError: the sequence is longer than the learned positions.
         """
-        length, positions = input_ids.shape[1], self.config.max_position_embeddings
-        if length > positions:
-            raise ValueError(f"the input has {length} tokens, but this model has learned {positions} positions")
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache()
+        if past_key_values is not None:
+            _give_slots(past_key_values, ATTENTIONS * len(self.layers))
+        new, device = input_ids.shape[1], input_ids.device
+        past = 0 if past_key_values is None else past_key_values.get_seq_length()
+        keys = new if past_key_values is None else past_key_values.get_mask_sizes(new, 0)[0]
+        positions = self.config.max_position_embeddings
+        # A cache of a fixed size counts in a tensor, which a compiled graph should not have to read.
+        if not isinstance(past, Tensor) and past + new > positions:
+            raise ValueError(f"the input has {past + new} tokens, but this model has learned {positions} positions")
         if position_ids is None:
-            if attention_mask is None:
-                position_ids = torch.arange(length, device=input_ids.device)[None]
+            if attention_mask is None or attention_mask.dim() == 4:
+                position_ids = (past + torch.arange(new, device=device))[None]
             else:
-                position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+                position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -new:]
         state = self.token_embedding(input_ids) + self.position_embedding(position_ids)
         affinity = self.affinity(input_ids).unflatten(-1, (-1, NUM_BLOCKS))  # [B, T, L, N]
-        bias = attention_bias(attention_mask)
+        bias = attention_bias(attention_mask, new, keys, past, device)
         for index, layer in enumerate(self.layers):
-            state = layer(state, affinity[:, :, index], bias)
-        return BaseModelOutput(last_hidden_state=self.norm(state))
+            state = layer(state, affinity[:, :, index], bias, past_key_values)
+        return MuModelOutput(last_hidden_state=self.norm(state), past_key_values=past_key_values)
+
+
+def _give_slots(cache: Cache, slots: int) -> None:
+    """`generate` makes caches of one slot a layer; the missing ones become as the first, which is still empty."""
+    while cache.layers and len(cache.layers) < slots:
+        cache.layers.append(deepcopy(cache.layers[0]))
 
 
 @dataclass
-class MuCausalLMOutput(CausalLMOutput):
-    """As `CausalLMOutput`, and `num_correct`: right top-1 predictions among the labelled tokens, a scalar."""
+class MuCausalLMOutput(CausalLMOutputWithPast):
+    """As `CausalLMOutputWithPast`, and what else a MU model tells.
+
+    Attributes:
+        num_correct: right top-1 predictions among the labelled tokens, a scalar.
+        sensitivities, entropies: as in `MuModelOutput`.
+    """
 
     num_correct: Tensor | None = None
+    sensitivities: tuple[Tensor, ...] | None = None
+    entropies: tuple[Tensor, ...] | None = None
 
 
 class MuForCausalLM(MuPreTrainedModel, GenerationMixin):
@@ -234,18 +294,19 @@ class MuForCausalLM(MuPreTrainedModel, GenerationMixin):
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool = False,
         labels: Tensor | None = None,
         shift_labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
         skip_logits: bool | None = None,
         logits_to_keep: int = 0,
-        past_key_values: Any = None,
         **kwargs: Any,
     ) -> MuCausalLMOutput:
         """Logits of the next token, or the loss, or both.
 
         Args:
-            input_ids, attention_mask, position_ids: as in `MuModel`.
+            input_ids, attention_mask, position_ids, past_key_values, use_cache: as in `MuModel`.
             labels: [B, T], aligned with `input_ids` as everywhere in `transformers`: the shift by one happens here.
             shift_labels: [B, T], already shifted: the token after each position. Takes the place of `labels`.
             num_items_in_batch: what the summed loss is divided by; the number of labelled tokens by default.
@@ -253,14 +314,20 @@ class MuForCausalLM(MuPreTrainedModel, GenerationMixin):
             logits_to_keep: compute only the last so many positions of the logits; 0 for all.
 
         Returns:
-            `loss` in nats a token, `logits` [B, T, V], `num_correct`, `hidden_states` if asked for.
+            `loss` in nats a token, `logits` [B, T, V], `num_correct`, the cache, and what is asked for of
+            `hidden_states`, `sensitivities` and `entropies`.
 
         Raises:
-            ValueError: the sequence is longer than the learned positions, or a cache is passed.
+            ValueError: the sequence is longer than the learned positions.
         """
-        if past_key_values is not None:
-            raise ValueError("MU models have no key/value cache yet: pass use_cache=False")
-        outputs = self.model(input_ids, attention_mask=attention_mask, position_ids=position_ids, **kwargs)
+        outputs = self.model(
+            input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            **kwargs,
+        )
         hidden = outputs.last_hidden_state
         if labels is not None and shift_labels is None:
             shift_labels = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
@@ -268,7 +335,8 @@ class MuForCausalLM(MuPreTrainedModel, GenerationMixin):
         loss = num_correct = logits = None
         if shift_labels is not None:
             if attention_mask is not None:  # nothing is to be predicted from padding
-                shift_labels = shift_labels.masked_fill(attention_mask == 0, IGNORE_INDEX)
+                padding = attention_mask[:, -shift_labels.shape[1] :] == 0
+                shift_labels = shift_labels.masked_fill(padding, IGNORE_INDEX)
             total, num_correct = chunked_cross_entropy(hidden, self.lm_head.weight, self.lm_head.bias, shift_labels)
             if num_items_in_batch is None:
                 num_items_in_batch = (shift_labels != IGNORE_INDEX).sum().clamp(min=1)
@@ -277,4 +345,34 @@ class MuForCausalLM(MuPreTrainedModel, GenerationMixin):
             skip_logits = self.training and loss is not None
         if not skip_logits:
             logits = self.lm_head(hidden[:, -logits_to_keep:])
-        return MuCausalLMOutput(loss=loss, logits=logits, num_correct=num_correct, hidden_states=outputs.hidden_states)
+        return MuCausalLMOutput(
+            loss=loss,
+            logits=logits,
+            num_correct=num_correct,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            sensitivities=outputs.sensitivities,
+            entropies=outputs.entropies,
+        )
+
+    def _prepare_generated_length(self, generation_config: GenerationConfig, *args: Any, **kwargs: Any) -> Any:
+        """As in `generate` of `transformers`, and a text ends at the last learned position.
+
+        Raises:
+            ValueError: the prompt leaves no position for a new token.
+        """
+        prepared = super()._prepare_generated_length(generation_config, *args, **kwargs)
+        positions = self.config.max_position_embeddings
+        prompt = kwargs["input_ids_length"]
+        if prompt >= positions:
+            raise ValueError(
+                f"the prompt has {prompt} tokens, but this model has learned {positions} positions: "
+                f"give at most the last {positions - 1} tokens"
+            )
+        if prepared.max_length > positions:
+            logger.warning(
+                f"{prepared.max_length - prompt} new tokens were asked for after a prompt of {prompt}, but this model "
+                f"has learned {positions} positions: generation ends after {positions - prompt}"
+            )
+            prepared.max_length = positions
+        return prepared

@@ -12,8 +12,8 @@ from .config import MODEL_PRESETS, MuConfig
 from .errors import InputError
 
 
-class RunSettings(BaseModel):
-    """How a run trains, evaluates and samples. The defaults are the recipe of the preset `mu-sota`."""
+class Sampling(BaseModel):
+    """How the next token is drawn. The defaults are the recipe of the run instructions."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -24,6 +24,37 @@ class RunSettings(BaseModel):
         for key, value in values.items():
             _refuse_truth_value(key, value)
         return values
+
+    temperature: float = Field(
+        0.8, ge=0, description="of sampling: below 1 plainer, above 1 wilder, 0 always the likeliest token"
+    )
+    top_k: int = Field(50, ge=0, description="sample among so many tokens; 0 for all")
+    top_p: float = Field(0.9, gt=0, le=1, description="sample among the most likely tokens of this total probability")
+    repetition_penalty: float = Field(1.2, ge=1, description="above 1, tokens already in the text become less likely")
+
+
+class Generation(Sampling):
+    """How one text is continued."""
+
+    max_new_tokens: int = Field(30, ge=1, description="tokens to add")
+    seed: int = Field(0, ge=0, lt=2**31, description="same seed, same text")
+
+    def changed(self, key: str, value: Any) -> "Generation":
+        """A copy with one setting replaced.
+
+        Raises:
+            InputError: no such setting, or the value is of the wrong type or out of range.
+        """
+        if key not in type(self).model_fields:
+            raise InputError(f"there is no setting {key!r}; the settings are: {', '.join(type(self).model_fields)}")
+        try:
+            return type(self)(**{**self.model_dump(), key: value})
+        except ValidationError as error:
+            raise InputError(_sentence(error)) from None
+
+
+class RunSettings(Sampling):
+    """How a run trains, evaluates and samples. The defaults are the recipe of the preset `mu-sota`."""
 
     num_epochs: int = Field(5, ge=1, description="passes over the training windows")
     max_steps: int | None = Field(
@@ -58,10 +89,6 @@ class RunSettings(BaseModel):
         ["The quick brown", "Once upon a time", "In the beginning"], description="continued after every epoch"
     )
     sample_tokens: int = Field(30, ge=1, description="new tokens per prompt")
-    temperature: float = Field(0.8, gt=0, description="of sampling")
-    top_k: int = Field(50, ge=0, description="sample among so many tokens; 0 for all")
-    top_p: float = Field(0.9, gt=0, le=1, description="sample among the most likely tokens of this total probability")
-    repetition_penalty: float = Field(1.2, ge=1, description="above 1, tokens already in the text become less likely")
 
 
 RUN_PRESETS: dict[str, dict[str, Any]] = {

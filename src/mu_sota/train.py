@@ -239,11 +239,8 @@ class Conduct(TrainerCallback):
                 self.trainer.accelerator.unwrap_model(self.trainer.network).eval(),
                 self.trainer.tokenizer,
                 prompt,
-                max_new_tokens=settings.sample_tokens,
-                temperature=settings.temperature,
-                top_k=settings.top_k,
-                top_p=settings.top_p,
-                repetition_penalty=settings.repetition_penalty,
+                settings,
+                settings.sample_tokens,
                 seed=settings.seed + number,
             )
             samples.append({"prompt": prompt, "text": text})

@@ -13,6 +13,7 @@ from . import tokenizer as tokenizers
 from .config import MuConfig
 from .errors import InputError
 from .model import MuForCausalLM
+from .settings import Sampling
 
 BEST_FOLDER = "best"
 RUN_FILE = "run.json"
@@ -83,42 +84,62 @@ def prompt_ids(tokenizer: PreTrainedTokenizerFast, prompt: str, max_new_tokens: 
     return ids
 
 
-def sample(
+def continued(
     model: MuForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
-    prompt: str,
-    *,
+    ids: list[int],
+    sampling: Sampling,
     max_new_tokens: int,
-    temperature: float,
-    top_k: int,
-    top_p: float,
-    repetition_penalty: float,
     seed: int,
-) -> str:
-    """The prompt and its sampled continuation; the same seed gives the same text. Global random state is untouched.
+    **more: Any,
+) -> list[int]:
+    """The ids and up to `max_new_tokens` more; the same seed gives the same ones. Global random state is untouched.
 
-    Raises:
-        InputError: prompt and new tokens together exceed the model's positions.
+    Args:
+        ids: as `prompt_ids` gives them.
+        more: for `model.generate`, such as a streamer.
     """
-    ids = prompt_ids(tokenizer, prompt, max_new_tokens, model.config.max_position_embeddings)
     device = model.device
     inputs = torch.tensor([ids], device=device)
+    # `generate` warns of settings of sampling where nothing is sampled.
+    drawn = sampling.model_dump(include={"temperature", "top_k", "top_p"}) if sampling.temperature else {}
     with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device], device_type=_fork_type(device)):
         torch.manual_seed(seed)
         output = model.generate(  # type: ignore[misc]
             inputs,
             attention_mask=torch.ones_like(inputs),
             max_new_tokens=max_new_tokens,
-            do_sample=True,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            repetition_penalty=repetition_penalty,
+            do_sample=bool(drawn),
+            repetition_penalty=sampling.repetition_penalty,
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=tokenizer.eos_token_id,
+            **drawn,
+            **more,
         )
+    return list(output[0].tolist())
+
+
+def text_of(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> str:
+    """Text of token ids, without the marks of beginning and end."""
     # The word vocabulary's special tokens, <unk> and <eos>, are words of its text.
-    return str(tokenizer.decode(output[0], skip_special_tokens=not tokenizers.is_word_level(tokenizer)))
+    return str(tokenizer.decode(ids, skip_special_tokens=not tokenizers.is_word_level(tokenizer)))
+
+
+def sample(
+    model: MuForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    prompt: str,
+    sampling: Sampling,
+    max_new_tokens: int,
+    seed: int,
+) -> str:
+    """The prompt and its sampled continuation, as `continued` makes it.
+
+    Raises:
+        InputError: prompt and new tokens together exceed the model's positions.
+    """
+    ids = prompt_ids(tokenizer, prompt, max_new_tokens, model.config.max_position_embeddings)
+    return text_of(tokenizer, continued(model, tokenizer, ids, sampling, max_new_tokens, seed))
 
 
 def _fork_type(device: torch.device) -> str:
