@@ -160,12 +160,13 @@ def test_a_penalised_token_never_becomes_more_likely(shift: float) -> None:
         return_dict_in_generate=True,
     )
     penalised = made.scores[0].log_softmax(-1)
-    for row in range(len(ids)):
-        seen = ids[row].unique()
-        unseen = torch.tensor([token for token in range(37) if token not in seen])
+    for row, length in enumerate(LENGTHS):
+        seen = ids[row, -length:].unique()
+        unseen = torch.tensor([token for token in range(37) if token not in ids[row]])
+        # All others keep their odds among each other; beside them a penalised token loses.
         change = penalised[row] - plain[row]
-        assert (change[seen] < change[unseen].min()).all()
-        assert (change[seen] < 1e-6).all()
+        assert change[unseen].max() - change[unseen].min() < 1e-4
+        assert (change[seen] < change[unseen].min() - 1e-3).all()
 
 
 def test_top_k_and_top_p_cut_the_tail() -> None:

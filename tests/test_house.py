@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, set[str] | str] = {
     "sizes": {"model", "settings"},
     "trained": {"config", "errors", "model", "settings", "tokenizer"},
     "interactive": {"errors", "settings", "tokenizer", "trained"},
-    "export": {"config", "errors", "files", "machine", "model", "tokenizer", "trained"},
+    "export": {"errors", "files", "layout", "machine", "model", "settings", "tokenizer", "trained"},
     "targets": {"config", "errors", "model", "subject", "trained"},
     "trainer": {"data", "evaluate", "files", "loss", "model", "settings", "trained"},
     "verdict": set(),

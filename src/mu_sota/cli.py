@@ -98,12 +98,12 @@ def _evaluate(
 
     from .data import load_corpus
     from .evaluate import evaluate
-    from .trained import default_device, load_trained, recorded
+    from .trained import default_device, load_trained, record_of
 
     _quiet()
     model, tokenizer = load_trained(folder, default_device())
     positions = model.config.max_position_embeddings
-    record = recorded(folder) or recorded(folder.parent)
+    record = record_of(folder)
     trained = record.get("settings", {})
     if window is None:  # positions beyond the run's window have never been trained
         window = int(trained.get("window", positions))
@@ -174,6 +174,20 @@ def _generate(
         converse(model, tokenizer, settings)
     else:
         print(sample(model, tokenizer, prompt, settings, settings.max_new_tokens, settings.seed))
+
+
+@app.command("export")
+def _export(folder: Folder, out: Annotated[Path, typer.Option(help="new folder, also the name of the model")]) -> None:
+    """Write a folder that transformers loads without mu-sota, with a model card: ready for the Hugging Face hub."""
+    _quiet()
+    from .export import export
+
+    export(folder, out)
+    print(
+        f"{out} is ready. With transformers alone:\n"
+        f"  AutoModelForCausalLM.from_pretrained({str(out)!r}, trust_remote_code=True)\n"
+        f"Read {out / 'README.md'} before you publish it: hf upload USER/{out.name} {out}"
+    )
 
 
 @app.command("leakcheck")

@@ -2,7 +2,7 @@
 
 import platform
 import subprocess
-from importlib.metadata import version
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ def describe() -> dict[str, Any]:
     packages = ("mu-sota", "torch", "transformers", "accelerate", "tokenizers")
     return {
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in packages},
+        "versions": {name: version(name) for name in packages},
         "commit": _commit(),
         "platform": platform.platform(),
         "processor": _processor(),
@@ -38,9 +38,10 @@ def peak_memory() -> int:
     return peak if platform.system() == "Darwin" else peak * 1024
 
 
-def _version(name: str) -> str | None:
+def version(name: str) -> str | None:
+    """Of an installed package, or None."""
     try:
-        return version(name)
+        return metadata.version(name)
     except ModuleNotFoundError:
         return None
 

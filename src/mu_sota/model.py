@@ -361,7 +361,7 @@ class MuForCausalLM(MuPreTrainedModel, GenerationMixin):
         Raises:
             ValueError: the prompt leaves no position for a new token.
         """
-        prepared = super()._prepare_generated_length(generation_config, *args, **kwargs)
+        prepared = super()._prepare_generated_length(generation_config, *args, **kwargs)  # type: ignore[misc]
         positions = self.config.max_position_embeddings
         prompt = kwargs["input_ids_length"]
         if prompt >= positions:

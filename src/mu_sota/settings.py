@@ -26,18 +26,22 @@ class Sampling(BaseModel):
         return values
 
     temperature: float = Field(
-        0.8, ge=0, description="of sampling: below 1 plainer, above 1 wilder, 0 always the likeliest token"
+        default=0.8, ge=0, description="below 1 plainer, above 1 wilder, 0 always the likeliest token"
     )
-    top_k: int = Field(50, ge=0, description="sample among so many tokens; 0 for all")
-    top_p: float = Field(0.9, gt=0, le=1, description="sample among the most likely tokens of this total probability")
-    repetition_penalty: float = Field(1.2, ge=1, description="above 1, tokens already in the text become less likely")
+    top_k: int = Field(default=50, ge=0, description="sample among so many tokens; 0 for all")
+    top_p: float = Field(
+        default=0.9, gt=0, le=1, description="sample among the most likely tokens of this total probability"
+    )
+    repetition_penalty: float = Field(
+        default=1.2, ge=1, description="above 1, tokens already in the text become less likely"
+    )
 
 
 class Generation(Sampling):
     """How one text is continued."""
 
-    max_new_tokens: int = Field(30, ge=1, description="tokens to add")
-    seed: int = Field(0, ge=0, lt=2**31, description="same seed, same text")
+    max_new_tokens: int = Field(default=30, ge=1, description="tokens to add")
+    seed: int = Field(default=0, ge=0, lt=2**31, description="same seed, same text")
 
     def changed(self, key: str, value: Any) -> "Generation":
         """A copy with one setting replaced.

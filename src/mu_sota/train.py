@@ -34,11 +34,10 @@ from .model import MuForCausalLM
 from .settings import MODEL_KEYS, RunSettings, Settings
 from .tokenizer import TOKENIZER_FILE
 from .tokenizer import save as save_tokenizer
-from .trained import BEST_FOLDER, RUN_FILE, prompt_ids, sample
+from .trained import BEST_FOLDER, METRICS_FILE, RUN_FILE, prompt_ids, sample
 from .trainer import BEST_FILE, MuTrainer, Tally
 from .verdict import Check, as_text, verdict
 
-METRICS_FILE = "metrics.jsonl"
 RULE = "=" * 80
 _ESTIMATE_AFTER = 5  # steps; the first ones include warm-up of caches and allocators
 _EXPLODED = 1.5  # times the loss of the first logged steps

@@ -17,12 +17,33 @@ from .settings import Sampling
 
 BEST_FOLDER = "best"
 RUN_FILE = "run.json"
+METRICS_FILE = "metrics.jsonl"
 
 
 def recorded(folder: Path) -> dict[str, Any]:
     """The record of the run in a folder, or nothing."""
     record = folder / RUN_FILE
     return dict(json.loads(record.read_text(encoding="utf-8"))) if record.is_file() else {}
+
+
+def record_of(folder: Path) -> dict[str, Any]:
+    """The record of the run that a folder is, or whose best model it holds, or nothing."""
+    return recorded(_run_of(folder))
+
+
+def best_epoch(folder: Path) -> dict[str, Any] | None:
+    """Of the same run, the row of its metrics for the epoch that `best/` holds, or None."""
+    metrics = _run_of(folder) / METRICS_FILE
+    if not metrics.is_file():
+        return None
+    with metrics.open(encoding="utf-8", newline="\n") as file:
+        rows = [json.loads(line) for line in file if line.endswith("\n")]  # a kill can leave half a last line
+    epochs = [row for row in rows if row["kind"] == "epoch"]
+    return min(epochs, key=lambda row: row["validation"]["loss"], default=None)
+
+
+def _run_of(folder: Path) -> Path:
+    return folder.parent if folder.name == BEST_FOLDER else folder
 
 
 def load_trained(
