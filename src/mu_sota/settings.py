@@ -12,9 +12,7 @@ from .config import MODEL_PRESETS, MuConfig
 from .errors import InputError
 
 
-class Sampling(BaseModel):
-    """How the next token is drawn. The defaults are the recipe of the run instructions."""
-
+class _Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     @model_validator(mode="before")
@@ -24,6 +22,10 @@ class Sampling(BaseModel):
         for key, value in values.items():
             _refuse_truth_value(key, value)
         return values
+
+
+class Sampling(_Settings):
+    """How the next token is drawn. The defaults are the recipe of the run instructions."""
 
     temperature: float = Field(
         default=0.8, ge=0, description="below 1 plainer, above 1 wilder, 0 always the likeliest token"
@@ -57,8 +59,8 @@ class Generation(Sampling):
             raise InputError(_sentence(error)) from None
 
 
-class RunSettings(Sampling):
-    """How a run trains, evaluates and samples. The defaults are the recipe of the preset `mu-sota`."""
+class Training(_Settings):
+    """How a run trains and evaluates, and what it continues after every epoch."""
 
     num_epochs: int = Field(5, ge=1, description="passes over the training windows")
     max_steps: int | None = Field(
@@ -93,6 +95,10 @@ class RunSettings(Sampling):
         ["The quick brown", "Once upon a time", "In the beginning"], description="continued after every epoch"
     )
     sample_tokens: int = Field(30, ge=1, description="new tokens per prompt")
+
+
+class RunSettings(Sampling, Training):
+    """How a run trains, evaluates and samples. The defaults are the recipe of the preset `mu-sota`."""
 
 
 RUN_PRESETS: dict[str, dict[str, Any]] = {
