@@ -17,6 +17,8 @@ TINY = {
     "window": 32,
     "stride": 32,
     "num_epochs": 1,
+    "batch_size": 4,
+    "learning_rate": 0.02,
     "sample_tokens": 3,
     "trackers": "[]",
 }

@@ -1,15 +1,18 @@
 """`generate` on a MU model: the cache, and all that users of `transformers` expect of it."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from reference import ReferenceMu, copy_weights, lively_model, small_model
 from torch import Tensor
-from transformers import DynamicCache, StaticCache
+from transformers import DynamicCache, PreTrainedTokenizerFast, StaticCache, TextStreamer
 from transformers.generation.streamers import BaseStreamer
 
 from mu_sota import MuForCausalLM
+from mu_sota.settings import Sampling
+from mu_sota.trained import continued, load_trained, prompt_ids
 
 LENGTHS = (6, 1, 3)
 
@@ -236,6 +239,67 @@ def test_tokens_are_streamed_as_they_come() -> None:
     assert [len(part) for part in collected.parts] == [6] + [1] * 7
     assert torch.equal(torch.cat(collected.parts), made[0])
     assert collected.ended
+
+
+# --- With a tokenizer ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def with_tokenizer(trained: tuple[Path, Path]) -> tuple[MuForCausalLM, PreTrainedTokenizerFast]:
+    return load_trained(trained[1])
+
+
+def test_generation_stops_at_a_string(with_tokenizer: tuple[MuForCausalLM, PreTrainedTokenizerFast]) -> None:
+    """As soon as it stands in the text, even where tokens do not end with it."""
+    model, tokenizer = with_tokenizer
+    inputs = tokenizer("the state", return_tensors="pt")
+    free = model.generate(**inputs, do_sample=False, max_new_tokens=20)[0, inputs.input_ids.shape[1] :]
+    text = tokenizer.decode(free)
+    stop = text[len(text) // 2 : len(text) // 2 + 2]
+    made = model.generate(**inputs, do_sample=False, max_new_tokens=20, stop_strings=[stop], tokenizer=tokenizer)
+    new = tokenizer.decode(made[0, inputs.input_ids.shape[1] :])
+    assert text.startswith(new)
+    assert stop in new
+    before_last = tokenizer.decode(made[0, inputs.input_ids.shape[1] : -1])
+    assert stop not in before_last
+
+
+def test_streamed_text_is_the_text(
+    with_tokenizer: tuple[MuForCausalLM, PreTrainedTokenizerFast], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, tokenizer = with_tokenizer
+    inputs = tokenizer("the state é", return_tensors="pt")
+    made = model.generate(**inputs, do_sample=False, max_new_tokens=8, streamer=TextStreamer(tokenizer))
+    assert capsys.readouterr().out == tokenizer.decode(made[0]) + "\n"
+
+
+def test_prompts_of_several_lengths_as_a_tokenizer_pads_them(
+    with_tokenizer: tuple[MuForCausalLM, PreTrainedTokenizerFast],
+) -> None:
+    """On the left without being told; each goes on as it does alone."""
+    model, tokenizer = with_tokenizer
+    texts = ["the state of the block", "a", "model reads"]
+    batch = tokenizer(texts, padding=True, return_tensors="pt")
+    made = model.generate(**batch, do_sample=False, max_new_tokens=6)
+    for row, text in zip(made, texts, strict=True):
+        alone = model.generate(**tokenizer(text, return_tensors="pt"), do_sample=False, max_new_tokens=6)
+        assert tokenizer.decode(row, skip_special_tokens=True) == tokenizer.decode(alone[0], skip_special_tokens=True)
+
+
+def test_temperature_nought_is_the_likeliest_token(
+    with_tokenizer: tuple[MuForCausalLM, PreTrainedTokenizerFast],
+) -> None:
+    """Whatever the seed; above it the seed decides, and the global random state is left alone."""
+    model, tokenizer = with_tokenizer
+    greedy = Sampling(temperature=0, repetition_penalty=1)
+    ids = prompt_ids(tokenizer, "the state", 8, 32)
+    expected = model.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=8)[0].tolist()
+    before = torch.random.get_rng_state()
+    assert continued(model, tokenizer, ids, greedy, 8, seed=1) == continued(model, tokenizer, ids, greedy, 8, seed=2)
+    assert continued(model, tokenizer, ids, greedy, 8, seed=1) == expected
+    drawn = [continued(model, tokenizer, ids, Sampling(), 8, seed) for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 # --- The end of the learned positions -------------------------------------------------------------------------------
