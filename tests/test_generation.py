@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from reference import ReferenceMu, copy_weights, lively_model, small_model
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedTokenizerFast, StaticCache, TextStreamer
@@ -119,9 +120,18 @@ def test_a_text_in_pieces_is_the_text(pieces: tuple[int, ...], padded: bool, fix
     end = 0
     for piece in pieces:
         start, end = end, end + piece
-        new = model(ids[:, start:end], attention_mask=mask[:, :end], past_key_values=cache, use_cache=True, **wanted)
+        new = model(
+            ids[:, start:end],
+            attention_mask=mask[:, :end] if padded else None,
+            past_key_values=cache,
+            use_cache=True,
+            shift_labels=ids[:, start:end],
+            **wanted,
+        )
         real = mask[:, start:end].bool()
         assert new.past_key_values is cache
+        loss = F.cross_entropy(whole.logits[:, start:end][real], ids[:, start:end][real], reduction="sum")
+        torch.testing.assert_close(new.loss * real.sum().clamp(min=1), loss, rtol=1e-5, atol=1e-5)
         for name in ("logits", "hidden_states", "sensitivities", "entropies"):
             ours, theirs = getattr(new, name), getattr(whole, name)
             for one, other in [(ours, theirs)] if name == "logits" else zip(ours, theirs, strict=True):

@@ -100,14 +100,13 @@ def row_log_sum_exp(query: Tensor, key: Tensor, bias: Tensor | None) -> Tensor:
     """log(sum(exp(scores))) of every causal attention row, [B, H, T] in float32 at least, a few rows at a time."""
     exact = torch.promote_types(query.dtype, torch.float32)
     length, size = query.shape[-2:]
-    place = torch.arange(length, device=query.device) + key.shape[-2] - length
-    at = torch.arange(key.shape[-2], device=query.device)
+    positions = torch.arange(length, device=query.device)
     pieces = []
     for start in range(0, length, _LSE_ROWS):
         rows = slice(start, start + _LSE_ROWS)
         scores = (query[..., rows, :] @ key.transpose(-2, -1)).to(exact) * size**-0.5
         if bias is None:
-            scores = scores.masked_fill(at > place[rows, None], float("-inf"))
+            scores = scores.masked_fill(positions > positions[rows, None], float("-inf"))
         else:
             scores = scores + bias[..., rows, :]
         pieces.append(scores.logsumexp(-1))
