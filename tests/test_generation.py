@@ -296,10 +296,10 @@ def test_prompts_of_several_lengths_as_a_tokenizer_pads_them(
         assert tokenizer.decode(row, skip_special_tokens=True) == tokenizer.decode(alone[0], skip_special_tokens=True)
 
 
-def test_temperature_nought_is_the_likeliest_token(
+def test_every_setting_of_sampling_acts(
     with_tokenizer: tuple[MuForCausalLM, PreTrainedTokenizerFast],
 ) -> None:
-    """Whatever the seed; above it the seed decides, and the global random state is left alone."""
+    """At temperature 0 the likeliest token, whatever the seed; the global random state is left alone."""
     model, tokenizer = with_tokenizer
     greedy = Sampling(temperature=0, repetition_penalty=1)
     ids = prompt_ids(tokenizer, "the state", 8, 32)
@@ -307,6 +307,12 @@ def test_temperature_nought_is_the_likeliest_token(
     before = torch.random.get_rng_state()
     assert continued(model, tokenizer, ids, greedy, 8, seed=1) == continued(model, tokenizer, ids, greedy, 8, seed=2)
     assert continued(model, tokenizer, ids, greedy, 8, seed=1) == expected
+    for narrow in ({"top_k": 1}, {"top_p": 1e-6}, {"temperature": 1e-3}):
+        sampling = Sampling(repetition_penalty=1).model_copy(update=narrow)
+        assert continued(model, tokenizer, ids, sampling, 8, seed=1) == expected
+    strict = Sampling(temperature=0, repetition_penalty=50)
+    assert len(set(continued(model, tokenizer, ids, strict, 8, seed=1)[-8:])) == 8
+    assert len(set(expected[-8:])) < 8
     drawn = [continued(model, tokenizer, ids, Sampling(), 8, seed) for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
     assert torch.equal(torch.random.get_rng_state(), before)
