@@ -52,7 +52,7 @@ class Generation(Sampling):
             InputError: no such setting, or the value is of the wrong type or out of range.
         """
         if key not in type(self).model_fields:
-            raise InputError(f"there is no setting {key!r}; the settings are: {', '.join(type(self).model_fields)}")
+            raise InputError(_no_such_setting(key, list(type(self).model_fields)))
         try:
             return type(self)(**{**self.model_dump(), key: value})
         except ValidationError as error:
@@ -153,9 +153,7 @@ def load_settings(
     known = [*RunSettings.model_fields, *MODEL_KEYS]
     for key in merged:
         if key not in known:
-            close = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"the settings are: {', '.join(known)}"
-            raise InputError(f"there is no setting {key!r}; {hint}")
+            raise InputError(_no_such_setting(key, known))
     try:
         run = RunSettings(**{key: value for key, value in merged.items() if key in RunSettings.model_fields})
     except ValidationError as error:
@@ -218,6 +216,12 @@ def _model_config(values: dict[str, Any]) -> MuConfig:
         except ValidationError as error:
             raise InputError(_sentence(error, key)) from None
     return MuConfig.from_preset("mu-sota", **checked)
+
+
+def _no_such_setting(key: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(str(key), known, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"the settings are: {', '.join(known)}"
+    return f"there is no setting {key!r}; {hint}"
 
 
 def _refuse_truth_value(key: str, value: Any) -> None:
