@@ -152,9 +152,9 @@ class _Session:
 
     def _begin(self, prompt: str) -> None:
         ids = prompt_ids(self.tokenizer, prompt, 1, self.positions)
-        self._continue(_Text(ids, ids), ids, echo=len(prompt))
+        self._continue(_Text(ids, ids), ids, whole=True)
 
-    def _continue(self, text: _Text, start: list[int], echo: int = _ECHO) -> None:
+    def _continue(self, text: _Text, start: list[int], whole: bool = False) -> None:
         """Stream what comes after `start`, keep it as `text`, and move to the next seed."""
         room = self.positions - len(start)
         if room < 1:
@@ -162,7 +162,7 @@ class _Session:
         asked, seed = self.settings.max_new_tokens, self.settings.seed
         stream = _Stream(self.tokenizer, start)
         known = stream.text[: stream.shown]
-        self._dim(_printable(known if len(known) <= echo else "..." + known[-echo:]))
+        self._dim(_printable(known if whole or len(known) <= _ECHO else "..." + known[-_ECHO:]))
         stopped = False
         try:
             with _stopped_between_tokens(stream):
