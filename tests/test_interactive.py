@@ -1,5 +1,6 @@
 """The terminal session: what it prints for what is typed, in a pipe and in a terminal of its own."""
 
+import codecs
 import io
 import os
 import re
@@ -85,22 +86,27 @@ def session(
 
 
 @pytest.fixture
-def says(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[list[int]]], None]:
-    """Has the model say given token ids, one list for each time it is asked; a None among them is a Ctrl-C."""
+def says(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[list[int], int]]]:
+    """Has the model say given token ids, one list for each time it is asked; a None among them is a Ctrl-C.
 
-    def prepare(answers: list[list[int | None]]) -> None:
-        def fake(_: Any, __: Any, ids: list[int], *___: Any, streamer: Any) -> list[int]:
+    Returns what it is asked, as that comes: the ids to go on with, and how many more.
+    """
+
+    def prepare(answers: list[list[int | None]]) -> list[tuple[list[int], int]]:
+        asked = []
+
+        def fake(_: Any, __: Any, ids: list[int], ___: Any, more: int, ____: int, streamer: Any) -> None:
+            asked.append((ids, more))
             streamer.put(torch.tensor([ids]))
-            answer = answers.pop(0)
-            for token in answer:
+            for token in answers.pop(0):
                 if token is None:
                     signal.raise_signal(signal.SIGINT)
                 else:
                     streamer.put(torch.tensor([token]))
             streamer.end()
-            return ids
 
         monkeypatch.setattr(interactive, "continued", fake)
+        return asked
 
     return prepare
 
@@ -160,7 +166,9 @@ def test_a_text_from_the_history_can_be_gone_on_with(session: Any, says: Any, to
 
 def test_equal_texts_are_two(session: Any, says: Any, tokenizer: Any) -> None:
     says([encode(tokenizer, word).tolist() for word in (" one", " one", " more")])
-    assert session("a", "a", "/more", "/history").out.endswith("   1 a one\n   2 a one more\n")
+    said = session("a", "a", "/history", "/more", "/history").out
+    assert "\n   1 a one\n   2 a one\na one more\n" in said
+    assert said.endswith("\n   1 a one\n   2 a one more\n")
 
 
 def test_a_long_text_takes_one_line_of_the_list_and_is_cut_where_it_goes_on(
@@ -204,15 +212,16 @@ def test_the_model_cannot_drive_the_terminal(session: Any, says: Any, tokenizer:
     says([encode(tokenizer, "\x1b[2J\r\x07\x7f\x9b1m\t\n.").tolist()])
     said = session("\x1b[1mx", "/history", "/history 1")
     escaped = r"\x1b[1mx\x1b[2J\x0d\x07\x7f\x9b1m"
-    assert said.out == f"{escaped}\t\n.\n[seed 0, 13 tokens]\n   1 {escaped} \\n.\n{escaped}\t\n.\n"
+    assert said.out == f"{escaped}\t\n.\n[seed 0, 14 tokens]\n   1 {escaped} \\n.\n{escaped}\t\n.\n"
 
 
 def test_a_text_that_the_model_ends(session: Any, says: Any, tokenizer: PreTrainedTokenizerFast) -> None:
     """The end mark is not shown, and what /more brings belongs to the same text."""
-    says([[*encode(tokenizer, " b").tolist(), tokenizer.eos_token_id], encode(tokenizer, " c").tolist()])
+    asked = says([[*encode(tokenizer, " b").tolist(), tokenizer.eos_token_id], encode(tokenizer, " c").tolist()])
     said = session("a", "/more", "/history")
     assert re.search(r"^a b\n\[seed 0, \d tokens?, then the model ended the text\]$", said.out, re.MULTILINE)
     assert said.out.endswith("   1 a b c\n")
+    assert asked[1][0] == encode(tokenizer, "a b").tolist()
 
 
 def test_in_the_word_vocabulary_the_end_of_a_line_is_a_word(session: Any, says: Any) -> None:
@@ -243,15 +252,24 @@ def test_as_many_tokens_as_fit(session: Any, model: MuForCausalLM, tokenizer: Pr
     assert len(said.errors) == 2
 
 
+def test_no_more_is_asked_for_than_fits(session: Any, says: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+    """The model would cut it too, but with a warning."""
+    asked = says([[], [], []])
+    session("the", "the", settings=FEW.changed("max_new_tokens", 100))
+    session("/set max_new_tokens 5", "the")
+    room = POSITIONS - len(encode(tokenizer, "the"))
+    assert [more for _, more in asked] == [room, room, 5]
+
+
 # --- Commands -------------------------------------------------------------------------------------------------------
 
 
 def test_set_shows_and_changes(session: Any) -> None:
     said = session("/set temperature 0.5", "/set top_k=7", "/set  top_p = 1", "/set", "/set seed 9 ")
     lines = said.out.splitlines()
-    shown = {line.split()[0]: line.split()[1] for line in lines[3:-1]}
-    assert list(shown) == list(Generation.model_fields)
-    assert list(shown.values()) == ["0.5", "7", "1.0", "1.2", "6", "0"]
+    table = {line.split()[0]: line.split()[1] for line in lines[3:-1]}
+    assert list(table) == list(Generation.model_fields)
+    assert list(table.values()) == ["0.5", "7", "1.0", "1.2", "6", "0"]
     assert lines[0].split()[:2] == ["temperature", "0.5"]
     assert lines[0].endswith(str(Generation.model_fields["temperature"].description))
     assert said.errors == []
@@ -310,6 +328,13 @@ def test_ctrl_c_stops_after_the_token_and_loses_none(
     said = session("a", "/more", "/history", typed=True)
     assert said.out == ("> abc\n[seed 0, 2 tokens, stopped]\n> abcd\n[seed 1, 1 token]\n>    1 abcd\n> \n")
     assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_a_character_that_ctrl_c_cut_off_can_still_be_completed(session: Any, says: Any, tokenizer: Any) -> None:
+    ids = encode(tokenizer, "🙂").tolist()
+    says([[ids[0], None, ids[1]], ids[2:]])
+    said = session("a", "/more", typed=True)
+    assert said.out == "> a\ufffd\n[seed 0, 2 tokens, stopped]\n> a🙂\n[seed 1, 2 tokens]\n> \n"
 
 
 def test_a_second_ctrl_c_does_not_wait_for_the_token(
@@ -408,6 +433,7 @@ class Terminal:
         )
         os.close(inside)
         self.text = ""
+        self.decoder = codecs.getincrementaldecoder("utf-8")()
 
     def type(self, keys: str) -> None:
         os.write(self.screen, keys.encode())
@@ -418,7 +444,7 @@ class Terminal:
         while not (found := re.search(pattern, self.text, re.DOTALL)):
             assert time.monotonic() < deadline, f"no {pattern!r} in {self.text!r}"
             if select.select([self.screen], [], [], 1)[0]:
-                self.text += os.read(self.screen, 65536).decode(errors="replace")
+                self.text += self.decoder.decode(os.read(self.screen, 65536))
                 self.text = re.sub(r"\x1b\[\?2004[hl]\r?", "", self.text).replace("\r\n", "\n")
         self.text = self.text[found.end() :]
         return found
@@ -432,6 +458,8 @@ class Terminal:
 @pytest.fixture
 def terminal(folder: Path, tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
     pytest.importorskip("pty")
+    if "GNU" not in str(pytest.importorskip("readline").__doc__):
+        pytest.skip("what the keys do is tested with GNU readline")
     opened = []
 
     def open_one(*arguments: str) -> Terminal:
