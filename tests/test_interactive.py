@@ -192,6 +192,11 @@ def test_what_stands_for_other_characters(session: Any, says: Any) -> None:
     assert said.errors == []
 
 
+def test_what_was_used_stands_on_a_line_of_its_own(session: Any, says: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+    says([encode(tokenizer, "b\n").tolist(), encode(tokenizer, "c").tolist()])
+    assert session("a", "/more").out == "ab\n[seed 0, 2 tokens]\nab\nc\n[seed 1, 1 token]\n"
+
+
 def test_new_begins_where_a_text_begins(session: Any, model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
     assert session("/new").out.startswith(shown(sample(model, tokenizer, "", FEW, 6, 0)) + "\n[seed 0")
 
@@ -367,6 +372,14 @@ def test_ctrl_c_leaves_model_and_random_numbers_as_they_were(
     assert session("the", settings=FEW).out == session("the", settings=FEW).out
 
 
+def test_ctrl_c_in_a_long_list_leads_back_to_the_prompt(
+    session: Any, says: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    says([[]])
+    monkeypatch.setattr(interactive.shutil, "get_terminal_size", lambda: signal.raise_signal(signal.SIGINT))
+    assert session("a", "/history", "/history 1", typed=True).out.endswith("> \n> a\n> \n")
+
+
 def test_in_a_pipe_ctrl_c_ends_the_program(session: Any, says: Any) -> None:
     says([[5, None, 6, 7]])
     with pytest.raises(KeyboardInterrupt):
@@ -432,7 +445,7 @@ class Terminal:
             env={key: value for key, value in environment.items() if key not in ("NO_COLOR", "INPUTRC")},
         )
         os.close(inside)
-        self.text = ""
+        self.text = self.all = ""
         self.decoder = codecs.getincrementaldecoder("utf-8")()
 
     def type(self, keys: str) -> None:
@@ -444,8 +457,9 @@ class Terminal:
         while not (found := re.search(pattern, self.text, re.DOTALL)):
             assert time.monotonic() < deadline, f"no {pattern!r} in {self.text!r}"
             if select.select([self.screen], [], [], 1)[0]:
-                self.text += self.decoder.decode(os.read(self.screen, 65536))
-                self.text = re.sub(r"\x1b\[\?2004[hl]\r?", "", self.text).replace("\r\n", "\n")
+                new = self.decoder.decode(os.read(self.screen, 65536))
+                self.all += new
+                self.text = re.sub(r"\x1b\[\?2004[hl]\r?", "", self.text + new).replace("\r\n", "\n")
         self.text = self.text[found.end() :]
         return found
 
@@ -514,6 +528,7 @@ def test_lines_of_earlier_sessions_come_back(terminal: Callable[..., Terminal], 
     one.wait_for("top_k +7 .*> ")
     one.type("\x1b[A\x1b[A\x1b[A\r")
     one.wait_for("seed +1002 .*> ")
+    assert "\x1b[?2004h" in one.all, "the terminal is asked to mark what is pasted"
     one.type("\x1b[200~one\ntwo\x1b[201~\r")
     one.wait_for(r"\x1b\[2mone\ntwo\x1b\[22m.*1 token\]")
     one.type("/quit\r")
