@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from .config import MODEL_PRESETS, MuConfig
 from .errors import InputError
@@ -30,6 +31,15 @@ class Sampling(_Settings):
     temperature: float = Field(
         default=0.8, ge=0, description="below 1 plainer, above 1 wilder, 0 always the likeliest token"
     )
+
+    @field_validator("temperature")
+    @classmethod
+    def _no_overflow(cls, temperature: float) -> float:
+        """Logits are divided by it."""
+        if 0 < temperature < 0.01:
+            raise PydanticCustomError("temperature", "input should be 0, for the likeliest token, or at least 0.01")
+        return temperature
+
     top_k: int = Field(default=50, ge=0, description="sample among so many tokens; 0 for all")
     top_p: float = Field(
         default=0.9, gt=0, le=1, description="sample among the most likely tokens of this total probability"
