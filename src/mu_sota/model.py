@@ -358,10 +358,10 @@ class MuForCausalLM(MuPreTrainedModel, GenerationMixin):
         )
 
     def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
-        """Continuous batching packs texts into one row and keeps keys and values in pages; these attentions know neither.
+        """Refused: its pages of keys and values do not reach these attentions, which would see the last token alone.
 
         Raises:
-            NotImplementedError: always; the text would be made from its last token alone.
+            NotImplementedError: always.
         """
         raise NotImplementedError("continuous batching does not work with this model: use generate")
 
