@@ -112,7 +112,9 @@ def test_a_chat_is_streamed_as_the_continuation_of_its_messages(server: Server) 
     chunks = [json.loads(line.removeprefix("data: ")) for line in stream.splitlines() if line]
     assert len(chunks) > 4  # not all at once
     text = "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks)
-    assert text == server.complete("the state\nof a token", max_tokens=8, temperature=0)[0]
+    expected, answer = server.complete("the state\nof a token", max_tokens=8, temperature=0)
+    assert text == expected
+    assert chunks[-1]["usage"] == answer["usage"]
     assert chunks[-1]["choices"][0]["finish_reason"] == "length"
 
 
