@@ -13,12 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
+from packaging.version import Version
 from transformers.utils.import_utils import is_rich_available, is_serve_available
 
-pytestmark = pytest.mark.skipif(
-    not (is_serve_available() and is_rich_available()),
-    reason="transformers serve lacks a package: pip install 'transformers[serving]'",
-)
+pytestmark = [
+    pytest.mark.skipif(
+        not (is_serve_available() and is_rich_available()),
+        reason="transformers serve lacks a package: pip install 'transformers[serving]'",
+    ),
+    pytest.mark.skipif(
+        Version(transformers.__version__) < Version("5.23"), reason="before 5.23 it serves no code of a folder"
+    ),
+]
 
 PATIENCE = 180  # seconds, on a slow machine; usually it takes 10
 PROMPT = "the state of a token"
