@@ -39,7 +39,8 @@ def harness(model: Path, text: Path, window: int, python: str, workspace: Path) 
     """The figures of lm-evaluation-harness for the exported `model` on `text`, from a process of `python`."""
     arguments = {
         "--model": "hf",
-        "--model_args": f"pretrained={model},trust_remote_code=True,max_length={window}",
+        # Version 0.4.13 confuses windows with the same tokens, of which one is scored in part, in its cache of logits.
+        "--model_args": f"pretrained={model},trust_remote_code=True,max_length={window},logits_cache=False",
         "--tasks": TASK,
         "--include_path": str(TASK_FOLDER),
         "--metadata": json.dumps({"text": str(text)}),
@@ -196,7 +197,8 @@ def main() -> None:
                 "command": f"python benchmarks/lm_eval_agreement.py {arguments.run.name} {names} "
                 f"--window {arguments.window} --python PYTHON --out {arguments.out.name}",
                 "harness_command": "python -m lm_eval run --model hf --model_args "
-                f"pretrained=EXPORTED,trust_remote_code=True,max_length={arguments.window} --tasks {TASK} "
+                f"pretrained=EXPORTED,trust_remote_code=True,max_length={arguments.window},logits_cache=False "
+                f"--tasks {TASK} "
                 f"--include_path docs/examples/lm-eval --metadata text=FILE --device cpu --batch_size {BATCH_SIZE}",
                 "window": arguments.window,
                 "harness_versions": _versions(arguments.python),

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(find_spec("lm_eval") is None, reason="lm-evaluat
 
 WINDOW = 24  # of 32 positions: what the harness is told counts, not what the model could do
 DOCUMENTS = [
-    "  The tokens — naïve, 漢字 —\r\nread\t each  state.\n" * 40,
+    "  The tokens — naïve, 漢字 —\r\nread\t each  state.\n" * 40,  # several windows with the same tokens
     "Short, and within one window.",
     "[1, 2]",  # a template of the harness would make a list of it
     "<BOS> and <EOS> are ten characters of text.\n" * 3,
