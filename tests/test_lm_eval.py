@@ -17,10 +17,11 @@ pytestmark = pytest.mark.skipif(find_spec("lm_eval") is None, reason="lm-evaluat
 
 WINDOW = 24  # of 32 positions: what the harness is told counts, not what the model could do
 DOCUMENTS = [
-    "  The tokens — naïve, 漢字 —\r\nread\t each  state.\n" * 40,  # several windows with the same tokens
+    "  The tokens — naïve, 漢字 —\r\nread\t each  state.\n" * 40,
     "Short, and within one window.",
     "[1, 2]",  # a template of the harness would make a list of it
     "<BOS> and <EOS> are ten characters of text.\n" * 3,
+    " state" * 61,  # windows with the same tokens, the last of which is scored in part
     " \n",  # blank: not a document
 ]
 
@@ -37,7 +38,7 @@ def results(tiny_export: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
     }
 
 
-@pytest.mark.parametrize(("name", "documents"), [("one.txt", 1), ("several.jsonl", 4)])
+@pytest.mark.parametrize(("name", "documents"), [("one.txt", 1), ("several.jsonl", 5)])
 def test_the_harness_agrees_with_evaluate(results: dict[str, dict[str, Any]], name: str, documents: int) -> None:
     """To rounding by its own conventions; `mu-sota evaluate` itself has the ends of documents, and context, on top."""
     result = results[name]
