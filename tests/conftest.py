@@ -15,6 +15,20 @@ from mu_sota import MuConfig, MuForCausalLM
 from mu_sota.export import export
 from mu_sota.tokenizer import train_bpe
 
+TINY = {
+    "vocab_size": 300,
+    "num_hidden_layers": 1,
+    "max_position_embeddings": 32,
+    "window": 32,
+    "stride": 32,
+    "num_epochs": 1,
+    "batch_size": 4,
+    "learning_rate": 0.02,
+    "sample_tokens": 3,
+    "trackers": "[]",
+}
+TINY_SETTINGS = [f"--set={key}={value}" for key, value in TINY.items()]
+
 WORDS = "the a state block token model of in and reads writes sees keeps moves gives small large new old open".split()  # noqa: SIM905
 
 
@@ -35,6 +49,25 @@ def _make_corpus(place: Path) -> Path:
 def make_corpus() -> Callable[[Path], Path]:
     """Writes the made-up corpus into a given folder."""
     return _make_corpus
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A tiny trained model: the folders of its corpus and of its run. Not to be changed."""
+    from transformers import logging
+
+    from mu_sota import cli
+
+    base = tmp_path_factory.mktemp("trained")
+    verbosity = logging.get_verbosity()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MU_SOTA_CACHE", str(base / "cache"))
+        corpus = _make_corpus(base)
+        with pytest.raises(SystemExit, match="0"):
+            cli.main(["train", "--data", str(corpus), "--out", str(base / "run"), *TINY_SETTINGS])
+    logging.set_verbosity(verbosity)  # the command line silences the library for its whole process
+    logging.enable_progress_bar()
+    return corpus, base / "run"
 
 
 @pytest.fixture

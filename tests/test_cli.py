@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +13,10 @@ import pytest
 import safetensors.torch
 import torch
 import transformers
+from conftest import TINY, TINY_SETTINGS
 
 from mu_sota import cli, trainer
 from mu_sota.settings import load_settings
-
-TINY = {
-    "vocab_size": 300,
-    "num_hidden_layers": 1,
-    "max_position_embeddings": 32,
-    "window": 32,
-    "stride": 32,
-    "num_epochs": 1,
-    "sample_tokens": 3,
-    "trackers": "[]",
-}
-SETTINGS = [f"--set={key}={value}" for key, value in TINY.items()]
 
 
 @pytest.fixture(autouse=True)
@@ -56,18 +44,6 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
     assert len(said) == 1, errors
     assert "Traceback" not in errors
     return said[0]
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, make_corpus: Callable[[Path], Path]) -> Any:
-    """A tiny trained model: corpus and run folder."""
-    base = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MU_SOTA_CACHE", str(base / "cache"))
-        corpus = make_corpus(base)
-        with pytest.raises(SystemExit, match="0"):
-            cli.main(["train", "--data", str(corpus), "--out", str(base / "run"), *SETTINGS])
-        yield corpus, base / "run"
 
 
 def test_help_does_not_wait_for_torch() -> None:
@@ -132,6 +108,17 @@ def test_generate_takes_an_empty_prompt(trained: Any, capsys: pytest.CaptureFixt
     assert mu_sota(capsys, "generate", trained[1], "--prompt", "", "--max-new-tokens", "3")[0] == 0
 
 
+def test_export_says_how_to_load(trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "mine"
+    status, printed, errors = mu_sota(capsys, "export", trained[1], "--out", out)
+    assert (status, errors) == (0, "")
+    assert f"AutoModelForCausalLM.from_pretrained('{out}', trust_remote_code=True)" in printed
+    assert "is there already" in refused(capsys, "export", trained[1], "--out", out)
+    # What was exported is a model like any other to the other commands.
+    text = mu_sota(capsys, "generate", out, "--prompt", "the state", "--temperature", "0")[1]
+    assert text == mu_sota(capsys, "generate", trained[1], "--prompt", "the state", "--temperature", "0")[1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -170,7 +157,7 @@ def test_a_corpus_that_is_empty_or_too_short(
     for name, text in texts.items():
         (tmp_path / "corpus" / f"{name}.txt").write_text(text)
     assert re.search(
-        says, refused(capsys, "train", "--data", tmp_path / "corpus", "--out", tmp_path / "out", *SETTINGS)
+        says, refused(capsys, "train", "--data", tmp_path / "corpus", "--out", tmp_path / "out", *TINY_SETTINGS)
     )
     assert not (tmp_path / "out").exists()
 
@@ -222,7 +209,7 @@ def test_evaluate_defaults_to_text_and_windows_of_the_run(
 ) -> None:
     """Positions beyond the run's window have never been trained."""
     asked = ("--set", "window=16", "--set", "stride=16", "--set", "eval_stride=8")
-    mu_sota(capsys, "train", "--data", tiny_corpus, "--out", tmp_path / "out", *SETTINGS, *asked)
+    mu_sota(capsys, "train", "--data", tiny_corpus, "--out", tmp_path / "out", *TINY_SETTINGS, *asked)
     for place in (tmp_path / "out", tmp_path / "out" / "best"):
         figures = json.loads(mu_sota(capsys, "evaluate", place, "--json")[1])
         assert (figures["data"], figures["window"], figures["stride"]) == (str(tiny_corpus), 16, 8)
@@ -232,7 +219,7 @@ def test_resume_needs_nothing_but_the_folder(
     tiny_corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Preset, data and settings are those of the run; what is given must agree, however the path is written."""
-    asked = ("train", "--preset", "quickstart", "--data", f"{tiny_corpus}/", "--out", tmp_path / "out", *SETTINGS)
+    asked = ("train", "--preset", "quickstart", "--data", f"{tiny_corpus}/", "--out", tmp_path / "out", *TINY_SETTINGS)
     with monkeypatch.context() as patch:
         patch.setattr(trainer.MuTrainer, "evaluate", _stop)
         with pytest.raises(KeyError, match="stopped"):
@@ -285,7 +272,7 @@ def test_a_full_disk_gets_a_sentence_and_the_run_goes_on_afterwards(
     def full(*_: Any, **__: Any) -> None:
         raise error
 
-    asked = ("train", "--data", tiny_corpus, "--out", tmp_path / "out", *SETTINGS)
+    asked = ("train", "--data", tiny_corpus, "--out", tmp_path / "out", *TINY_SETTINGS)
     with monkeypatch.context() as patch:
         patch.setattr(trainer.torch, "save", full)
         assert says in refused(capsys, *asked)
@@ -299,7 +286,7 @@ def test_run_colab_is_the_full_recipe(tmp_path: Path, tiny_corpus: Path) -> None
     """Offline it can go no further than the data; with data of one's own it trains."""
     script = Path(__file__).parents[1] / "run_colab.py"
     done = subprocess.run(
-        [sys.executable, script, "--data", tiny_corpus, "--max-steps", "1", *SETTINGS],
+        [sys.executable, script, "--data", tiny_corpus, "--max-steps", "1", *TINY_SETTINGS],
         capture_output=True,
         text=True,
         check=False,
@@ -327,7 +314,7 @@ def test_an_output_folder_that_cannot_be_one(
     file = tmp_path / "file"
     file.write_text("in the way")
     for out in (file, file / "below"):
-        assert "cannot be used" in refused(capsys, "train", "--data", tiny_corpus, "--out", out, *SETTINGS)
+        assert "cannot be used" in refused(capsys, "train", "--data", tiny_corpus, "--out", out, *TINY_SETTINGS)
     assert file.read_text() == "in the way"
 
 
@@ -337,7 +324,7 @@ def test_leakcheck_passes_a_trained_model(trained: Any, tmp_path: Path, capsys: 
     assert status == 0
     assert out.splitlines()[0] == f"{trained[1] / 'best'}, weights as saved"
     assert re.search(r"^future +0 +1e-04  ok$", out, re.MULTILINE)
-    assert re.search(r"no leak found within \d+ tokens in float32 by 8 checks: future, batch, row alone, length", out)
+    assert re.search(r"no leak found within \d+ tokens in float32 by 9 checks: future, batch, row alone, length", out)
     record = json.loads(file.read_text())
     assert record["clean"] is True
     assert record["target"] == str(trained[1])

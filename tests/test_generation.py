@@ -1,15 +1,19 @@
 """`generate` on a MU model: the cache, and all that users of `transformers` expect of it."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from reference import ReferenceMu, copy_weights, lively_model, small_model
 from torch import Tensor
-from transformers import DynamicCache, StaticCache
+from transformers import DynamicCache, PreTrainedTokenizerFast, StaticCache, TextStreamer
 from transformers.generation.streamers import BaseStreamer
 
 from mu_sota import MuForCausalLM
+from mu_sota.settings import Sampling
+from mu_sota.trained import continued, load_trained, prompt_ids
 
 LENGTHS = (6, 1, 3)
 
@@ -116,9 +120,18 @@ def test_a_text_in_pieces_is_the_text(pieces: tuple[int, ...], padded: bool, fix
     end = 0
     for piece in pieces:
         start, end = end, end + piece
-        new = model(ids[:, start:end], attention_mask=mask[:, :end], past_key_values=cache, use_cache=True, **wanted)
+        new = model(
+            ids[:, start:end],
+            attention_mask=mask[:, :end] if padded else None,
+            past_key_values=cache,
+            use_cache=True,
+            shift_labels=ids[:, start:end],
+            **wanted,
+        )
         real = mask[:, start:end].bool()
         assert new.past_key_values is cache
+        loss = F.cross_entropy(whole.logits[:, start:end][real], ids[:, start:end][real], reduction="sum")
+        torch.testing.assert_close(new.loss * real.sum().clamp(min=1), loss, rtol=1e-5, atol=1e-5)
         for name in ("logits", "hidden_states", "sensitivities", "entropies"):
             ours, theirs = getattr(new, name), getattr(whole, name)
             for one, other in [(ours, theirs)] if name == "logits" else zip(ours, theirs, strict=True):
@@ -236,6 +249,73 @@ def test_tokens_are_streamed_as_they_come() -> None:
     assert [len(part) for part in collected.parts] == [6] + [1] * 7
     assert torch.equal(torch.cat(collected.parts), made[0])
     assert collected.ended
+
+
+# --- With a tokenizer ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def with_tokenizer(trained: tuple[Path, Path]) -> tuple[MuForCausalLM, PreTrainedTokenizerFast]:
+    return load_trained(trained[1])
+
+
+def test_generation_stops_at_a_string(with_tokenizer: tuple[MuForCausalLM, PreTrainedTokenizerFast]) -> None:
+    """As soon as it stands in the text, even where tokens do not end with it."""
+    model, tokenizer = with_tokenizer
+    inputs = tokenizer("the state", return_tensors="pt")
+    free = model.generate(**inputs, do_sample=False, max_new_tokens=20)[0, inputs.input_ids.shape[1] :]
+    text = tokenizer.decode(free)
+    stop = text[len(text) // 2 : len(text) // 2 + 2]
+    made = model.generate(**inputs, do_sample=False, max_new_tokens=20, stop_strings=[stop], tokenizer=tokenizer)
+    new = tokenizer.decode(made[0, inputs.input_ids.shape[1] :])
+    assert text.startswith(new)
+    assert stop in new
+    before_last = tokenizer.decode(made[0, inputs.input_ids.shape[1] : -1])
+    assert stop not in before_last
+
+
+def test_streamed_text_is_the_text(
+    with_tokenizer: tuple[MuForCausalLM, PreTrainedTokenizerFast], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, tokenizer = with_tokenizer
+    inputs = tokenizer("the state é", return_tensors="pt")
+    made = model.generate(**inputs, do_sample=False, max_new_tokens=8, streamer=TextStreamer(tokenizer))
+    assert capsys.readouterr().out == tokenizer.decode(made[0]) + "\n"
+
+
+def test_prompts_of_several_lengths_as_a_tokenizer_pads_them(
+    with_tokenizer: tuple[MuForCausalLM, PreTrainedTokenizerFast],
+) -> None:
+    """On the left without being told; each goes on as it does alone."""
+    model, tokenizer = with_tokenizer
+    texts = ["the state of the block", "a", "model reads"]
+    batch = tokenizer(texts, padding=True, return_tensors="pt")
+    made = model.generate(**batch, do_sample=False, max_new_tokens=6)
+    for row, text in zip(made, texts, strict=True):
+        alone = model.generate(**tokenizer(text, return_tensors="pt"), do_sample=False, max_new_tokens=6)
+        assert tokenizer.decode(row, skip_special_tokens=True) == tokenizer.decode(alone[0], skip_special_tokens=True)
+
+
+def test_every_setting_of_sampling_acts(
+    with_tokenizer: tuple[MuForCausalLM, PreTrainedTokenizerFast],
+) -> None:
+    """At temperature 0 the likeliest token, whatever the seed; the global random state is left alone."""
+    model, tokenizer = with_tokenizer
+    greedy = Sampling(temperature=0, repetition_penalty=1)
+    ids = prompt_ids(tokenizer, "the state", 8, 32)
+    expected = model.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=8)[0].tolist()
+    before = torch.random.get_rng_state()
+    assert continued(model, tokenizer, ids, greedy, 8, seed=1) == continued(model, tokenizer, ids, greedy, 8, seed=2)
+    assert continued(model, tokenizer, ids, greedy, 8, seed=1) == expected
+    for narrow in ({"top_k": 1}, {"top_p": 1e-6}, {"temperature": 1e-3}):
+        sampling = Sampling(repetition_penalty=1).model_copy(update=narrow)
+        assert continued(model, tokenizer, ids, sampling, 8, seed=1) == expected
+    strict = Sampling(temperature=0, repetition_penalty=50)
+    new = {rule: continued(model, tokenizer, ids, rule, 20, seed=1)[len(ids) :] for rule in (greedy, strict)}
+    assert len(set(new[strict])) == 20 > len(set(new[greedy]))
+    drawn = [continued(model, tokenizer, ids, Sampling(), 8, seed) for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 # --- The end of the learned positions -------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, set[str] | str] = {
     "evaluate": {"errors", "data", "tokenizer", "loss"},
     "sizes": {"model", "settings"},
     "trained": {"config", "errors", "model", "settings", "tokenizer"},
-    "interactive": {"errors", "settings", "tokenizer", "trained"},
+    "interactive": {"errors", "files", "model", "settings", "tokenizer", "trained"},
     "export": {"errors", "files", "layout", "machine", "model", "settings", "tokenizer", "trained"},
     "targets": {"config", "errors", "model", "subject", "trained"},
     "trainer": {"data", "evaluate", "files", "loss", "model", "settings", "trained"},

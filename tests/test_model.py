@@ -316,6 +316,25 @@ def test_bfloat16_autocast_is_close_to_float32() -> None:
         assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_a_model_loaded_in_half_precision_works(dtype: torch.dtype) -> None:
+    """Weights and all: logits near those of float32, a loss with gradients, and text from the cache."""
+    model = small_model()
+    ids = random_ids(model)
+    exact = model(ids, labels=ids)
+    halved = small_model().to(dtype)
+    output = halved(ids, labels=ids)
+    assert output.logits.dtype == dtype
+    assert (output.logits.float() - exact.logits).abs().max() < 0.15 * exact.logits.std()
+    assert abs(output.loss.float() - exact.loss) < 0.02
+    output.loss.backward()
+    assert all(parameter.grad.isfinite().all() for parameter in halved.parameters())
+    mask = torch.ones_like(ids)
+    mask[1:, :3] = 0
+    made = halved.generate(ids, attention_mask=mask, max_new_tokens=4, do_sample=False)
+    assert made.shape == (4, LENGTH + 4)
+
+
 # --- Loss ----------------------------------------------------------------------------------------------------------
 
 

@@ -44,7 +44,7 @@ def assert_near(ours: Tensor, theirs: Tensor, what: str = "") -> None:
 
 
 @CASES
-def test_logits_states_loss_and_all_gradients_equal_the_reference(overrides: dict[str, int]) -> None:
+def test_logits_gates_loss_and_all_gradients_equal_the_reference(overrides: dict[str, int]) -> None:
     """The fast model is the specified one: every value it computes and every gradient it sends back."""
     model = lively_model(**overrides)
     reference = reference_of(model)
@@ -52,13 +52,16 @@ def test_logits_states_loss_and_all_gradients_equal_the_reference(overrides: dic
     labels = ids.clone()
     labels[1, 7:11] = -100
 
-    ours = model(ids, labels=labels, output_hidden_states=True)
+    ours = model(ids, labels=labels, output_sensitivities=True, output_entropies=True)
     theirs = reference(ids)
     logits = theirs.logits
     loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
 
     assert_near(ours.logits, logits)
     assert_near(ours.loss, loss)
+    for kind in ("sensitivities", "entropies"):
+        for layer, (mine, other) in enumerate(zip(getattr(ours, kind), getattr(theirs, kind), strict=True)):
+            assert_near(mine, other, f"{kind} of layer {layer}")
     hits = logits[:, :-1].argmax(-1) == labels[:, 1:]
     assert ours.num_correct == hits.sum()
 

@@ -60,6 +60,10 @@ def test_every_preset_loads() -> None:
         ("dropout=1", "dropout is 1"),
         ("batch_size=true", "the setting batch_size is True"),
         ("num_hidden_layers=yes", "the setting num_hidden_layers is True"),
+        (
+            "temperature=0.001",
+            "the setting temperature is 0.001: input should be 0, for the likeliest token, or at least",
+        ),
         ("batch_size", "--set takes key=value, such as --set batch_size=16, but got 'batch_size'"),
         ("prompts=[", "cannot be read"),
     ],

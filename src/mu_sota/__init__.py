@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["InputError", "MuConfig", "MuForCausalLM", "MuModel", "__version__"]
 
-_MODULES = ("causality",)
+_MODULES = ("causality", "layout")
 _HOME = {"InputError": "errors", "MuConfig": "config", "MuForCausalLM": "model", "MuModel": "model"}
 
 

@@ -70,13 +70,17 @@ def causal_attention_with_entropy(
     against each other, as do those through k inside p k; what is left is the path through p alone. So both are taken
     as constants, and the kernel's own backward pass gives the exact gradient.
     """
-    size = query.shape[-1]
+    scale = query.shape[-1] ** -0.5
     bias = None if bias is None else bias.to(query.dtype)
-    causal = bias is None and query.shape[-2] > 1
+    exact = torch.promote_types(query.dtype, torch.float32)
+    if query.shape[-2] == 1:  # one token after a cached text: its row is small, and a copy of all keys is not
+        scores = (query @ key.transpose(-2, -1)).to(exact) * scale
+        row = (scores if bias is None else scores + bias).softmax(-1)
+        return row.to(value.dtype) @ value, torch.special.entr(row).sum(-1)
+    causal = bias is None
     values = torch.cat([value, key.detach()], dim=-1)
     # The fast kernels want queries, keys and values of one size: zeros add nothing to a score.
-    wide_query, wide_key = F.pad(query, (0, size)), F.pad(key, (0, size))
-    scale = size**-0.5
+    wide_query, wide_key = (F.pad(tensor, (0, tensor.shape[-1])) for tensor in (query, key))
     if query.device.type == "cpu":
         mixed, log_sum_exp = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             wide_query, wide_key, values, 0.0, causal, attn_mask=bias, scale=scale
@@ -86,8 +90,7 @@ def causal_attention_with_entropy(
             wide_query, wide_key, values, attn_mask=bias, is_causal=causal, scale=scale
         )
         log_sum_exp = row_log_sum_exp(query, key, bias)
-    output, mean_key = mixed.split(size, dim=-1)
-    exact = torch.promote_types(query.dtype, torch.float32)
+    output, mean_key = mixed.chunk(2, dim=-1)
     mean_score = scale * (query.detach().to(exact) * mean_key.to(exact)).sum(-1)
     return output, log_sum_exp.detach() - mean_score
 
@@ -97,14 +100,13 @@ def row_log_sum_exp(query: Tensor, key: Tensor, bias: Tensor | None) -> Tensor:
     """log(sum(exp(scores))) of every causal attention row, [B, H, T] in float32 at least, a few rows at a time."""
     exact = torch.promote_types(query.dtype, torch.float32)
     length, size = query.shape[-2:]
-    place = torch.arange(length, device=query.device) + key.shape[-2] - length
-    at = torch.arange(key.shape[-2], device=query.device)
+    positions = torch.arange(length, device=query.device)
     pieces = []
     for start in range(0, length, _LSE_ROWS):
         rows = slice(start, start + _LSE_ROWS)
         scores = (query[..., rows, :] @ key.transpose(-2, -1)).to(exact) * size**-0.5
         if bias is None:
-            scores = scores.masked_fill(at > place[rows, None], float("-inf"))
+            scores = scores.masked_fill(positions > positions[rows, None], float("-inf"))
         else:
             scores = scores + bias[..., rows, :]
         pieces.append(scores.logsumexp(-1))

@@ -113,7 +113,7 @@ class DynamicSensitivity(nn.Module):
 
     def forward(self, affinity: Tensor, entropy: Tensor) -> Tensor:
         """Affinity [B, T, N] and entropy [B, T] to sensitivity [B, T, N]."""
-        features = torch.cat([affinity @ self.interaction, entropy[..., None]], dim=-1)
+        features = torch.cat([affinity @ self.interaction, entropy[..., None].to(affinity.dtype)], dim=-1)
         return self.base * torch.sigmoid(self.down(self.dropout(F.gelu(self.up(features)))))
 
 

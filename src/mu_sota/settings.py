@@ -6,15 +6,14 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from .config import MODEL_PRESETS, MuConfig
 from .errors import InputError
 
 
-class Sampling(BaseModel):
-    """How the next token is drawn. The defaults are the recipe of the run instructions."""
-
+class _Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     @model_validator(mode="before")
@@ -25,9 +24,22 @@ class Sampling(BaseModel):
             _refuse_truth_value(key, value)
         return values
 
+
+class Sampling(_Settings):
+    """How the next token is drawn. The defaults are the recipe of the run instructions."""
+
     temperature: float = Field(
         default=0.8, ge=0, description="below 1 plainer, above 1 wilder, 0 always the likeliest token"
     )
+
+    @field_validator("temperature")
+    @classmethod
+    def _no_overflow(cls, temperature: float) -> float:
+        """Logits are divided by it."""
+        if 0 < temperature < 0.01:
+            raise PydanticCustomError("temperature", "input should be 0, for the likeliest token, or at least 0.01")
+        return temperature
+
     top_k: int = Field(default=50, ge=0, description="sample among so many tokens; 0 for all")
     top_p: float = Field(
         default=0.9, gt=0, le=1, description="sample among the most likely tokens of this total probability"
@@ -50,15 +62,15 @@ class Generation(Sampling):
             InputError: no such setting, or the value is of the wrong type or out of range.
         """
         if key not in type(self).model_fields:
-            raise InputError(f"there is no setting {key!r}; the settings are: {', '.join(type(self).model_fields)}")
+            raise InputError(_no_such_setting(key, list(type(self).model_fields)))
         try:
             return type(self)(**{**self.model_dump(), key: value})
         except ValidationError as error:
             raise InputError(_sentence(error)) from None
 
 
-class RunSettings(Sampling):
-    """How a run trains, evaluates and samples. The defaults are the recipe of the preset `mu-sota`."""
+class Training(_Settings):
+    """How a run trains and evaluates, and what it continues after every epoch."""
 
     num_epochs: int = Field(5, ge=1, description="passes over the training windows")
     max_steps: int | None = Field(
@@ -93,6 +105,10 @@ class RunSettings(Sampling):
         ["The quick brown", "Once upon a time", "In the beginning"], description="continued after every epoch"
     )
     sample_tokens: int = Field(30, ge=1, description="new tokens per prompt")
+
+
+class RunSettings(Sampling, Training):
+    """How a run trains, evaluates and samples. The defaults are the recipe of the preset `mu-sota`."""
 
 
 RUN_PRESETS: dict[str, dict[str, Any]] = {
@@ -147,9 +163,7 @@ def load_settings(
     known = [*RunSettings.model_fields, *MODEL_KEYS]
     for key in merged:
         if key not in known:
-            close = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"the settings are: {', '.join(known)}"
-            raise InputError(f"there is no setting {key!r}; {hint}")
+            raise InputError(_no_such_setting(key, known))
     try:
         run = RunSettings(**{key: value for key, value in merged.items() if key in RunSettings.model_fields})
     except ValidationError as error:
@@ -212,6 +226,12 @@ def _model_config(values: dict[str, Any]) -> MuConfig:
         except ValidationError as error:
             raise InputError(_sentence(error, key)) from None
     return MuConfig.from_preset("mu-sota", **checked)
+
+
+def _no_such_setting(key: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(str(key), known, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"the settings are: {', '.join(known)}"
+    return f"there is no setting {key!r}; {hint}"
 
 
 def _refuse_truth_value(key: str, value: Any) -> None:

@@ -152,7 +152,11 @@ def _wrap(bare: Tokenizer, origin: Path | None = None) -> PreTrainedTokenizerFas
             f"The vocabulary of {origin} lacks {', '.join(missing)}: give a {TOKENIZER_FILE} that this program wrote."
         )
     return PreTrainedTokenizerFast(
-        tokenizer_object=bare, split_special_tokens=True, clean_up_tokenization_spaces=False, **specials
+        tokenizer_object=bare,
+        split_special_tokens=True,
+        clean_up_tokenization_spaces=False,
+        padding_side="left",  # a batch of prompts goes on at the right
+        **specials,
     )
 
 
