@@ -9,6 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+
+from mu_sota import MuConfig, MuForCausalLM
+from mu_sota.export import export
+from mu_sota.tokenizer import train_bpe
 
 TINY = {
     "vocab_size": 300,
@@ -70,6 +75,25 @@ def tiny_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The made-up corpus in a folder of its own, with a cache of its own."""
     monkeypatch.setenv("MU_SOTA_CACHE", str(tmp_path / "cache"))
     return _make_corpus(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def tiny_export(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The exported folder of a tiny untrained model with 32 positions and a BPE of 300 entries.
+
+    It is sure of itself, and says nothing that is not ASCII: its text can be cut after any token.
+    """
+    place = tmp_path_factory.mktemp("exported")
+    tokenizer = train_bpe([" ".join(WORDS)], 300)
+    torch.manual_seed(0)
+    model = MuForCausalLM(MuConfig(vocab_size=len(tokenizer), num_hidden_layers=2, max_position_embeddings=32))
+    torch.nn.init.normal_(model.lm_head.weight, std=0.3)  # predictions far from uniform, which context changes
+    beyond_ascii = [token for token in range(len(tokenizer)) if not tokenizer.decode([token]).isascii()]
+    model.lm_head.bias.data[beyond_ascii] = -10
+    model.save_pretrained(place / "model")
+    tokenizer.save_pretrained(place / "model")
+    export(place / "model", place / "tiny")
+    return place / "tiny"
 
 
 @pytest.fixture(scope="session")

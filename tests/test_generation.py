@@ -341,3 +341,21 @@ def test_a_prompt_without_room_is_said() -> None:
     cache = model(ids[:, :20], use_cache=True).past_key_values
     with pytest.raises(ValueError, match="the input has 25 tokens, but this model has learned 24 positions"):
         model(ids[:, :5], past_key_values=cache)
+
+
+# --- What would go wrong unsaid -------------------------------------------------------------------------------------
+
+
+def test_an_empty_prompt_is_said() -> None:
+    """Attention over no tokens ends the process with a signal; so a server would be gone after one empty prompt."""
+    model, empty = small_model(), torch.ones(1, 0, dtype=torch.long)
+    with pytest.raises(ValueError, match="the input has no tokens"):
+        model(empty)
+    with pytest.raises(ValueError, match="the input has no tokens"):
+        model.generate(empty, max_new_tokens=1)
+
+
+def test_continuous_batching_is_refused() -> None:
+    """Left to itself it warns, and then makes every token from the one before it alone."""
+    with pytest.raises(NotImplementedError, match="continuous batching does not work with this model"):
+        model_in_float32().generate_batch([[1, 2, 3]])

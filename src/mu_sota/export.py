@@ -24,6 +24,9 @@ AUTO_MAP = {
     "AutoConfig": "config.MuConfig",
     "AutoModel": "model.MuModel",
     "AutoModelForCausalLM": "model.MuForCausalLM",
+    # `transformers serve` asks for this one first, then only for architectures that are part of transformers. Where a
+    # decision is wanted of it, transformers takes a model without a head for decisions by its next-token logits.
+    "AutoModelForDecision": "model.MuForCausalLM",
 }
 # A model that was trained on plain text continues what it is given; nothing is said of who is speaking.
 CHAT_TEMPLATE = "{{ messages | map(attribute='content') | join('\\n') }}"

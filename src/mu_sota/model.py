@@ -231,8 +231,10 @@ class MuModel(MuPreTrainedModel):
             `output_hidden_states`, `output_sensitivities` or `output_entropies`, what these name.
 
         Raises:
-            ValueError: the sequence is longer than the learned positions.
+            ValueError: the sequence is longer than the learned positions, or there are no tokens.
         """
+        if input_ids.shape[1] == 0:  # PyTorch's attention on a CPU ends the process
+            raise ValueError("the input has no tokens: begin a text with the beginning-of-text token")
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache()
         if past_key_values is not None:
@@ -318,7 +320,7 @@ class MuForCausalLM(MuPreTrainedModel, GenerationMixin):
             `hidden_states`, `sensitivities` and `entropies`.
 
         Raises:
-            ValueError: the sequence is longer than the learned positions.
+            ValueError: the sequence is longer than the learned positions, or there are no tokens.
         """
         outputs = self.model(
             input_ids,
@@ -354,6 +356,14 @@ class MuForCausalLM(MuPreTrainedModel, GenerationMixin):
             sensitivities=outputs.sensitivities,
             entropies=outputs.entropies,
         )
+
+    def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused: its pages of keys and values do not reach these attentions, which would see the last token alone.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError("continuous batching does not work with this model: use generate")
 
     def _prepare_generated_length(self, generation_config: GenerationConfig, *args: Any, **kwargs: Any) -> Any:
         """As in `generate` of `transformers`, and a text ends at the last learned position.
