@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mu_sota import MuForCausalLM
 from mu_sota.errors import InputError
-from mu_sota.inspect_blocks import ALTERNATIVES, blocks_off, text_nll, trace
+from mu_sota.inspect_blocks import ALTERNATIVES, blocks_off, trace
 from mu_sota.layout import BLOCKS
 
 NAMES = [block.name for block in BLOCKS]
@@ -119,12 +119,12 @@ def test_a_text_of_one_token_can_be_traced(model: MuForCausalLM) -> None:
     seen = trace(model, [4])
     assert seen.states.shape == (3, 1, 64)
     assert seen.attention(0, 2).cross.tolist() == [[1.0]] * 4
-    assert text_nll(model, [4]).shape == (0,)
+    assert seen.nll.shape == (0,)
 
 
 def test_a_text_s_nll_is_the_model_s_loss(model: MuForCausalLM) -> None:
     inputs = torch.tensor([IDS])
-    nll = text_nll(model, IDS)
+    nll = trace(model, IDS).nll
     assert nll.shape == (len(IDS) - 1,)
     assert nll.mean().item() == pytest.approx(model(inputs, labels=inputs).loss.item())
 
@@ -160,12 +160,10 @@ def test_blocks_are_off_between_all_layers(off: list[str], seed: int) -> None:
     with blocks_off(model, off):
         torch.testing.assert_close(model(torch.tensor([IDS])).logits[0], logits, **CLOSE)
         seen = trace(model, IDS)
-        nll = text_nll(model, IDS)
     for layer, state in enumerate(states):
         torch.testing.assert_close(seen.matrix(4, layer), state[4], **CLOSE)
     own = logits.log_softmax(-1)[torch.arange(len(IDS) - 1), torch.tensor(IDS[1:])]
-    torch.testing.assert_close(nll, -own, **CLOSE)
-    torch.testing.assert_close(seen.log_probs[1:], own, **CLOSE)
+    torch.testing.assert_close(seen.nll, -own, **CLOSE)
 
 
 @torch.no_grad()

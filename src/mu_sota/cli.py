@@ -176,6 +176,28 @@ def _generate(
         print(sample(model, tokenizer, prompt, settings, settings.max_new_tokens, settings.seed))
 
 
+@app.command("playground")
+def _playground(
+    folder: Folder,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="if it is taken, the next free one; 0 for any that is free")
+    ] = 7860,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="open the page in a browser")] = True,
+) -> None:
+    """Look at a trained model on a local page: its tokens, blocks and attentions, and what it is without some blocks.
+
+    The page is at 127.0.0.1 alone, loads nothing from elsewhere, and ends with Ctrl-C.
+    """
+    from importlib.util import find_spec
+
+    if find_spec("gradio") is None:
+        raise InputError("the playground needs gradio: pip install 'mu-sota[playground]'")
+    _quiet()
+    from .playground import serve
+
+    serve(folder, port, browser)
+
+
 @app.command("leakcheck")
 def _leakcheck(
     target: Annotated[

@@ -48,6 +48,11 @@ class Trace:
     _cross: tuple[tuple[Tensor, Tensor], ...]  # query and key of each layer, [H, T, D / H]
     _block: tuple[tuple[Tensor, Tensor], ...]  # query and key of each layer, [N, T, S]
 
+    @property
+    def nll(self) -> Tensor:
+        """How surprising each token after the first is, in nats, [T - 1]; the sum is -log of the text's probability."""
+        return -self.log_probs[1:]
+
     def matrix(self, position: int, layer: int) -> Tensor:
         """The M x M state of a token after `layer` layers; 0 is the embedding."""
         return to_matrix(self.states[layer, position])
@@ -81,14 +86,16 @@ def trace(model: MuForCausalLM, ids: list[int]) -> Trace:
     ):
         inputs = torch.tensor([ids], device=model.device)
         output = model(inputs, output_sensitivities=True)
-    log_probs = _log_softmax(output.logits[0])
+    logits = output.logits[0]
+    log_probs = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+    own = log_probs[:-1].gather(-1, inputs[0, 1:, None])[:, 0]
     top = log_probs.topk(min(ALTERNATIVES, log_probs.shape[-1]))
     heads = layers[0].cross_attention.num_heads
     cross = (qkv.unflatten(-1, (3, heads, -1)).permute(1, 2, 0, 3) for qkv in projected["cross"])  # [3, H, T, D / H]
     block = (qkv.transpose(0, 1).chunk(3, dim=-1) for qkv in projected["block"])  # 3 times [N, T, S]
     return Trace(
         ids=inputs[0].cpu(),
-        log_probs=torch.cat([torch.full((1,), float("nan")), _own(log_probs, inputs[0]).cpu()]),
+        log_probs=torch.cat([torch.full((1,), float("nan")), own.cpu()]),
         top_ids=top.indices.cpu(),
         top_log_probs=top.values.cpu(),
         states=torch.stack(states).cpu(),
@@ -96,17 +103,6 @@ def trace(model: MuForCausalLM, ids: list[int]) -> Trace:
         _cross=tuple((query.cpu(), key.cpu()) for query, key, _ in cross),
         _block=tuple((query.cpu(), key.cpu()) for query, key, _ in block),
     )
-
-
-@torch.no_grad()
-def text_nll(model: MuForCausalLM, ids: list[int]) -> Tensor:
-    """How surprising each token after the first is, in nats, [T - 1]; the sum is -log of the text's probability.
-
-    Raises:
-        ValueError: the text is longer than the model's positions.
-    """
-    inputs = torch.tensor([ids], device=model.device)
-    return -_own(_log_softmax(model(inputs).logits[0]), inputs[0]).cpu()
 
 
 @contextmanager
@@ -133,8 +129,7 @@ def blocks_off(model: MuForCausalLM, names: Iterable[str]) -> Iterator[None]:
         return (join_blocks(split_blocks(state).masked_fill(off.to(state.device)[:, None], 0)), *inputs[1:])
 
     readers = (*model.model.layers, model.model.norm) if bool(off.any()) else ()
-    # First in line, so that a `trace` within sees the zeros, and one around the context too.
-    with _hooks(*(reader.register_forward_pre_hook(silence, prepend=True) for reader in readers)):
+    with _hooks(*(reader.register_forward_pre_hook(silence) for reader in readers)):
         yield
 
 
@@ -144,15 +139,6 @@ def _hooks(*handles: RemovableHandle) -> Iterator[None]:
         for handle in handles:
             stack.callback(handle.remove)
         yield
-
-
-def _log_softmax(logits: Tensor) -> Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
-
-
-def _own(log_probs: Tensor, ids: Tensor) -> Tensor:
-    """[T, V] and [T] to [T - 1]: what each token had, after those before it."""
-    return log_probs[:-1].gather(-1, ids[1:, None])[:, 0]
 
 
 def _row(query: Tensor, key: Tensor, position: int) -> Tensor:
