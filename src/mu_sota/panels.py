@@ -79,12 +79,18 @@ class Shown(NamedTuple):
     change: float | None = None  # nats by which blocks that are off make it less (+) or more (-) surprising
 
 
-def token_strip(tokens: Sequence[Shown], following: Sequence[tuple[str, float]] = (), selected: int = -1) -> str:
+def token_strip(
+    tokens: Sequence[Shown],
+    following: Sequence[tuple[str, float]] = (),
+    selected: int = -1,
+    off: Sequence[str] = (),
+) -> str:
     """The tokens as buttons, each with its probability and the likeliest tokens of its place.
 
     Args:
         following: the likeliest tokens after the text.
         selected: the token that is inspected.
+        off: the blocks without which the tokens' `change` is.
     """
     if not tokens:
         return placeholder("Tokens appear here: write a prompt, then press Generate or Read.")
@@ -94,7 +100,13 @@ def token_strip(tokens: Sequence[Shown], following: Sequence[tuple[str, float]] 
             f'<div class="mu-token mu-next"><span class="mu-text">next</span><span class="mu-own">'
             f"not written</span>{_alternatives(following, None)}</div>"
         )
-    return f'<div class="mu-strip" role="group" aria-label="Tokens of the text">{"".join(parts)}</div>'
+    note = ""
+    if off:
+        note = (
+            f'<p class="mu-note">Coloured: by how many nats a token is more (+) or less (−) surprising without '
+            f"{', '.join(off)}. 1 nat more: {math.e:.1f} times less probable.</p>"
+        )
+    return f'{note}<div class="mu-strip" role="group" aria-label="Tokens of the text">{"".join(parts)}</div>'
 
 
 def _token(index: int, token: Shown, selected: bool) -> str:
@@ -110,7 +122,7 @@ def _token(index: int, token: Shown, selected: bool) -> str:
         strength = 0 if abs(token.change) < 0.005 else min(abs(token.change) / 2, 1)
         change = (
             f'<span class="mu-change" style="{_mix(strength, side)}" title="nats more surprising without these blocks">'
-            f"{token.change:+.2f}</span>"
+            f"{_minus(f'{token.change:+.2f}')}</span>"
         )
     kinds = "mu-token" + " mu-written" * token.written
     return (
@@ -129,8 +141,8 @@ def _alternatives(alternatives: Iterable[tuple[str, float]], own: str | None) ->
     return f'<span class="mu-alts">{rows}</span>'
 
 
-def state_view(matrix: Tensor, layer: int) -> str:
-    """An M x M state, tiled by its 16 named blocks."""
+def state_view(matrix: Tensor, layer: int, off: Sequence[str] = ()) -> str:
+    """An M x M state, tiled by its 16 named blocks, those that are off marked."""
     side = len(matrix) // GRID
     largest = max(float(matrix.abs().max()), 1e-9)
     tiles = []
@@ -139,11 +151,12 @@ def state_view(matrix: Tensor, layer: int) -> str:
         values = matrix[row : row + side, column : column + side].flatten().tolist()
         cells = "".join(
             f'<span style="{_mix(abs(value) / largest, "positive" if value > 0 else "negative")}">'
-            f"{f'{value:.1f}'.replace('-', '−')}</span>"
+            f"{_minus(f'{round(value, 1) + 0.0:.1f}')}</span>"
             for value in values
         )
         tiles.append(
             f'<div class="mu-tile" title="{block.name}: {escape(block.meaning)}"><span class="mu-name">{block.name}'
+            f"{' off' * (block.name in off)}"
             f'</span><div class="mu-cells" style="grid-template-columns:repeat({side},1fr)">{cells}</div></div>'
         )
     when = "before the first layer" if layer == 0 else f"after layer {layer}"
@@ -231,9 +244,9 @@ def comparison_view(whole: Tensor, without: Tensor | None, off: Sequence[str]) -
         )
 
     rows = (
-        row("nats per token", lambda nll: float(nll.mean()), lambda old, new: f"{new - old:+.3f}", "{:.3f}"),
+        row("nats per token", lambda nll: float(nll.mean()), lambda old, new: _minus(f"{new - old:+.3f}"), "{:.3f}"),
         row("perplexity", lambda nll: math.exp(min(float(nll.mean()), 700)), _times, "{:,.1f}"),
-        row("nats, whole text", lambda nll: float(nll.sum()), lambda old, new: f"{new - old:+.1f}", "{:.1f}"),
+        row("nats, whole text", lambda nll: float(nll.sum()), lambda old, new: _minus(f"{new - old:+.1f}"), "{:.1f}"),
     )
     return (
         f"<h3>The text's probability</h3><p>{len(whole)} tokens are predicted. Fewer nats: more probable.</p>"
@@ -271,12 +284,8 @@ def _mark(asked: bool) -> str:
 
 
 def _mix(strength: float, side: str) -> str:
-    """A colour between the middle and an end of a scale; the page's style mixes it in the perceptual space OKLab."""
-    ink = "strong" if strength > 0.55 else "weak"
-    return (
-        f"background:color-mix(in oklab,var(--mu-{side}) {100 * min(max(strength, 0), 1):.0f}%,var(--mu-middle));"
-        f"color:var(--mu-ink-{ink})"
-    )
+    """A colour between the middle and an end of a scale; `playground.css` has both, and picks the ink."""
+    return f"--mu-on:color-mix(in oklab,var(--mu-{side}) {100 * min(max(strength, 0), 1):.0f}%,var(--mu-middle))"
 
 
 def _legend(scale: str, low: str, middle: str, high: str) -> str:
@@ -290,6 +299,10 @@ def _meanings() -> str:
         f"<details><summary>What the 16 names stand for</summary><dl>{terms}</dl><p>The names are intentions: nothing "
         "in the model forces a block to carry what its name says.</p></details>"
     )
+
+
+def _minus(number: str) -> str:
+    return number.replace("-", "−")
 
 
 def _distance(places: int) -> str:

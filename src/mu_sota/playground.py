@@ -194,7 +194,7 @@ class Looking:
             token._replace(change=change)
             for token, change in zip(self.shown(reading.seen, reading.given), changes, strict=True)
         ]
-        return token_strip(tokens, self._named(reading.seen, len(reading.ids) - 1), selected)
+        return token_strip(tokens, self._named(reading.seen, len(reading.ids) - 1), selected, reading.off)
 
     def shown(self, seen: Trace, given: int) -> list[Shown]:
         tokens = []
@@ -234,7 +234,7 @@ class Looking:
             attention = "<h3>Attention</h3><p>Before the first layer nothing has been attended to.</p>"
         return (
             heading,
-            state_view(seen.matrix(position, layer), layer),
+            state_view(seen.matrix(position, layer), layer, reading.off),
             sensitivity_view(seen.sensitivities[:, position], layer),
             attention,
         )
@@ -323,7 +323,7 @@ def build(model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast, title: str) 
             f"{model.num_parameters():,} parameters</p></header>",
             elem_id="mu-header",
         )
-        with gr.Group(elem_id="mu-ask", elem_classes="mu-card"):
+        with gr.Column(elem_id="mu-ask", elem_classes="mu-card"):
             prompt = gr.Textbox(
                 "The file object",
                 label="Prompt",
@@ -334,9 +334,9 @@ def build(model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast, title: str) 
                 html_attributes=gr.InputHTMLAttributes(spellcheck=False, autocorrect="off", autocapitalize="off"),
             )
             with gr.Row(elem_id="mu-actions"):
-                generate = gr.Button("Generate", variant="primary", elem_id="mu-generate", min_width=110, scale=2)
-                read = gr.Button("Read", elem_id="mu-read", min_width=80)
-                stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="mu-stop", min_width=80)
+                generate = gr.Button("Generate", variant="primary", elem_id="mu-generate", min_width=0, scale=2)
+                read = gr.Button("Read", elem_id="mu-read", min_width=0)
+                stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="mu-stop", min_width=0)
             with gr.Accordion("Sampling", open=False, elem_id="mu-sampling"), gr.Row():
                 fields = [
                     gr.Slider(
@@ -398,15 +398,15 @@ def build(model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast, title: str) 
                 "again, and its prompt continued with the same seed.</p>"
             )
             with gr.Row():
-                with gr.Column(min_width=300, scale=2):
+                with gr.Column(min_width=300, scale=5):
                     on = gr.CheckboxGroup(
-                        [(f"{block.name}  {_short(block.meaning)}", block.name) for block in BLOCKS],
+                        [(f"{block.name}\n{_short(block.meaning)}", block.name) for block in BLOCKS],
                         value=NAMES,
                         label="Blocks that are on",
                         elem_id="mu-switches",
                     )
                     all_on = gr.Button("All on", size="sm", elem_id="mu-all-on")
-                with gr.Column(min_width=300, scale=3):
+                with gr.Column(min_width=300, scale=6):
                     probability = gr.HTML(placeholder("The text's probability appears here."), elem_id="mu-probability")
                     continuation = gr.HTML(elem_id="mu-continuations")
 
@@ -432,7 +432,6 @@ def build(model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast, title: str) 
                 selected: position,
                 strip: looking.strip(about, position),
                 message: message_view(said),
-                generate: gr.Button(interactive=True),
                 stop: gr.Button(interactive=False),
                 **inside(about, position, at, which),
                 **below(about, looking.continuation(about) if off else None),
@@ -441,7 +440,6 @@ def build(model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast, title: str) 
         def refused(error: InputError) -> dict[Any, Any]:
             return {
                 message: message_view(str(error), error=True),
-                generate: gr.Button(interactive=True),
                 stop: gr.Button(interactive=False),
             }
 
@@ -456,7 +454,7 @@ def build(model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast, title: str) 
                 return
             visitor = str(request.session_hash)
             stopped = looking.stopped[visitor] = threading.Event()
-            yield {reading: None, generate: gr.Button(interactive=False), stop: gr.Button(interactive=True)}
+            yield {reading: None, stop: gr.Button(interactive=True)}
             shown: list[Shown] = []
             for step in looking.write(ids, wanted, stopped):
                 if isinstance(step, Reading):
@@ -467,8 +465,7 @@ def build(model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast, title: str) 
                     yield from finished(step, position, on, at, which, said)
                 else:
                     shown += looking.shown(step, len(ids)) if isinstance(step, Trace) else [looking.step(step)]
-                    said = f"Writing: {len(shown) - len(ids)} of {wanted.max_new_tokens} tokens."
-                    yield {strip: token_strip(shown), message: message_view(said)}
+                    yield {strip: token_strip(shown), message: message_view("Writing …")}
             looking.stopped.pop(visitor, None)
 
         def on_read(text: str, on: list[str], at: int, which: str, *values: Any) -> Iterator[dict[Any, Any]]:
@@ -502,7 +499,7 @@ def build(model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast, title: str) 
             }
             yield below(about, looking.continuation(about) if about.off else None)
 
-        everything = [reading, selected, strip, message, generate, stop, probability, continuation, *panels]
+        everything = [reading, selected, strip, message, stop, probability, continuation, *panels]
         looks = [on, layer, kind]
         gr.on([generate.click, prompt.submit], on_generate, [prompt, *looks, *fields], everything, **one_at_a_time)
         read.click(on_read, [prompt, *looks, *fields], everything, **one_at_a_time)
@@ -515,6 +512,7 @@ def build(model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast, title: str) 
     return page
 
 
+_SYLLABLES = ("coher-ence", "docu-ment", "know-ledge", "rela-tions", "seman-tic", "struc-ture", "transfor-mation")
 _HINT = "Generate (Ctrl+Enter) writes on after the prompt. Read shows the prompt as the model sees it."
 
 
@@ -582,7 +580,11 @@ def _free_port(port: int) -> int:
 
 
 def _short(meaning: str) -> str:
-    return meaning.partition(":")[0].partition(",")[0]
+    """The first words of a meaning, with places where a narrow screen may break them."""
+    short = meaning.partition(":")[0].partition(",")[0]
+    for word in _SYLLABLES:
+        short = short.replace(word.replace("-", ""), word.replace("-", "\N{SOFT HYPHEN}"))
+    return short
 
 
 def _most_new(positions: int) -> int:
