@@ -38,7 +38,9 @@ def main() -> None:
             ):
                 page = _used(browser, address, size, scheme)
                 taken = Image.open(BytesIO(page.screenshot(full_page=True)))
-                taken.quantize(256, dither=Image.Dither.NONE).save(arguments.out / f"{name}.png", optimize=True)
+                taken.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
+                    arguments.out / f"{name}.png", optimize=True
+                )
     finally:
         server.terminate()
         server.wait()
