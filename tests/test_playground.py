@@ -184,7 +184,7 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = MuConfig(
         vocab_size=len(tokenizer),
         num_hidden_layers=3,
-        max_position_embeddings=96,
+        max_position_embeddings=400,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
@@ -210,7 +210,7 @@ def chromium() -> str:
 
 @pytest.fixture(scope="session")
 def served(small_run: Path) -> Iterator[str]:
-    """The address of a playground that was started as a user starts it; it must end with Ctrl-C, and say nothing else."""
+    """The address of a playground that was started as a user starts it; it must end with Ctrl-C, and be silent."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -390,19 +390,25 @@ def test_a_block_switched_off_changes_probability_and_continuation(page: Any) ->
 def test_stop_ends_a_text_early(page: Any) -> None:
     write(page, "the")
     page.get_by_role("button", name="Sampling").click()
-    page.get_by_label("number input for New tokens").fill("90")
+    page.get_by_label("number input for New tokens").fill("380")
     page.get_by_role("button", name="Generate", exact=True).click()
     page.locator("#mu-stop:enabled").click()
-    said = message(page, "after")
-    assert re.match(r"(Stopped after|Wrote) \d+ tokens?, after", said)
+    written = int(message(page, "Stopped after").split()[2])
+    assert 1 <= written < 380
+    assert len(tokens(page)) == 1 + written
     page.locator("#mu-stop:disabled").wait_for()
+    page.locator("#mu-switches input[name='I']").uncheck()
+    page.get_by_role("heading", name="Without I").wait_for()  # of as many tokens
+    texts = page.locator("#mu-continuations .mu-box p").all_inner_texts()
+    assert len(texts[1]) < 3 * len(texts[0])
 
 
 def test_hostile_text_is_shown_as_text(page: Any) -> None:
     hostile = "<img src=x onerror=alert(1)>${alert(2)}{{value}}`\x07\u202e"
     write(page, hostile)
     page.get_by_role("button", name="Read", exact=True).click()
-    message(page, "Read")
+    message(page, "Read ")
+    page.locator("#mu-strip button").first.wait_for()
     assert page.locator("#mu-strip img, #mu-attention img, #mu-continuations img").count() == 0
     shown = "".join(tokens(page))
     assert shown == hostile.replace(" ", "·").replace("\x07", r"\x07").replace("\u202e", r"\xe2\x80\xae")
@@ -416,10 +422,10 @@ def test_what_cannot_be_read_is_answered_with_the_limit(page: Any) -> None:
     assert message(page, "102,000 characters") == (
         "the text has 102,000 characters, but at most 20,000 are read here; shorten it"
     )
-    write(page, "<i>state</i> " * 30)
+    write(page, "<i>state</i> " * 60)
     page.get_by_role("button", name="Generate", exact=True).click()
     said = message(page, "positions")
-    assert "but the model has 96 positions; shorten the prompt" in said
+    assert "but the model has 400 positions; shorten the prompt" in said
     assert page.locator("#mu-message i").count() == 0
     assert page.locator("#mu-message [role='alert']").count() == 1
     page.locator("#mu-prompt textarea").evaluate(
@@ -446,7 +452,8 @@ def test_nothing_sticks_out_on_a_phone(page: Any, scheme: str) -> None:
     wide = page.evaluate(
         """() => [...document.querySelectorAll('.mu-card *')].filter((each) => {
           const place = each.getBoundingClientRect();
-          return place.width && (place.right > 391 || place.left < -1) && getComputedStyle(each).position !== 'absolute';
+          const hidden = getComputedStyle(each).position === 'absolute';
+          return place.width && !hidden && (place.right > 391 || place.left < -1);
         }).map((each) => each.outerHTML.slice(0, 120))"""
     )
     assert not wide

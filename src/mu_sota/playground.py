@@ -124,9 +124,10 @@ class Looking:
 
     def write(
         self, ids: list[int], generation: Generation, stopped: threading.Event
-    ) -> Iterator[Trace | _Step | Reading]:
+    ) -> Iterator[list[Trace | _Step | Reading]]:
         """Continue a text: a trace of the prompt, then every token as it comes, then the reading of the whole.
 
+        What comes while the page is busy is handed over together, so that a long text does not fall behind.
         The model works in a thread of its own and never waits for the page, which may have been closed.
         """
         arrived: SimpleQueue[Trace | _Step | Reading | BaseException] = SimpleQueue()
@@ -145,18 +146,22 @@ class Looking:
                         )
                     finally:
                         streamer.hook.remove()
-                    arrived.put(self._reading(whole, len(ids), generation, whole[len(ids) :]))
+                    written = whole[len(ids) :]
+                    kept = generation.changed("max_new_tokens", len(written)) if stopped.is_set() else generation
+                    arrived.put(self._reading(whole, len(ids), kept, written))
             except BaseException as error:
                 arrived.put(error)
 
         threading.Thread(target=work, daemon=True).start()
-        while True:
-            step = arrived.get()
-            if isinstance(step, BaseException):
-                raise step
-            yield step
-            if isinstance(step, Reading):
-                return
+        steps: list[Trace | _Step | Reading] = []
+        while not steps or not isinstance(steps[-1], Reading):
+            steps = []
+            while not steps or not arrived.empty():
+                step = arrived.get()
+                if isinstance(step, BaseException):
+                    raise step
+                steps.append(step)
+            yield steps
 
     def read(self, ids: list[int], generation: Generation) -> Reading:
         """Read a text without writing; its continuation, for comparison, is of as many tokens as there is room for."""
@@ -180,8 +185,6 @@ class Looking:
     def _continued(self, ids: list[int], generation: Generation, **more: Any) -> list[int]:
         new = min(generation.max_new_tokens, self.model.config.max_position_embeddings - len(ids))
         return continued(self.model, self.tokenizer, ids, generation, new, generation.seed, **more) if new else ids
-
-    # What is shown of a reading.
 
     def text(self, token: int) -> str:
         return token_text(self.tokenizer, token)
@@ -456,15 +459,16 @@ def build(model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast, title: str) 
             stopped = looking.stopped[visitor] = threading.Event()
             yield {reading: None, stop: gr.Button(interactive=True)}
             shown: list[Shown] = []
-            for step in looking.write(ids, wanted, stopped):
-                if isinstance(step, Reading):
-                    written = len(step.ids) - step.given
-                    did = "Stopped after" if stopped.is_set() else "Wrote"
-                    said = f"{did} {written} token{'s' * (written != 1)}, after {len(ids)} given."
-                    position = min(len(ids), len(step.ids) - 1)
-                    yield from finished(step, position, on, at, which, said)
-                else:
+            for steps in looking.write(ids, wanted, stopped):
+                for step in steps:
+                    if isinstance(step, Reading):
+                        written = len(step.ids) - step.given
+                        did = "Stopped after" if stopped.is_set() else "Wrote"
+                        said = f"{did} {written} token{'s' * (written != 1)}, after {len(ids)} given."
+                        yield from finished(step, min(len(ids), len(step.ids) - 1), on, at, which, said)
+                        break
                     shown += looking.shown(step, len(ids)) if isinstance(step, Trace) else [looking.step(step)]
+                else:
                     yield {strip: token_strip(shown), message: message_view("Writing …")}
             looking.stopped.pop(visitor, None)
 
