@@ -18,6 +18,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from .layout import BLOCKS, GRID
 
 LIKELIEST = 3
+_NAMED_BLOCKS = 4  # that are off
 _NUMBERED_LAYERS = 8  # of a heat map whose cells have room for their numbers
 
 # --- Text as it is shown ---------------------------------------------------------------------------------------------
@@ -54,6 +55,17 @@ def token_text(tokenizer: PreTrainedTokenizerFast, token: int) -> str:
     letters = _bytes_of_letters()
     raw = bytes(letters[letter] for letter in name)
     return visible(raw.decode("utf-8", errors="backslashreplace"))
+
+
+def named(off: Sequence[str]) -> str:
+    """Blocks that are off, in few words."""
+    return (
+        ", ".join(off)
+        if len(off) <= _NAMED_BLOCKS
+        else "any block"
+        if len(off) == len(BLOCKS)
+        else f"{len(off)} blocks"
+    )
 
 
 def percent(probability: float) -> str:
@@ -103,8 +115,8 @@ def token_strip(
     note = ""
     if off:
         note = (
-            f'<p class="mu-note">Coloured: by how many nats a token is more (+) or less (−) surprising without '
-            f"{', '.join(off)}. 1 nat more: {math.e:.1f} times less probable.</p>"
+            f'<p class="mu-note">All figures are without {named(off)}. Coloured: by how many nats that makes a token '
+            f"more (+) or less (−) surprising; 1 nat more is {math.e:.1f} times less probable.</p>"
         )
     return f'{note}<div class="mu-strip" role="group" aria-label="Tokens of the text">{"".join(parts)}</div>'
 
@@ -145,13 +157,14 @@ def state_view(matrix: Tensor, layer: int, off: Sequence[str] = ()) -> str:
     """An M x M state, tiled by its 16 named blocks, those that are off marked."""
     side = len(matrix) // GRID
     largest = max(float(matrix.abs().max()), 1e-9)
+    digits = 1 if largest >= 0.5 else 2
     tiles = []
     for number, block in enumerate(BLOCKS):
         row, column = (side * place for place in divmod(number, GRID))
         values = matrix[row : row + side, column : column + side].flatten().tolist()
         cells = "".join(
             f'<span style="{_mix(abs(value) / largest, "positive" if value > 0 else "negative")}">'
-            f"{_minus(f'{round(value, 1) + 0.0:.1f}')}</span>"
+            f"{_minus(f'{round(value, digits) + 0.0:.{digits}f}')}</span>"
             for value in values
         )
         tiles.append(
@@ -163,7 +176,7 @@ def state_view(matrix: Tensor, layer: int, off: Sequence[str] = ()) -> str:
     return (
         f"<h3>State {when}</h3><p>The token is this {len(matrix)} × {len(matrix)} matrix. Each of its 16 blocks is "
         f'reserved for a part of meaning.</p><div class="mu-grid mu-state">{"".join(tiles)}</div>'
-        + _legend("diverging", f"−{largest:.1f}", "0", f"+{largest:.1f}")
+        + _legend("diverging", f"−{largest:.{digits}f}", "0", f"+{largest:.{digits}f}")
         + _meanings()
     )
 
@@ -173,7 +186,11 @@ def sensitivity_view(sensitivities: Tensor, layer: int) -> str:
     layers = len(sensitivities)
     largest = max(float(sensitivities.abs().max()), 1e-9)
     numbered = layers <= _NUMBERED_LAYERS
-    head = "".join(f'<th scope="col"{_mark(number == layer)}>{number}</th>' for number in range(1, layers + 1))
+    head = "".join(
+        f'<th scope="col"{_mark(number == layer)} aria-label="layer {number}">'
+        f"{number if numbered or number == layer or (number % 4 == 0 and abs(number - layer) > 1) else ''}</th>"
+        for number in range(1, layers + 1)
+    )
     rows = []
     for number, block in enumerate(BLOCKS):
         cells = "".join(
@@ -232,7 +249,7 @@ def comparison_view(whole: Tensor, without: Tensor | None, off: Sequence[str]) -
     """Surprise of the text with all blocks, and without those that are off; [T - 1] nats each."""
     if not len(whole):
         return "<h3>The text's probability</h3><p>A text of one token has none: nothing predicts the first.</p>"
-    named = f"without {', '.join(off)}" if off else "switch a block off"
+    column = f"without {named(off)}" if off else "switch a block off"
 
     def row(name: str, of: Callable[[Tensor], float], change: Callable[[float, float], str], form: str) -> str:
         old = of(whole)
@@ -250,7 +267,7 @@ def comparison_view(whole: Tensor, without: Tensor | None, off: Sequence[str]) -
     )
     return (
         f"<h3>The text's probability</h3><p>{len(whole)} tokens are predicted. Fewer nats: more probable.</p>"
-        f'<table class="mu-compare"><thead><tr><th></th><th scope="col">all blocks</th><th scope="col">{named}</th>'
+        f'<table class="mu-compare"><thead><tr><th></th><th scope="col">all blocks</th><th scope="col">{column}</th>'
         f'<th scope="col">change</th></tr></thead><tbody>{"".join(rows)}</tbody></table>'
     )
 
@@ -264,7 +281,7 @@ def continuations_view(prompt: str, whole: str, without: str | None, off: Sequen
 
     second = ""
     if without is not None:
-        second = box(f"Without {', '.join(off)}{': the same' * (without == whole)}", without)
+        second = box(f"Without {named(off)}{': the same' * (without == whole)}", without)
     return f'<h3>The continuation</h3><div class="mu-boxes">{box("All blocks", whole)}{second}</div>'
 
 

@@ -30,6 +30,7 @@ from .panels import (
     comparison_view,
     continuations_view,
     message_view,
+    named,
     placeholder,
     sensitivity_view,
     state_view,
@@ -221,7 +222,7 @@ class Looking:
         """Heading, state, sensitivities and attention of one token."""
         seen = reading.seen
         texts = [self.text(token) for token in reading.ids[: position + 1]]
-        off = f" <em>without {', '.join(reading.off)}</em>" if reading.off else ""
+        off = f" <em>without {named(reading.off)}</em>" if reading.off else ""
         heading = f'<p class="mu-heading">Token {position + 1}: <b class="mu-chip">{escape(texts[-1])}</b>{off}</p>'
         if layer:
             rows = seen.attention(position, layer)
@@ -341,22 +342,26 @@ def build(model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast, title: str) 
                 read = gr.Button("Read", elem_id="mu-read", min_width=0)
                 stop = gr.Button("Stop", variant="stop", interactive=False, elem_id="mu-stop", min_width=0)
             with gr.Accordion("Sampling", open=False, elem_id="mu-sampling"), gr.Row():
+                wide: dict[str, Any] = {"min_width": 260}
+                room = config.max_position_embeddings
+                new = min(default.max_new_tokens, max(room // 2, 1))
                 fields = [
                     gr.Slider(
-                        0, 2, default.temperature, step=0.05, label="Temperature", info="0: always the likeliest"
+                        0,
+                        2,
+                        default.temperature,
+                        step=0.05,
+                        label="Temperature",
+                        info="0: always the likeliest",
+                        **wide,
                     ),
-                    gr.Slider(0, 200, default.top_k, step=1, label="Top k", info="0: all tokens"),
-                    gr.Slider(0.05, 1, default.top_p, step=0.05, label="Top p", info="share of probability"),
-                    gr.Slider(1, 2, default.repetition_penalty, step=0.05, label="Repetition penalty", info="1: none"),
+                    gr.Slider(0, 200, default.top_k, step=1, label="Top k", info="0: all tokens", **wide),
+                    gr.Slider(0.05, 1, default.top_p, step=0.05, label="Top p", info="share of probability", **wide),
                     gr.Slider(
-                        1,
-                        _most_new(config.max_position_embeddings),
-                        _few_new(default, config.max_position_embeddings),
-                        step=1,
-                        label="New tokens",
-                        info="at most",
+                        1, 2, default.repetition_penalty, step=0.05, label="Repetition penalty", info="1: none", **wide
                     ),
-                    gr.Number(default.seed, precision=0, label="Seed", info="same seed, same text"),
+                    gr.Slider(1, max(room - 1, 2), new, step=1, label="New tokens", info="at most", **wide),
+                    gr.Number(default.seed, precision=0, label="Seed", info="same seed, same text", **wide),
                 ]
             message = gr.HTML(message_view(_HINT), elem_id="mu-message")
 
@@ -589,11 +594,3 @@ def _short(meaning: str) -> str:
     for word in _SYLLABLES:
         short = short.replace(word.replace("-", ""), word.replace("-", "\N{SOFT HYPHEN}"))
     return short
-
-
-def _most_new(positions: int) -> int:
-    return max(positions - 1, 2)
-
-
-def _few_new(default: Generation, positions: int) -> int:
-    return min(default.max_new_tokens, max(positions // 2, 1))
