@@ -216,7 +216,11 @@ def served(small_run: Path) -> Iterator[str]:
         taken.listen()
         port = taken.getsockname()[1]
         command = [sys.executable, "-m", "mu_sota", "playground", str(small_run), "--no-browser", f"--port={port}"]
-        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        # A call to anywhere else would be refused, and show in the output.
+        nowhere = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), "http://127.0.0.1:9")
+        server = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **nowhere}
+        )
         try:
             assert server.stdout is not None
             first, second = server.stdout.readline(), server.stdout.readline()

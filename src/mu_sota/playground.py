@@ -4,6 +4,7 @@ Legend: T tokens of the text.
 """
 
 import math
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -547,6 +548,8 @@ def serve(folder: str | Path, port: int, open_browser: bool) -> None:
     """
     model, tokenizer = load_trained(folder, default_device())
     page = build(model, tokenizer, str(folder))
+    for name in ("NO_PROXY", "no_proxy"):  # Gradio asks its own server whether it is up; that is not for a proxy
+        os.environ[name] = ",".join(filter(None, (os.environ.get(name), HOST)))
     free = _free_port(port)
     if port not in (0, free):
         print(f"Port {port} is taken, so this is port {free}.")
