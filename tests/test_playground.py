@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -33,7 +34,9 @@ from mu_sota.panels import (
     token_text,
     visible,
 )
+from mu_sota.settings import Generation
 from mu_sota.tokenizer import encode, train_bpe, train_words
+from mu_sota.trained import continued, load_trained
 
 NAMES = [block.name for block in BLOCKS]
 SENTENCES = [
@@ -172,7 +175,7 @@ def test_probabilities_with_and_without_blocks() -> None:
     assert "has none" in comparison_view(torch.empty(0), None, [])
 
 
-# --- The page in a browser -------------------------------------------------------------------------------------------
+# --- What stands behind the page -------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
@@ -196,6 +199,44 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def test_what_streams_is_what_is_read_afterwards(small_run: Path) -> None:
+    from mu_sota.playground import Looking, Reading
+
+    model, tokenizer = load_trained(small_run)
+    looking = Looking(model, tokenizer)
+    generation = Generation.model_validate({"max_new_tokens": 12, "seed": 4})
+    ids = looking.ids("the state", 12)
+    first, *steps = [step for steps in looking.write(ids, generation, Event()) for step in steps]
+    done = steps.pop()
+    assert isinstance(done, Reading)
+    assert done.ids == continued(model, tokenizer, ids, generation, 12, 4)
+    shown = looking.shown(first, len(ids)) + [looking.step(step) for step in steps]
+    for streamed, read in zip(shown, looking.shown(done.seen, len(ids)), strict=True):
+        assert (streamed.text, streamed.written) == (read.text, read.written)
+        assert streamed.probability == (read.probability and pytest.approx(read.probability, rel=1e-4))
+        assert [text for text, _ in streamed.alternatives] == [text for text, _ in read.alternatives]
+        assert [p for _, p in streamed.alternatives] == pytest.approx([p for _, p in read.alternatives], rel=1e-4)
+
+
+def test_a_page_that_is_closed_holds_nothing_up(small_run: Path) -> None:
+    from mu_sota.playground import Looking
+
+    model, tokenizer = load_trained(small_run)
+    looking = Looking(model, tokenizer)
+    generation = Generation.model_validate({"max_new_tokens": 30})
+    writing = looking.write(looking.ids("the", 30), generation, Event())
+    next(writing)
+    del writing
+    reading = looking.read(looking.ids("the state", 30), generation)
+    assert not model._forward_hooks
+    off = looking.switch(reading, ("I", "K"))
+    assert off.without is not None
+    assert looking.continuation(off) != reading.continuation == looking.continuation(reading)
+
+
+# --- The page in a browser -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")

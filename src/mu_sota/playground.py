@@ -44,6 +44,7 @@ from .trained import continued, default_device, load_trained, prompt_ids, text_o
 HOST = "127.0.0.1"
 MAX_CHARACTERS = 20_000
 PORTS_TRIED = 100
+FIELDS = ("temperature", "top_k", "top_p", "repetition_penalty", "max_new_tokens", "seed")
 NAMES = [block.name for block in BLOCKS]
 
 # --- What the page does ----------------------------------------------------------------------------------------------
@@ -96,7 +97,7 @@ class _Streamer(BaseStreamer):
         if self.prompt_is_next:
             self.prompt_is_next = False
             return
-        token, top = int(value.item()), self.log_probs.topk(LIKELIEST)
+        token, top = int(value.item()), self.log_probs.topk(min(LIKELIEST, len(self.log_probs)))
         self.seen(_Step(token, float(self.log_probs[token]), top.indices.tolist(), top.values.tolist()))
 
     def end(self) -> None:
@@ -189,9 +190,11 @@ class Looking:
         return continued(self.model, self.tokenizer, ids, generation, new, generation.seed, **more) if new else ids
 
     def text(self, token: int) -> str:
+        """A token as it is shown."""
         return token_text(self.tokenizer, token)
 
     def strip(self, reading: Reading, selected: int) -> str:
+        """The token strip of a text that is done."""
         changes: list[float | None] = [None] * len(reading.ids)
         if reading.without is not None:
             changes[1:] = (reading.without - reading.whole).tolist()
@@ -199,22 +202,26 @@ class Looking:
             token._replace(change=change)
             for token, change in zip(self.shown(reading.seen, reading.given), changes, strict=True)
         ]
-        return token_strip(tokens, self._named(reading.seen, len(reading.ids) - 1), selected, reading.off)
+        return token_strip(tokens, self._likeliest(reading.seen, len(reading.ids) - 1), selected, reading.off)
 
     def shown(self, seen: Trace, given: int) -> list[Shown]:
+        """The tokens of a text, all after the first `given` written by the model."""
         tokens = []
         for place, (token, log_prob) in enumerate(zip(seen.ids.tolist(), seen.log_probs.tolist(), strict=True)):
             own = math.exp(log_prob) if place else None
-            tokens.append(Shown(self.text(token), own, self._named(seen, place - 1) if place else [], place >= given))
+            tokens.append(
+                Shown(self.text(token), own, self._likeliest(seen, place - 1) if place else [], place >= given)
+            )
         return tokens
 
     def step(self, step: _Step) -> Shown:
-        named = [
-            (self.text(token), math.exp(value)) for token, value in zip(step.top_ids, step.top_log_probs, strict=True)
-        ]
-        return Shown(self.text(step.token), math.exp(step.log_prob), named, written=True)
+        """A token that was just written."""
+        pairs = zip(step.top_ids, step.top_log_probs, strict=True)
+        likeliest = [(self.text(token), math.exp(log_prob)) for token, log_prob in pairs]
+        return Shown(self.text(step.token), math.exp(step.log_prob), likeliest, written=True)
 
-    def _named(self, seen: Trace, place: int) -> list[tuple[str, float]]:
+    def _likeliest(self, seen: Trace, place: int) -> list[tuple[str, float]]:
+        """The likeliest tokens after a place."""
         tokens = seen.top_ids[place, :LIKELIEST].tolist()
         values = seen.top_log_probs[place, :LIKELIEST].exp().tolist()
         return [(self.text(token), value) for token, value in zip(tokens, values, strict=True)]
@@ -277,8 +284,6 @@ def _generation(*values: Any) -> Generation:
     return settings
 
 
-FIELDS = ("temperature", "top_k", "top_p", "repetition_penalty", "max_new_tokens", "seed")
-
 # --- The page --------------------------------------------------------------------------------------------------------
 
 _STRIP_SCRIPT = """
@@ -305,6 +310,9 @@ document.addEventListener('keydown', (event) => {
   document.querySelector('#mu-generate')?.click();
 });
 """
+
+_SYLLABLES = ("coher-ence", "docu-ment", "know-ledge", "rela-tions", "seman-tic", "struc-ture", "transfor-mation")
+_HINT = "Generate (Ctrl+Enter) writes on after the prompt. Read shows the prompt as the model sees it."
 
 _FONT = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
 _MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace")
@@ -429,14 +437,12 @@ def build(model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast, title: str) 
         def below(about: Reading, other: list[int] | None) -> dict[Any, Any]:
             return dict(zip([probability, continuation], looking.compared(about, other), strict=True))
 
-        def finished(
-            about: Reading, position: int, on: list[str], at: int, which: str, said: str
-        ) -> Iterator[dict[Any, Any]]:
+        def finished(about: Reading, position: int, on: list[str], at: int, which: str, said: str) -> dict[Any, Any]:
             """All parts of the page, for a text just read; with the blocks as they are switched."""
             off = tuple(name for name in NAMES if name not in on)
             if off:
                 about = looking.switch(about, off)
-            yield {
+            return {
                 reading: about,
                 selected: position,
                 strip: looking.strip(about, position),
@@ -447,10 +453,7 @@ def build(model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast, title: str) 
             }
 
         def refused(error: InputError) -> dict[Any, Any]:
-            return {
-                message: message_view(str(error), error=True),
-                stop: gr.Button(interactive=False),
-            }
+            return {message: message_view(str(error), error=True)}
 
         def on_generate(
             request: gr.Request, text: str, on: list[str], at: int, which: str, *values: Any
@@ -471,21 +474,20 @@ def build(model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast, title: str) 
                         written = len(step.ids) - step.given
                         did = "Stopped after" if stopped.is_set() else "Wrote"
                         said = f"{did} {written} token{'s' * (written != 1)}, after {len(ids)} given."
-                        yield from finished(step, min(len(ids), len(step.ids) - 1), on, at, which, said)
+                        yield finished(step, min(len(ids), len(step.ids) - 1), on, at, which, said)
                         break
                     shown += looking.shown(step, len(ids)) if isinstance(step, Trace) else [looking.step(step)]
                 else:
                     yield {strip: token_strip(shown), message: message_view("Writing …")}
             looking.stopped.pop(visitor, None)
 
-        def on_read(text: str, on: list[str], at: int, which: str, *values: Any) -> Iterator[dict[Any, Any]]:
+        def on_read(text: str, on: list[str], at: int, which: str, *values: Any) -> dict[Any, Any]:
             try:
                 wanted = _generation(*values)
                 ids = looking.ids(text, 0)
             except InputError as error:
-                yield refused(error)
-                return
-            yield from finished(looking.read(ids, wanted), len(ids) - 1, on, at, which, f"Read {len(ids)} tokens.")
+                return refused(error)
+            return finished(looking.read(ids, wanted), len(ids) - 1, on, at, which, f"Read {len(ids)} tokens.")
 
         def on_stop(request: gr.Request) -> None:
             if stopped := looking.stopped.get(str(request.session_hash)):
@@ -520,10 +522,6 @@ def build(model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast, title: str) 
         on.change(on_switch, [reading, selected, *looks], everything, trigger_mode="always_last", **one_at_a_time)
         all_on.click(lambda: NAMES, None, on, **quiet)
     return page
-
-
-_SYLLABLES = ("coher-ence", "docu-ment", "know-ledge", "rela-tions", "seman-tic", "struc-ture", "transfor-mation")
-_HINT = "Generate (Ctrl+Enter) writes on after the prompt. Read shows the prompt as the model sees it."
 
 
 def look() -> dict[str, Any]:
