@@ -1,4 +1,4 @@
-# `make train` and `make test` need nothing but make, git and Python >= 3.10: each first sets up .venv with the versions
+# `make train`, `make playground` and `make test` need nothing but make, git and Python >= 3.10: each first sets up .venv with the versions
 # of requirements.lock, and does so anew only when pyproject.toml or requirements.lock has changed.
 #
 #   make PYTHON=python3.12 test    another Python than python3
@@ -17,13 +17,16 @@ PIP_INSTALL = PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --qui
 UV_VERSION := 0.13.9
 
 .DELETE_ON_ERROR:
-.PHONY: help train test format lock clean
+.PHONY: help train playground test format lock clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 train: $(VENV)/.installed ## Train the quickstart model in runs/quickstart, or go on where it stopped
 	$(BIN)/mu-sota train --preset quickstart --data pydocs --out runs/quickstart --resume
+
+playground: $(VENV)/.installed-playground ## Look inside the quickstart model in your browser
+	$(BIN)/mu-sota playground runs/quickstart
 
 test: $(VENV)/.installed-dev ## Check format, lint, types, and run the tests
 	$(BIN)/ruff format --check .
@@ -57,6 +60,11 @@ $(VENV)/.installed: pyproject.toml requirements.lock
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(PIP_INSTALL) hatchling
 	@$(PIP_INSTALL) --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.installed-playground: $(VENV)/.installed
+	@echo "Adding Gradio for the playground, once: about 0.5 GB of disk."
+	@$(PIP_INSTALL) --no-build-isolation --editable '.[playground]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

@@ -1,6 +1,8 @@
 """What several test files share."""
 
 import os
+import re
+import shlex
 
 # Small models gain nothing from threads, and lose much where others use the same cores. Before torch is imported.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -14,6 +16,22 @@ import torch
 from mu_sota import MuConfig, MuForCausalLM
 from mu_sota.export import export
 from mu_sota.tokenizer import train_bpe
+
+USING = Path(__file__).parents[1] / "docs" / "using.md"
+
+
+def examples(language: str, holding: str = "") -> list[str]:
+    """The fenced blocks of docs/using.md in a language that hold a text, as they stand there."""
+    blocks = re.findall(r"^```(\w+)\n(.*?)^```$", USING.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return [code for kind, code in blocks if kind == language and holding in code]
+
+
+def command_of(example: str, start: str) -> list[str]:
+    """The words of the one command of an example that starts so."""
+    lines = example.replace("\\\n", " ").splitlines()
+    (line,) = [line for line in lines if start in line]
+    return shlex.split(line, comments=True)
+
 
 TINY = {
     "vocab_size": 300,

@@ -2,12 +2,15 @@
 
 import json
 import math
+import os
+import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import USING, examples
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
@@ -56,3 +59,26 @@ def test_one_document_differs_by_its_end_alone(results: dict[str, dict[str, Any]
     nats, tokens = results["one.txt"]["nats"], results["one.txt"]["tokens"]
     assert nats["context"] == pytest.approx(0, abs=1e-6 * nats["evaluate"])
     assert abs(nats["ends"]) < 10 * nats["evaluate"] / tokens
+
+
+def test_the_documented_command_runs(tiny_export: Path, tmp_path: Path) -> None:
+    """From the folder of the repository, on a text and a model of one's own; it prints the three figures."""
+    (example,) = examples("bash", "lm_eval")
+    command = example.replace("\\\n", " ").splitlines()[-1]
+    text = tmp_path / "my_text.txt"
+    text.write_text(DOCUMENTS[0])
+    command = command.replace("my-model", str(tiny_export)).replace("my_text.txt", str(text))
+    command = command.replace("max_length=128", f"max_length={WINDOW}").replace(
+        "lm_eval run", f"{sys.executable} -m lm_eval run"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        ["bash", "-c", command],
+        cwd=USING.parents[1],
+        env={**environment, "HF_HOME": str(tmp_path / "hub")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert all(figure in done.stdout for figure in FIGURES)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import transformers
+from conftest import command_of, examples
 from packaging.version import Version
 from transformers.utils.import_utils import is_rich_available, is_serve_available
 
@@ -60,11 +61,14 @@ def server(tiny_export: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         port = free.getsockname()[1]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(place)}
-    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", tiny_export.name]
+    (example,) = examples("bash", "transformers serve")
+    _, *words = command_of(example, "transformers serve")
+    words[words.index("my-model")] = tiny_export.name
+    command = [sys.executable, "-m", "transformers.cli.transformers", *words, "--device=cpu", f"--port={port}"]
     log = place / "log"
     with log.open("w") as output:
         process = subprocess.Popen(
-            [*command, "--trust-remote-code", "--device=cpu", f"--port={port}"],
+            command,
             cwd=tiny_export.parent,
             env=environment,
             stdout=output,
@@ -89,6 +93,25 @@ def server(tiny_export: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def test_the_documented_clients_get_an_answer(server: Server) -> None:
+    """The words after `curl`, asked here; and the Python example, with the address of this server."""
+    (example,) = examples("bash", "curl")
+    _, address, *_, body = command_of(example, "curl")
+    assert json.loads(server.ask(address.removeprefix("localhost:8000"), **json.loads(body)))["choices"][0]["text"]
+    (code,) = examples("python", "openai")
+    assert "my-model" in code
+    code = code.replace("http://localhost:8000", server.address).replace("my-model", server.model)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "NO_PROXY": "localhost"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
 
 
 def test_a_completion_follows_its_seed(server: Server) -> None:

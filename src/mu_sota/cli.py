@@ -190,6 +190,28 @@ def _export(folder: Folder, out: Annotated[Path, typer.Option(help="new folder, 
     )
 
 
+@app.command("playground")
+def _playground(
+    folder: Folder,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="if it is taken, the next free one; 0 for any that is free")
+    ] = 7860,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="open the page in a browser")] = True,
+) -> None:
+    """Look at a trained model on a local page: its tokens, blocks and attentions, and what it is without some blocks.
+
+    The page is at 127.0.0.1 alone, loads nothing from elsewhere, and ends with Ctrl-C.
+    """
+    from importlib.util import find_spec
+
+    if find_spec("gradio") is None:
+        raise InputError("the playground needs gradio, which is not installed: pip install gradio")
+    _quiet()
+    from .playground import serve
+
+    serve(folder, port, browser)
+
+
 @app.command("leakcheck")
 def _leakcheck(
     target: Annotated[

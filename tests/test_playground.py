@@ -1,0 +1,533 @@
+"""The playground: its parts as HTML, and the page as a visitor uses it, in a real browser."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import pytest
+import torch
+from conftest import command_of, examples
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mu_sota import MuConfig, MuForCausalLM, cli
+from mu_sota.layout import BLOCKS
+from mu_sota.panels import (
+    Shown,
+    attention_view,
+    comparison_view,
+    continuations_view,
+    message_view,
+    percent,
+    sensitivity_view,
+    state_view,
+    token_strip,
+    token_text,
+    visible,
+)
+from mu_sota.settings import Generation
+from mu_sota.tokenizer import encode, train_bpe, train_words
+from mu_sota.trained import continued, load_trained
+
+NAMES = [block.name for block in BLOCKS]
+SENTENCES = [
+    "the state of a token is a matrix of named blocks. ",
+    "every block reads what the blocks before it have said. ",
+    "a small model of the state moves the blocks it keeps. ",
+]
+
+# --- Parts ----------------------------------------------------------------------------------------------------------
+
+
+class Tags(HTMLParser):
+    """What a browser would make of a piece of HTML: its elements, its attributes' names, its text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[str] = []
+        self.attributes: set[str] = set()
+        self.open = 0
+        self.text = ""
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append(tag)
+        self.attributes |= {name for name, _ in attrs}
+        self.open += 1
+
+    def handle_endtag(self, tag: str) -> None:
+        self.open -= 1
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+HOSTILE = st.one_of(
+    st.text(),
+    st.sampled_from(
+        ["<img src=x onerror=alert(1)>", '"><script>alert(1)</script>', "' onclick='x", "&lt;b&gt;", "${1}"]
+    ),
+)
+
+
+def parts(text: str) -> dict[str, str]:
+    """Every part of the page that shows text, with `text` wherever it can stand."""
+    weights = torch.tensor([0.25, 0.75])
+    token = Shown(text, 0.5, [(text, 0.5), ("b", 0.1)], written=True, change=-0.3)
+    return {
+        "strip": token_strip([token, token], [(text, 0.1)], 1, ["I"]),
+        "attention": attention_view([text, "b"], weights, weights.expand(16, 2), 1, "head 1"),
+        "continuations": continuations_view(text, text, text, ["I"]),
+        "message": message_view(text),
+        "error": message_view(text, error=True),
+    }
+
+
+PLAIN = {name: Tags(html) for name, html in parts("plain").items()}
+
+
+@settings(deadline=None)
+@given(HOSTILE)
+def test_no_text_becomes_markup(text: str) -> None:
+    for name, html in parts(text).items():
+        found = Tags(html)
+        assert found.elements == PLAIN[name].elements, name
+        assert found.attributes == PLAIN[name].attributes, name
+        assert found.open == 0, name
+
+
+@given(st.text())
+def test_every_character_of_a_token_is_in_sight(text: str) -> None:
+    shown = visible(text)
+    assert shown.isprintable()
+    assert " " not in shown
+    assert len(shown) >= len(text)
+    assert visible(text, spaces=False).replace("\n", "").replace("\t", "").isprintable()
+
+
+def test_what_cannot_be_printed_is_written_as_a_code() -> None:
+    assert visible("a b\n\t\0\x9f\u202e\ud800\U000e0041") == r"a·b⏎⇥\x00\x9f\u202e\ud800\U000e0041"
+    assert visible("a b\n\t\0", spaces=False) == "a b\n\t\\x00"
+
+
+def test_tokens_are_shown_as_bytes_where_they_are_no_characters() -> None:
+    bpe = train_bpe(SENTENCES, 280)
+    ids = encode(bpe, "né\n").tolist()
+    assert [token_text(bpe, token) for token in ids] == ["n", r"\xc3", r"\xa9", "⏎"]
+    assert token_text(bpe, bpe.eos_token_id) == "<EOS>"
+    words = train_words(SENTENCES)
+    assert [token_text(words, token) for token in encode(words, "the state").tolist()] == ["the", "state"]
+
+
+@pytest.mark.parametrize(
+    ("probability", "shown"),
+    [(1, "100 %"), (0.0996, "10 %"), (0.0994, "9.9 %"), (0.0004, "0.04 %"), (0.00001, "<0.01 %"), (0, "<0.01 %")],
+)
+def test_percent(probability: float, shown: str) -> None:
+    assert percent(probability) == shown
+
+
+@pytest.mark.parametrize("side", [8, 12])
+def test_the_state_is_shown_block_by_block(side: int) -> None:
+    """Each tile holds the cells of its block, found here by row and column of the matrix."""
+    matrix = torch.arange(side * side).float().view(side, side) / 10 - 1
+    html = state_view(matrix, 2, ["K"])
+    tiles = html.split('<div class="mu-tile"')[1:]
+    edge = side // 4
+    for number, (tile, block) in enumerate(zip(tiles, BLOCKS, strict=True)):
+        assert f">{block.name}{' off' if block.name == 'K' else ''}<" in tile
+        assert f'title="{block.name}: {block.meaning}"' in tile
+        cells = [float(cell.replace("−", "-")) for cell in re.findall(r">(−?\d+\.\d)<", tile)]
+        row, column = number // 4 * edge, number % 4 * edge
+        expected = [float(matrix[row + r, column + c]) for r in range(edge) for c in range(edge)]
+        assert cells[: edge * edge] == pytest.approx(expected, abs=0.051)
+    assert "after layer 2" in html
+    assert "before the first layer" in state_view(matrix, 0)
+
+
+def test_the_heat_map_names_block_and_layer_of_every_number() -> None:
+    sensitivities = torch.rand(3, 16)
+    html = sensitivity_view(sensitivities, 2)
+    for layer in range(3):
+        for number, name in enumerate(NAMES):
+            value = float(sensitivities[layer, number])
+            assert f'title="block {name}, layer {layer + 1}: {value:.3f}"' in html
+    assert f"<span>{float(sensitivities.max()):.2f}</span>" in html  # the legend's end
+    assert len(Tags(sensitivity_view(torch.rand(24, 16), 1)).text) < len(Tags(html).text) + 24  # too narrow for numbers
+
+
+def test_probabilities_with_and_without_blocks() -> None:
+    whole, without = torch.tensor([1.0, 3.0]), torch.tensor([2.0, 4.5])
+    shown = Tags(comparison_view(whole, without, ["I", "K"])).text
+    for figure in ("2.000", "3.250", "+1.250", "7.4", "25.8", "× 3.49", "4.0", "6.5", "+2.5", "without I, K"):
+        assert figure in shown
+    assert "–" in Tags(comparison_view(whole, None, [])).text
+    assert "has none" in comparison_view(torch.empty(0), None, [])
+
+
+# --- What stands behind the page -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in Hugging Face layout: a small random model whose blocks matter, and a BPE of a few merges."""
+    folder = tmp_path_factory.mktemp("playground") / "model"
+    tokenizer = train_bpe(SENTENCES * 20, 320)
+    torch.manual_seed(3)
+    config = MuConfig(
+        vocab_size=len(tokenizer),
+        num_hidden_layers=3,
+        max_position_embeddings=400,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = MuForCausalLM(config)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(20)
+        model.lm_head.bias[: tokenizer.eos_token_id + 1] = -50  # a text never ends early
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_what_streams_is_what_is_read_afterwards(small_run: Path) -> None:
+    from mu_sota.playground import Looking, Reading
+
+    model, tokenizer = load_trained(small_run)
+    looking = Looking(model, tokenizer)
+    generation = Generation.model_validate({"max_new_tokens": 12, "seed": 4})
+    ids = looking.ids("the state", 12)
+    first, *steps = [step for steps in looking.write(ids, generation, Event()) for step in steps]
+    done = steps.pop()
+    assert isinstance(done, Reading)
+    assert done.ids == continued(model, tokenizer, ids, generation, 12, 4)
+    shown = looking.shown(first, len(ids)) + [looking.step(step) for step in steps]
+    for streamed, read in zip(shown, looking.shown(done.seen, len(ids)), strict=True):
+        assert (streamed.text, streamed.written) == (read.text, read.written)
+        assert streamed.probability == (read.probability and pytest.approx(read.probability, rel=1e-4))
+        assert [text for text, _ in streamed.alternatives] == [text for text, _ in read.alternatives]
+        assert [p for _, p in streamed.alternatives] == pytest.approx([p for _, p in read.alternatives], rel=1e-4)
+
+
+def test_a_page_that_is_closed_holds_nothing_up(small_run: Path) -> None:
+    from mu_sota.playground import Looking
+
+    model, tokenizer = load_trained(small_run)
+    looking = Looking(model, tokenizer)
+    generation = Generation.model_validate({"max_new_tokens": 30})
+    writing = looking.write(looking.ids("the", 30), generation, Event())
+    next(writing)
+    del writing
+    reading = looking.read(looking.ids("the state", 30), generation)
+    assert not model._forward_hooks
+    off = looking.switch(reading, ("I", "K"))
+    assert off.without is not None
+    assert looking.continuation(off) != reading.continuation == looking.continuation(reading)
+
+
+# --- The page in a browser -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        if found := shutil.which(name):
+            return found
+    if os.environ.get("CI") == "true":
+        pytest.fail("no chromium, chromium-browser or google-chrome is on the PATH, and CI must have one")
+    pytest.skip("no chromium, chromium-browser or google-chrome is on the PATH")
+
+
+@pytest.fixture(scope="session")
+def served(small_run: Path) -> Iterator[str]:
+    """The address of a playground that was started as a user starts it; it must end with Ctrl-C, and be silent."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        (example,) = examples("bash", "mu-sota playground")
+        _, playground, _ = command_of(example, "mu-sota playground")
+        command = [sys.executable, "-m", "mu_sota", playground, str(small_run), "--no-browser", f"--port={port}"]
+        # A call to anywhere else would be refused, and show in the output.
+        nowhere = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), "http://127.0.0.1:9")
+        server = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **nowhere}
+        )
+        try:
+            assert server.stdout is not None
+            first, second = server.stdout.readline(), server.stdout.readline()
+            assert first.startswith(f"Port {port} is taken, so this is port ")
+            address = re.search(r"http://127\.0\.0\.1:\d+", second)
+            assert address, second
+            yield address.group()
+            server.send_signal(signal.SIGINT)
+            said, _ = server.communicate(timeout=20)
+            assert (server.returncode, said) == (0, "")
+        finally:
+            server.kill()
+            server.wait()
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Any, served: str) -> Iterator[Any]:
+    """The loaded page; whatever the test does on it, there must be no error in its console and no call elsewhere."""
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    context.set_default_timeout(15_000)
+    page = context.new_page()
+    errors: list[str] = []
+    elsewhere: list[str] = []
+    page.on("console", lambda message: errors.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("dialog", lambda dialog: (errors.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+    page.on(
+        "request",
+        lambda request: None if request.url.startswith((served, "data:", "blob:")) else elsewhere.append(request.url),
+    )
+    page.goto(served, wait_until="domcontentloaded")
+    page.locator("#mu-prompt textarea").wait_for()
+    yield page
+    context.close()
+    assert not errors
+    assert not elsewhere
+
+
+def write(page: Any, text: str) -> None:
+    page.locator("#mu-prompt textarea").fill(text)
+
+
+def message(page: Any, text: str) -> str:
+    """The line below the buttons, once it holds `text`."""
+    line = page.locator("#mu-message .mu-message").filter(has_text=text)
+    line.wait_for()
+    return str(line.inner_text())
+
+
+def generated(page: Any, text: str = "the state of") -> None:
+    write(page, text)
+    page.get_by_role("button", name="Generate", exact=True).click()
+    message(page, "Wrote 30 tokens")
+
+
+def tokens(page: Any) -> list[str]:
+    return list(page.locator("#mu-strip button .mu-text").all_inner_texts())
+
+
+def test_a_text_is_written_token_by_token_with_alternatives(page: Any) -> None:
+    write(page, "the state of")
+    page.evaluate(
+        """() => {
+          window.counts = [];
+          new MutationObserver(() => window.counts.push(document.querySelectorAll('#mu-strip button').length))
+            .observe(document.querySelector('#mu-strip'), {childList: true, subtree: true});
+        }"""
+    )
+    page.locator("#mu-prompt textarea").press("Control+Enter")
+    message(page, "Wrote 30 tokens")
+    counts = set(page.evaluate("window.counts"))
+    given = max(counts) - 30
+    assert given > 1
+    assert len(counts) > 8, "the tokens did not stream in"
+    assert "".join(tokens(page)[:given]).replace("·", " ") == "the state of"
+    buttons = page.locator("#mu-strip button")
+    assert buttons.nth(0).locator(".mu-own").inner_text() == "first"
+    for place in (1, given + 3):
+        assert re.fullmatch(r"<?[\d.]+ %", buttons.nth(place).locator(".mu-own").inner_text())
+        assert buttons.nth(place).locator(".mu-alt").count() == 3
+        assert buttons.nth(place).locator(".mu-alt i").first.inner_text().endswith("%")
+
+
+def test_a_token_opens_with_a_click_and_with_the_keyboard(page: Any) -> None:
+    generated(page)
+    page.locator("#mu-strip button").nth(2).click()
+    page.locator("#mu-which").get_by_text("Token 3:").wait_for()
+    names = page.locator("#mu-state .mu-name").all_inner_texts()
+    assert names == NAMES
+    assert page.locator("#mu-state .mu-cells span").count() == 64
+    assert page.locator("#mu-sensitivity tbody tr").count() == 16
+    assert page.locator("#mu-sensitivity tbody td").count() == 16 * 3
+    assert page.locator("#mu-attention .mu-read span").count() == 3
+    weights = page.locator("#mu-attention .mu-read span").evaluate_all("all => all.map(each => each.title)")
+    assert sum(float(weight.split()[0].strip("<")) for weight in weights) == pytest.approx(100, abs=2)
+
+    before = page.locator("#mu-state .mu-cells").all_inner_texts()
+    page.keyboard.press("Tab")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    page.locator("#mu-which").get_by_text("Token 5:").wait_for()
+    assert page.locator("#mu-strip button[aria-pressed='true']").evaluate("each => each.dataset.index") == "4"
+    assert page.locator("#mu-state .mu-cells").all_inner_texts() != before
+
+    page.locator("#mu-layer input[type=number]").fill("0")
+    page.get_by_role("heading", name="State before the first layer").wait_for()
+    page.locator("#mu-layer input[type=number]").fill("1")
+    page.locator("#mu-kind input").click()
+    page.get_by_role("option", name="Block K: world knowledge").click()
+    page.locator("#mu-attention").get_by_text("Attention of block K").wait_for()
+    assert page.locator("#mu-sensitivity th.mu-asked").inner_text() == "1"
+
+
+def test_everything_is_reached_with_tab(page: Any) -> None:
+    generated(page)
+    page.locator("#mu-prompt textarea").focus()
+    reached = set()
+    for _ in range(90):
+        page.keyboard.press("Tab")
+        reached.add(
+            page.evaluate(
+                """() => {
+                  const at = document.activeElement;
+                  return at.dataset.index ? 'token ' + at.dataset.index : at.name || at.closest('[id^=mu-]')?.id;
+                }"""
+            )
+        )
+    assert {"mu-generate", "mu-read", "token 0", "token 30", "mu-layer", "mu-kind", "mu-all-on", *NAMES} <= reached
+    page.locator("#mu-strip button").first.focus()
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+
+
+def test_a_block_switched_off_changes_probability_and_continuation(page: Any) -> None:
+    generated(page)
+    shown = tokens(page)
+    table = page.locator("#mu-probability tbody tr").first.locator("td")
+    boxes = page.locator("#mu-continuations .mu-box p")
+    assert boxes.count() == 1
+    whole, own = table.nth(0).inner_text(), boxes.inner_text()
+    page.locator("#mu-switches input[name='I']").focus()
+    page.keyboard.press("Space")
+    page.get_by_role("heading", name="Without I").wait_for()
+    assert table.nth(0).inner_text() == whole
+    assert float(table.nth(1).inner_text()) != float(whole)
+    change = float(table.nth(2).inner_text().replace("−", "-"))
+    assert change == pytest.approx(float(table.nth(1).inner_text()) - float(whole), abs=0.002)
+    changes = [float(each.replace("−", "-")) for each in page.locator("#mu-strip .mu-change").all_inner_texts()]
+    assert sum(changes) / len(changes) == pytest.approx(change, abs=0.01)
+    assert boxes.count() == 2
+    assert boxes.nth(0).inner_text() == own
+    assert boxes.nth(1).inner_text() != own
+    assert tokens(page) == shown  # the given text stays
+    assert page.locator("#mu-state .mu-name").first.inner_text() == "I off"
+    page.get_by_role("button", name="All on").click()
+    page.locator("#mu-strip .mu-change").first.wait_for(state="detached")
+    page.locator("#mu-continuations .mu-box").nth(1).wait_for(state="detached")
+    assert table.nth(1).inner_text() == "–"
+
+
+def test_stop_ends_a_text_early(page: Any) -> None:
+    write(page, "the")
+    page.get_by_role("button", name="Sampling").click()
+    page.get_by_label("number input for New tokens").fill("380")
+    page.get_by_role("button", name="Generate", exact=True).click()
+    page.locator("#mu-stop:enabled").click()
+    written = int(message(page, "Stopped after").split()[2])
+    assert 1 <= written < 380
+    assert len(tokens(page)) == 1 + written
+    page.locator("#mu-stop:disabled").wait_for()
+    page.locator("#mu-switches input[name='I']").uncheck()
+    page.get_by_role("heading", name="Without I").wait_for()  # of as many tokens
+    texts = page.locator("#mu-continuations .mu-box p").all_inner_texts()
+    assert len(texts[1]) < 3 * len(texts[0])
+
+
+def test_hostile_text_is_shown_as_text(page: Any) -> None:
+    hostile = "<img src=x onerror=alert(1)>${alert(2)}{{value}}`\x07\u202e"
+    write(page, hostile)
+    page.get_by_role("button", name="Read", exact=True).click()
+    message(page, "Read ")
+    page.locator("#mu-strip button").first.wait_for()
+    assert page.locator("#mu-strip img, #mu-attention img, #mu-continuations img").count() == 0
+    shown = "".join(tokens(page))
+    assert shown == hostile.replace(" ", "·").replace("\x07", r"\x07").replace("\u202e", r"\xe2\x80\xae")
+    assert hostile[:-2] in page.locator("#mu-continuations .mu-box p").first.inner_text()
+
+
+def test_what_cannot_be_read_is_answered_with_the_limit(page: Any) -> None:
+    read = page.get_by_role("button", name="Read", exact=True)
+    write(page, "<b>" * 34_000)
+    read.click()
+    assert message(page, "102,000 characters") == (
+        "the text has 102,000 characters, but at most 20,000 are read here; shorten it"
+    )
+    write(page, "<i>state</i> " * 60)
+    page.get_by_role("button", name="Generate", exact=True).click()
+    said = message(page, "positions")
+    assert "but the model has 400 positions; shorten the prompt" in said
+    assert page.locator("#mu-message i").count() == 0
+    assert page.locator("#mu-message [role='alert']").count() == 1
+    page.locator("#mu-prompt textarea").evaluate(
+        "area => {area.value = 'a' + String.fromCharCode(0xd800); area.dispatchEvent(new Event('input'))}"
+    )
+    read.click()
+    message(page, "surrogate")
+    generated(page)  # all is well after it
+
+
+def test_an_empty_prompt_begins_a_text(page: Any) -> None:
+    generated(page, "")
+    assert tokens(page)[0] == "<BOS>"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_sticks_out_on_a_phone(page: Any, scheme: str) -> None:
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": 390, "height": 844})
+    generated(page)
+    page.locator("#mu-switches input[name='K']").uncheck()
+    page.get_by_role("heading", name="Without K").wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    wide = page.evaluate(
+        """() => [...document.querySelectorAll('.mu-card *')].filter((each) => {
+          const place = each.getBoundingClientRect();
+          const hidden = getComputedStyle(each).position === 'absolute';
+          return place.width && !hidden && (place.right > 391 || place.left < -1);
+        }).map((each) => each.outerHTML.slice(0, 120))"""
+    )
+    assert not wide
+
+
+# --- The command ----------------------------------------------------------------------------------------------------
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as left:
+        cli.main(["playground", *arguments])
+    assert left.value.code == 2
+    return capsys.readouterr().err.strip()
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    assert "not a MU model" in refused(capsys, str(tmp_path), "--no-browser")
+    assert "there is no folder" in refused(capsys, str(tmp_path / "none"), "--no-browser")
+
+
+def test_without_gradio_it_says_what_to_install(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert (
+        refused(capsys, str(tmp_path))
+        == "mu-sota: the playground needs gradio, which is not installed: pip install gradio"
+    )
