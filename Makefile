@@ -38,7 +38,8 @@ format: $(VENV)/.installed-dev ## Rewrite the code in the house's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lock: $(VENV)/.installed-dev ## Pin again what pyproject.toml asks for; LOCK=--upgrade takes the newest
+lock: ## Pin again what pyproject.toml asks for; LOCK=--upgrade takes the newest
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP_INSTALL) uv==$(UV_VERSION)
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --extra dev $(LOCK) \
 		--custom-compile-command "make lock" --output-file requirements.lock pyproject.toml
