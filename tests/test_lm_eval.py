@@ -63,7 +63,7 @@ def test_one_document_differs_by_its_end_alone(results: dict[str, dict[str, Any]
 
 def test_the_documented_command_runs(tiny_export: Path, tmp_path: Path) -> None:
     """From the folder of the repository, on a text and a model of one's own; it prints the three figures."""
-    (example,) = examples("bash", "lm_eval")
+    (example,) = examples("bash", "lm_eval run")
     command = example.replace("\\\n", " ").splitlines()[-1]
     text = tmp_path / "my_text.txt"
     text.write_text(DOCUMENTS[0])

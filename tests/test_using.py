@@ -11,7 +11,8 @@ from conftest import examples
 # Examples of programs that this package does not bring, or that wait for a person: run by the tests named here.
 ELSEWHERE = {
     "mu-sota playground": "test_playground.py",
-    "lm_eval": "test_lm_eval.py",
+    "lm_eval run": "test_lm_eval.py",
+    "lm_eval_agreement": "test_lm_eval.py",
     "transformers serve": "test_serving.py",
     "curl": "test_serving.py",
     "openai": "test_serving.py",
@@ -47,4 +48,4 @@ def test_the_other_examples_are_run_by_the_tests_named() -> None:
     everything = "".join(examples("bash") + examples("python"))
     for name, test in ELSEWHERE.items():
         assert name in everything
-        assert f'"{name}"' in (Path(__file__).parent / test).read_text(encoding="utf-8"), f"{test} does not run {name}"
+        assert name in (Path(__file__).parent / test).read_text(encoding="utf-8"), f"{test} does not run {name}"
