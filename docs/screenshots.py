@@ -37,13 +37,19 @@ def main() -> None:
                 ("playground-phone", PHONE, "light"),
             ):
                 page = _used(browser, address, size, scheme)
-                taken = Image.open(BytesIO(page.screenshot(full_page=True)))
-                taken.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
-                    arguments.out / f"{name}.png", optimize=True
-                )
+                _save(page.screenshot(full_page=True), arguments.out / f"{name}.png")
+                if name == "playground":
+                    _save(page.locator("#mu-inside").screenshot(), arguments.out / "playground-inside.png")
     finally:
         server.terminate()
         server.wait()
+
+
+def _save(picture: bytes, path: Path) -> None:
+    few_colours = (
+        Image.open(BytesIO(picture)).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    )
+    few_colours.save(path, optimize=True)
 
 
 def _chromium() -> str:
