@@ -20,12 +20,13 @@ UV_VERSION := 0.13.9
 .PHONY: help train playground test format lock clean
 
 help: ## Say what there is
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 train: $(VENV)/.installed ## Train the quickstart model in runs/quickstart, or go on where it stopped
 	$(BIN)/mu-sota train --preset quickstart --data pydocs --out runs/quickstart --resume
+	@echo "Next: make playground, or $(BIN)/mu-sota generate runs/quickstart --interactive"
 
-playground: $(VENV)/.installed-playground ## Look inside the quickstart model in your browser
+playground: runs/quickstart/best/config.json $(VENV)/.installed-playground ## Look inside the quickstart model in your browser
 	$(BIN)/mu-sota playground runs/quickstart
 
 test: $(VENV)/.installed-dev ## Check format, lint, types, and run the tests
@@ -62,6 +63,9 @@ $(VENV)/.installed: pyproject.toml requirements.lock
 	@$(PIP_INSTALL) hatchling
 	@$(PIP_INSTALL) --no-build-isolation --editable .
 	@touch $@
+
+runs/quickstart/best/config.json:
+	@echo "There is no model in runs/quickstart yet: make train first; the first is there after its first epoch." >&2; exit 1
 
 $(VENV)/.installed-playground: $(VENV)/.installed
 	@echo "Adding Gradio for the playground, once: about 0.5 GB of disk."

@@ -22,7 +22,7 @@ import numpy as np
 from transformers.utils.logging import disable_progress_bar
 
 from mu_sota import machine
-from mu_sota.data import Split, load_corpus
+from mu_sota.data import Split, load_corpus, load_file
 from mu_sota.evaluate import evaluate
 from mu_sota.export import export
 from mu_sota.files import write_json
@@ -60,11 +60,10 @@ def harness(model: Path, text: Path, window: int, python: str, workspace: Path) 
     return {name: figures[f"{name},none"] for name in FIGURES}
 
 
-def command_line(model: Path, data: Path, window: int, cache: Path) -> dict[str, Any]:
-    """What `mu-sota evaluate --json` prints for the test split of the folder `data`."""
+def command_line(model: Path, text: Path, window: int) -> dict[str, Any]:
+    """What `mu-sota evaluate --json` prints for a file."""
     done = subprocess.run(
-        [sys.executable, "-m", "mu_sota", "evaluate", str(model), f"--data={data}", f"--window={window}", "--json"],
-        env={**os.environ, "MU_SOTA_CACHE": str(cache)},
+        [sys.executable, "-m", "mu_sota", "evaluate", str(model), f"--data={text}", f"--window={window}", "--json"],
         capture_output=True,
         text=True,
         check=True,
@@ -85,19 +84,12 @@ def compare(model: Path, text: Path, window: int, python: str, workspace: Path) 
       document, which is moved back to be full, ends one token later.
     * `context`: what it changes that a document follows others, in their windows, instead of starting anew.
     """
-    data = workspace / "data"
-    data.mkdir(exist_ok=True)
-    for old in data.iterdir():
-        old.unlink()
-    (data / f"test{text.suffix}").write_bytes(text.read_bytes())
-    for split in ("train", "valid"):  # not looked at, but a folder has all three
-        (data / f"{split}.txt").write_text("-\n")
     theirs = harness(model, text, window, python, workspace)
-    ours = command_line(model, data, window, workspace / "cache")
+    ours = command_line(model, text, window)
 
     loaded, tokenizer = load_trained(model)
     assert not is_word_level(tokenizer), "the word vocabulary ends lines, not documents"
-    split = load_corpus(str(data), tokenizer=tokenizer, cache_dir=workspace / "cache").test
+    split = load_file(text, tokenizer)
     start, stream = split.tokens[:1], split.tokens[1:]
     documents = np.split(stream, np.flatnonzero(stream == tokenizer.eos_token_id) + 1)[:-1]
     assert len(documents) == split.n_documents

@@ -85,18 +85,23 @@ def _train(
 def _evaluate(
     folder: Folder,
     data: Annotated[str | None, typer.Option(help=f"{_DATA}. Default: what the run was trained on")] = None,
-    split: Annotated[str, typer.Option(help="train, validation or test")] = "test",
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="train, validation, test, or all of a file. Default: test; of another file than the run's, all"
+        ),
+    ] = None,
     window: Annotated[int | None, typer.Option(help="tokens seen at once. Default: as in the run")] = None,
     stride: Annotated[int | None, typer.Option(help="new tokens per window. Default: as in the run")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="windows at once")] = 8,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object and nothing else")] = False,
 ) -> None:
     """Loss, accuracy, perplexity per token and word, and bits per byte; every token predicted exactly once."""
-    if split not in ("train", "validation", "test"):
-        raise InputError(f"--split is {split!r}; choose train, validation or test")
+    if split not in (None, "train", "validation", "test", "all"):
+        raise InputError(f"--split is {split!r}; choose train, validation, test or all")
     from tqdm import tqdm
 
-    from .data import load_corpus
+    from .data import load_corpus, load_file
     from .evaluate import evaluate
     from .trained import default_device, load_trained, record_of
 
@@ -113,13 +118,22 @@ def _evaluate(
         raise InputError(
             f"--window is {window} and --stride {stride}, but 1 <= stride <= window <= {positions} must hold"
         )
+    another = data is not None and data != record.get("data") and Path(data).expanduser().is_file()
+    split = split or ("all" if another else "test")
     data = data or record.get("data")
     if data is None:
         raise InputError(f"{folder} has no run.json that says what it was trained on; name a text with --data")
-    corpus = load_corpus(data, tokenizer=tokenizer)
+    if split != "all":
+        text = getattr(load_corpus(data, tokenizer=tokenizer), split)
+    elif Path(data).expanduser().is_file():
+        text = load_file(Path(data).expanduser(), tokenizer)
+    else:
+        raise InputError(
+            f"--split is 'all', which is of one file, but {data!r} is none; choose train, validation or test"
+        )
     score = evaluate(
         model,
-        getattr(corpus, split),
+        text,
         window=window,
         stride=stride,
         batch_size=batch_size,
@@ -164,7 +178,7 @@ def _generate(
     given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "repetition_penalty": repetition_penalty}
     for key, value in {**given, "max_new_tokens": max_new_tokens, "seed": seed}.items():
         settings = settings.changed(key, value)
-    from .trained import default_device, load_trained, sample
+    from .trained import continued, default_device, load_trained, prompt_ids, text_of
 
     _quiet()
     model, tokenizer = load_trained(folder, default_device())
@@ -173,7 +187,12 @@ def _generate(
 
         converse(model, tokenizer, settings)
     else:
-        print(sample(model, tokenizer, prompt, settings, settings.max_new_tokens, settings.seed))
+        positions = model.config.max_position_embeddings
+        ids = prompt_ids(tokenizer, prompt, 1, positions)
+        new = min(settings.max_new_tokens, positions - len(ids))
+        print(text_of(tokenizer, continued(model, tokenizer, ids, settings, new, settings.seed)))
+        if new < settings.max_new_tokens:
+            print(f"mu-sota: {new} new tokens are all that fit into the model's {positions} positions", file=sys.stderr)
 
 
 @app.command("export")
@@ -205,7 +224,7 @@ def _playground(
     from importlib.util import find_spec
 
     if find_spec("gradio") is None:
-        raise InputError("the playground needs gradio, which is not installed: pip install gradio")
+        raise InputError("the playground needs gradio, which is not installed: pip install 'gradio>=6.28'")
     _quiet()
     from .playground import serve
 

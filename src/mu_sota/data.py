@@ -151,6 +151,20 @@ def load_corpus(
     return corpus
 
 
+def load_file(path: Path, tokenizer: PreTrainedTokenizerFast) -> Split:
+    """All of one file as a single split, to evaluate on.
+
+    Raises:
+        InputError: the file cannot be read, is of another kind than `load_corpus` takes, or holds no text.
+    """
+    if path.suffix.lower() not in _SUFFIXES:
+        raise _unknown_kind(path)
+    texts = _read_file(path)
+    if not texts:
+        raise InputError(f"{path} holds no text: give a file that does.")
+    return Split(_stream(texts, tokenizer), **_counts(texts))
+
+
 class TrainWindows(Dataset[dict[str, torch.Tensor]]):
     """Overlapping training windows; item i covers tokens[i * stride : i * stride + window + 1].
 
@@ -275,7 +289,7 @@ def _resolve_folder(folder: Path) -> tuple[Any, Callable[[], _Documents]]:
 def _resolve_files(folder: Path, files: list[Path]) -> tuple[Any, Callable[[], _Documents]]:
     for file in files:
         if file.suffix.lower() not in _SUFFIXES:
-            raise InputError(f"{file} is not a {', '.join(_SUFFIXES)} file: convert it to one of these.")
+            raise _unknown_kind(file)
     return (
         [[file.relative_to(folder).as_posix(), _digest(file)] for file in files],
         lambda: _split_documents([text for file in files for text in _read_file(file)]),
@@ -327,6 +341,10 @@ def _by_hash(documents: Iterable[tuple[str, str]]) -> _Documents:
 
 
 # ---- files ---------------------------------------------------------------------------------------------------------
+
+
+def _unknown_kind(path: Path) -> InputError:
+    return InputError(f"{path} is not a {', '.join(_SUFFIXES)} file: convert it to one of these.")
 
 
 def _unreadable(path: Path, error: OSError) -> InputError:
@@ -535,17 +553,20 @@ def _stream(documents: list[str], tokenizer: PreTrainedTokenizerFast) -> np.ndar
     return np.concatenate(parts).astype(np.uint16 if len(tokenizer) <= 2**16 else np.uint32)
 
 
+def _counts(texts: list[str]) -> dict[str, int]:
+    return {
+        "n_words": sum(len(text.split()) for text in texts),
+        "n_bytes": sum(len(text.encode("utf-8")) for text in texts),
+        "n_documents": len(texts),
+    }
+
+
 def _write_splits(folder: Path, documents: _Documents, tokenizer: PreTrainedTokenizerFast) -> None:
     meta = {}
     for split, texts in documents.items():
         tokens = _stream(texts, tokenizer)
         np.save(folder / f"{split}.npy", tokens)
-        meta[split] = {
-            "n_tokens": len(tokens),
-            "n_words": sum(len(text.split()) for text in texts),
-            "n_bytes": sum(len(text.encode("utf-8")) for text in texts),
-            "n_documents": len(texts),
-        }
+        meta[split] = {"n_tokens": len(tokens), **_counts(texts)}
     write_json(folder / "meta.json", meta)
 
 

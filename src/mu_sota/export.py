@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from transformers import GenerationConfig, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from . import machine
@@ -18,7 +18,7 @@ from .layout import BLOCKS
 from .model import MuForCausalLM
 from .settings import Sampling
 from .tokenizer import is_word_level
-from .trained import best_epoch, load_trained, record_of
+from .trained import best_epoch, load_trained, record_of, save_trained
 
 AUTO_MAP = {
     "AutoConfig": "config.MuConfig",
@@ -54,18 +54,11 @@ def export(folder: Path, out: Path) -> None:
     settings = {key: value for key, value in record.get("settings", {}).items() if key in Sampling.model_fields}
     sampling = Sampling(**settings)
     model.config.auto_map = AUTO_MAP
-    model.generation_config = GenerationConfig(
-        do_sample=sampling.temperature > 0,
-        **sampling.model_dump(exclude=set() if sampling.temperature else {"temperature", "top_k", "top_p"}),
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
     tokenizer.model_max_length = model.config.max_position_embeddings
+    tokenizer.padding_side = "left"  # as `tokenizer` makes them; a folder may come from elsewhere
     tokenizer.chat_template = CHAT_TEMPLATE
     with replacing(out) as fresh:
-        model.save_pretrained(fresh)
-        tokenizer.save_pretrained(fresh)
+        save_trained(model, tokenizer, sampling, fresh)
         for source in (str(model_module.__file__), *get_relative_import_files(str(model_module.__file__))):
             shutil.copyfile(source, fresh / Path(source).name)
         model_card(model, tokenizer, record, best, out.name).save(fresh / "README.md")

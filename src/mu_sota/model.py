@@ -231,10 +231,13 @@ class MuModel(MuPreTrainedModel):
             `output_hidden_states`, `output_sensitivities` or `output_entropies`, what these name.
 
         Raises:
-            ValueError: the sequence is longer than the learned positions, or there are no tokens.
+            ValueError: the sequence is longer than the learned positions, there are no tokens, or `output_attentions`
+                is asked for.
         """
+        if kwargs.get("output_attentions"):
+            raise ValueError("attention matrices are never held: mu_sota.inspect_blocks.trace gives a token's rows")
         if input_ids.shape[1] == 0:  # PyTorch's attention on a CPU ends the process
-            raise ValueError("the input has no tokens: begin a text with the beginning-of-text token")
+            raise ValueError("the input has no tokens: begin a text with the tokenizer's bos_token")
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache()
         if past_key_values is not None:

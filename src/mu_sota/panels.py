@@ -249,26 +249,24 @@ def comparison_view(whole: Tensor, without: Tensor | None, off: Sequence[str]) -
     """Surprise of the text with all blocks, and without those that are off; [T - 1] nats each."""
     if not len(whole):
         return "<h3>The text's probability</h3><p>A text of one token has none: nothing predicts the first.</p>"
-    column = f"without {named(off)}" if off else "switch a block off"
-
-    def row(name: str, of: Callable[[Tensor], float], change: Callable[[float, float], str], form: str) -> str:
-        old = of(whole)
-        new = None if without is None else of(without)
-        shown = "–" if new is None else form.format(new)
-        return (
-            f'<tr><th scope="row">{name}</th><td>{form.format(old)}</td><td>{shown}</td>'
-            f"<td>{'–' if new is None else change(old, new)}</td></tr>"
-        )
-
-    rows = (
-        row("nats per token", lambda nll: float(nll.mean()), lambda old, new: _minus(f"{new - old:+.3f}"), "{:.3f}"),
-        row("perplexity", lambda nll: math.exp(min(float(nll.mean()), 700)), _times, "{:,.1f}"),
-        row("nats, whole text", lambda nll: float(nll.sum()), lambda old, new: _minus(f"{new - old:+.1f}"), "{:.1f}"),
+    rows: tuple[tuple[str, Callable[[Tensor], float], str, Callable[[float, float], str]], ...] = (
+        ("nats per token", lambda nll: float(nll.mean()), "{:.3f}", lambda old, new: _minus(f"{new - old:+.3f}")),
+        ("perplexity", lambda nll: math.exp(min(float(nll.mean()), 700)), "{:,.1f}", _times),
+        ("nats, whole text", lambda nll: float(nll.sum()), "{:.1f}", lambda old, new: _minus(f"{new - old:+.1f}")),
     )
+    columns = ["all blocks"] if without is None else ["all blocks", f"without {named(off)}", "change"]
+    table = []
+    for name, of, form, change in rows:
+        cells = [form.format(of(whole))]
+        if without is not None:
+            cells += [form.format(of(without)), change(of(whole), of(without))]
+        table.append(f'<tr><th scope="row">{name}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>')
+    more = "" if off else " Switch a block off, and what that changes stands beside."
+    head = "".join(f'<th scope="col">{column}</th>' for column in columns)
     return (
-        f"<h3>The text's probability</h3><p>{len(whole)} tokens are predicted. Fewer nats: more probable.</p>"
-        f'<table class="mu-compare"><thead><tr><th></th><th scope="col">all blocks</th><th scope="col">{column}</th>'
-        f'<th scope="col">change</th></tr></thead><tbody>{"".join(rows)}</tbody></table>'
+        f"<h3>The text's probability</h3><p>{len(whole)} token{'s are' if len(whole) != 1 else ' is'} predicted. Fewer "
+        f'nats: more probable.{more}</p><table class="mu-compare"><thead><tr><th></th>{head}</tr></thead><tbody>'
+        f"{''.join(table)}</tbody></table>"
     )
 
 
@@ -276,13 +274,18 @@ def continuations_view(prompt: str, whole: str, without: str | None, off: Sequen
     """The continuation with all blocks beside that without some."""
 
     def box(title: str, text: str) -> str:
-        given, new = (escape(visible(part, spaces=False)) for part in (prompt, text))
-        return f'<div class="mu-box"><h4>{title}</h4><p><span class="mu-given">{given}</span>{new}</p></div>'
+        return f'<div class="mu-box"><h4>{title}</h4>{prose_view(prompt, text)}</div>'
 
     second = ""
     if without is not None:
         second = box(f"Without {named(off)}{': the same' * (without == whole)}", without)
     return f'<h3>The continuation</h3><div class="mu-boxes">{box("All blocks", whole)}{second}</div>'
+
+
+def prose_view(prompt: str, written: str) -> str:
+    """The text to be read, what the model wrote set off from the prompt."""
+    given, new = (escape(visible(part, spaces=False)) for part in (prompt, written))
+    return f'<p class="mu-prose"><span class="mu-given">{given}</span>{new}</p>'
 
 
 def message_view(text: str, error: bool = False) -> str:

@@ -33,6 +33,7 @@ from .panels import (
     message_view,
     named,
     placeholder,
+    prose_view,
     sensitivity_view,
     state_view,
     token_strip,
@@ -214,6 +215,11 @@ class Looking:
             )
         return tokens
 
+    def prose(self, ids: list[int], given: int) -> str:
+        """A text to be read."""
+        prompt = text_of(self.tokenizer, ids[:given])
+        return prose_view(prompt, text_of(self.tokenizer, ids)[len(prompt) :])
+
     def step(self, step: _Step) -> Shown:
         """A token that was just written."""
         pairs = zip(step.top_ids, step.top_log_probs, strict=True)
@@ -293,6 +299,11 @@ element.addEventListener('click', (event) => {
   if (!token) return;
   tokens().forEach((other) => other.setAttribute('aria-pressed', String(other === token)));
   trigger('pick', {index: Number(token.dataset.index)});
+  setTimeout(() => {  // once what is inside has come, bring it into sight
+    const inside = document.querySelector('#mu-panels'), still = matchMedia('(prefers-reduced-motion: reduce)').matches;
+    if (inside.getBoundingClientRect().top < innerHeight / 2) return;
+    inside.scrollIntoView({block: 'nearest', behavior: still ? 'auto' : 'smooth'});
+  }, 300);
 });
 element.addEventListener('keydown', (event) => {
   const all = tokens(), at = all.indexOf(document.activeElement);
@@ -312,6 +323,8 @@ document.addEventListener('keydown', (event) => {
 """
 
 _SYLLABLES = ("coher-ence", "docu-ment", "know-ledge", "rela-tions", "seman-tic", "struc-ture", "transfor-mation")
+_NONE_CHOSEN = "No token is chosen yet."
+_NO_PROBABILITY = "The text's probability appears here."
 _HINT = "Generate (Ctrl+Enter) writes on after the prompt. Read shows the prompt as the model sees it."
 
 _FONT = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
@@ -373,6 +386,7 @@ def build(model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast, title: str) 
                     gr.Number(default.seed, precision=0, label="Seed", info="same seed, same text", **wide),
                 ]
             message = gr.HTML(message_view(_HINT), elem_id="mu-message")
+            prose = gr.HTML(elem_id="mu-prose")
 
         with gr.Column(elem_id="mu-text", elem_classes="mu-card"):
             gr.HTML(
@@ -383,7 +397,7 @@ def build(model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast, title: str) 
 
         with gr.Column(elem_id="mu-inside", elem_classes="mu-card"):
             gr.HTML("<h2>Inside a token</h2>")
-            heading = gr.HTML(placeholder("No token is chosen yet."), elem_id="mu-which")
+            heading = gr.HTML(placeholder(_NONE_CHOSEN), elem_id="mu-which")
             with gr.Row():
                 layer = gr.Slider(
                     0, layers, layers, step=1, label="Layer", info="0: the embedding", elem_id="mu-layer", min_width=220
@@ -424,7 +438,7 @@ def build(model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast, title: str) 
                     )
                     all_on = gr.Button("All on", size="sm", elem_id="mu-all-on")
                 with gr.Column(min_width=300, scale=6):
-                    probability = gr.HTML(placeholder("The text's probability appears here."), elem_id="mu-probability")
+                    probability = gr.HTML(placeholder(_NO_PROBABILITY), elem_id="mu-probability")
                     continuation = gr.HTML(elem_id="mu-continuations")
 
         panels = [heading, state, sensitivity, attention]
@@ -447,20 +461,29 @@ def build(model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast, title: str) 
                 selected: position,
                 strip: looking.strip(about, position),
                 message: message_view(said),
+                prose: looking.prose(about.ids, about.given),
                 stop: gr.Button(interactive=False),
                 **inside(about, position, at, which),
                 **below(about, looking.continuation(about) if off else None),
             }
 
         def refused(error: InputError) -> dict[Any, Any]:
-            return {message: message_view(str(error), error=True)}
+            """The sentence, and nothing of an earlier text below it."""
+            return {
+                message: message_view(str(error), error=True),
+                reading: None,
+                strip: token_strip([]),
+                heading: placeholder(_NONE_CHOSEN),
+                probability: placeholder(_NO_PROBABILITY),
+                **dict.fromkeys([prose, state, sensitivity, attention, continuation], ""),
+            }
 
         def on_generate(
             request: gr.Request, text: str, on: list[str], at: int, which: str, *values: Any
         ) -> Iterator[dict[Any, Any]]:
             try:
                 wanted = _generation(*values)
-                ids = looking.ids(text, wanted.max_new_tokens)
+                ids = looking.ids(text, 1)
             except InputError as error:
                 yield refused(error)
                 return
@@ -468,17 +491,29 @@ def build(model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast, title: str) 
             stopped = looking.stopped[visitor] = threading.Event()
             yield {reading: None, stop: gr.Button(interactive=True)}
             shown: list[Shown] = []
+            so_far = list(ids)
             for steps in looking.write(ids, wanted, stopped):
                 for step in steps:
                     if isinstance(step, Reading):
                         written = len(step.ids) - step.given
                         did = "Stopped after" if stopped.is_set() else "Wrote"
-                        said = f"{did} {written} token{'s' * (written != 1)}, after {len(ids)} given."
+                        all_room = len(step.ids) == config.max_position_embeddings and written < wanted.max_new_tokens
+                        said = f"{did} {_tokens(written)}; the prompt has {len(ids)}." + (
+                            f" That is all that fits into {config.max_position_embeddings} positions." * all_room
+                        )
                         yield finished(step, min(len(ids), len(step.ids) - 1), on, at, which, said)
                         break
-                    shown += looking.shown(step, len(ids)) if isinstance(step, Trace) else [looking.step(step)]
+                    if isinstance(step, Trace):
+                        shown += looking.shown(step, len(ids))
+                    else:
+                        shown.append(looking.step(step))
+                        so_far.append(step.token)
                 else:
-                    yield {strip: token_strip(shown), message: message_view("Writing …")}
+                    yield {
+                        strip: token_strip(shown),
+                        prose: looking.prose(so_far, len(ids)),
+                        message: message_view("Writing …"),
+                    }
             looking.stopped.pop(visitor, None)
 
         def on_read(text: str, on: list[str], at: int, which: str, *values: Any) -> dict[Any, Any]:
@@ -487,7 +522,7 @@ def build(model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast, title: str) 
                 ids = looking.ids(text, 0)
             except InputError as error:
                 return refused(error)
-            return finished(looking.read(ids, wanted), len(ids) - 1, on, at, which, f"Read {len(ids)} tokens.")
+            return finished(looking.read(ids, wanted), len(ids) - 1, on, at, which, f"Read {_tokens(len(ids))}.")
 
         def on_stop(request: gr.Request) -> None:
             if stopped := looking.stopped.get(str(request.session_hash)):
@@ -511,7 +546,7 @@ def build(model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast, title: str) 
             }
             yield below(about, looking.continuation(about) if about.off else None)
 
-        everything = [reading, selected, strip, message, stop, probability, continuation, *panels]
+        everything = [reading, selected, strip, message, prose, stop, probability, continuation, *panels]
         looks = [on, layer, kind]
         gr.on([generate.click, prompt.submit], on_generate, [prompt, *looks, *fields], everything, **one_at_a_time)
         read.click(on_read, [prompt, *looks, *fields], everything, **one_at_a_time)
@@ -587,6 +622,10 @@ def _free_port(port: int) -> int:
     raise InputError(
         f"--port is {port}, but it and the {PORTS_TRIED - 1} after it are taken; give another, or 0 for any"
     )
+
+
+def _tokens(count: int) -> str:
+    return f"{count} token{'s' * (count != 1)}"
 
 
 def _short(meaning: str) -> str:

@@ -109,6 +109,8 @@ class Conduct(TrainerCallback):
         self.checked = self.trainer.tally()
         self.started = self.saved = time.monotonic()
         self.started_at_step = state.global_step
+        if state.global_step:
+            self._say(f"Going on after step {state.global_step:,} of {state.max_steps:,}.\n")
 
     def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Set the epoch of the window order from the step counter, the one source of where a run stands."""
@@ -282,6 +284,7 @@ class Interrupt:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received:
+            tqdm.write("Stopped without saving: --resume goes on from the last checkpoint.", file=sys.stderr)
             raise KeyboardInterrupt
         self.received = True
         tqdm.write("\nStopping: the step is finished and saved first (again to stop at once) ...", file=sys.stderr)
@@ -324,6 +327,8 @@ def train(preset: str, data: str, out: Path, settings: Settings, resume: bool = 
         "model": {key: getattr(config, key) for key in MODEL_KEYS},
     }
     record = _previous_run(out, data, corpus, identity, resume)
+    if resume and not record:
+        say(f"There is no run in {out} yet, so this is a new one.\n")
     if "result" in record:
         say(f"The run in {out} is finished. For another one, give another --out.\n{record['result']['text']}")
         return [Check(*check) for check in record["result"]["checks"]]

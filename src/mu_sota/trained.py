@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import PreTrainedTokenizerFast
+from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from . import tokenizer as tokenizers
 from .config import MuConfig
@@ -84,6 +84,28 @@ def load_trained(
     return model.eval(), tokenizer
 
 
+def save_trained(
+    model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast, sampling: Sampling, folder: Path, **more: Any
+) -> None:
+    """Write model and tokenizer in Hugging Face layout; `generate` on what is loaded from there samples by `sampling`.
+
+    Args:
+        more: for `model.save_pretrained`.
+    """
+    drawn = sampling.model_dump(exclude=set() if sampling.temperature else {"temperature", "top_k", "top_p"})
+    model.generation_config = GenerationConfig(
+        do_sample=sampling.temperature > 0,
+        **drawn,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    model.save_pretrained(folder, **more)
+    tokenizer.save_pretrained(folder)
+    for weights in folder.glob("*.safetensors"):  # the library lets their owner alone read them
+        weights.chmod((folder / "config.json").stat().st_mode)
+
+
 def default_device() -> torch.device:
     """The accelerator if there is one, else the CPU."""
     accelerator = torch.accelerator.current_accelerator(check_available=True)
@@ -98,8 +120,9 @@ def prompt_ids(tokenizer: PreTrainedTokenizerFast, prompt: str, max_new_tokens: 
     """
     ids: list[int] = tokenizers.encode(tokenizer, prompt).tolist() or [tokenizer.bos_token_id]
     if len(ids) + max_new_tokens > positions:
+        shown = prompt if len(prompt) <= 40 else f"{prompt[:37]}..."
         raise InputError(
-            f"the prompt {prompt[:40]!r} has {len(ids)} tokens and {max_new_tokens} more are asked for, but the model "
+            f"the prompt {shown!r} has {len(ids)} tokens and {max_new_tokens} more are asked for, but the model "
             f"has {positions} positions; shorten the prompt, or ask for fewer tokens"
         )
     return ids

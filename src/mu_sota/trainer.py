@@ -24,7 +24,7 @@ from .files import replacing, write_json
 from .loss import IGNORE_INDEX
 from .model import MuForCausalLM
 from .settings import RunSettings
-from .trained import BEST_FOLDER
+from .trained import BEST_FOLDER, save_trained
 
 BEST_FILE = "mu_sota_best.pt"
 _PROGRESS_FILE = "progress.json"
@@ -347,5 +347,4 @@ class MuTrainer(Trainer):
             }
             torch.save(content, temporary)
         with replacing(self.out / BEST_FOLDER) as temporary:
-            model.save_pretrained(temporary, state_dict=weights)
-            self.tokenizer.save_pretrained(temporary)
+            save_trained(model, self.tokenizer, self.settings, temporary, state_dict=weights)
