@@ -1,5 +1,5 @@
-# `make train`, `make playground` and `make test` need nothing but make, git and Python >= 3.10: each first sets up .venv with the versions
-# of requirements.lock, and does so anew only when pyproject.toml or requirements.lock has changed.
+# `make train`, `make playground` and `make test` need nothing but make, git and Python >= 3.10: each first sets up .venv
+# with the versions of requirements.lock, and does so anew only when pyproject.toml or requirements.lock has changed.
 #
 #   make PYTHON=python3.12 test    another Python than python3
 #   make TORCH_INDEX=https://download.pytorch.org/whl/cpu train

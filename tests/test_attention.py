@@ -147,6 +147,14 @@ def test_lower_precisions_stay_close(where: str, padding: Tensor | None, dtype: 
     assert output.dtype == dtype
     assert entropy.dtype == torch.float32
 
+    query, key, value = inputs
+    last, last_entropy = causal_attention_with_entropy(*moved((query[..., -1:, :], key, value), where), None)
+    assert last.dtype == dtype
+    if padding is None:  # one query over all keys, its row in float32 whatever the keys are
+        torch.testing.assert_close(
+            last_entropy.as_subclass(Tensor).cpu().double(), expected_entropy[..., -1:], rtol=0, atol=tolerance / 4
+        )
+
 
 @pytest.mark.parametrize("length", [1, 127, 128, 129, 300])
 def test_row_log_sum_exp_equals_the_full_matrix(length: int) -> None:
@@ -247,8 +255,9 @@ def test_a_mask_of_four_axes_is_taken_as_it_is() -> None:
 
 
 def test_a_mask_that_forgets_the_cached_tokens_is_said() -> None:
-    with pytest.raises(ValueError, match="covers 2 tokens, but the cache holds 5 and 2 are new"):
-        attention_bias(torch.tensor([[0, 1]]), queries=2, keys=7, past=5, device=torch.device("cpu"))
+    for mask in (torch.tensor([[0, 1]]), torch.tensor([[1, 1]])):
+        with pytest.raises(ValueError, match="covers 2 tokens, but the cache holds 5 and 2 are new"):
+            attention_bias(mask, queries=2, keys=7, past=5, device=torch.device("cpu"))
 
 
 def test_padding_is_seen_by_nothing_but_itself() -> None:

@@ -96,12 +96,50 @@ def test_evaluate_prints_and_as_json(trained: Any, capsys: pytest.CaptureFixture
     assert json.loads(out)["num_tokens"] == score["num_tokens"]
 
 
+def test_evaluate_takes_all_of_another_file(trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And a split of it where one is asked for; the folder's own data is taken by split."""
+    corpus, folder = trained
+    text = (corpus / "valid.txt").read_text()
+    (tmp_path / "mine.txt").write_text(text)
+    ask = ("evaluate", folder, "--json", "--data")
+    whole = json.loads(mu_sota(capsys, *ask, tmp_path / "mine.txt")[1])
+    split = json.loads(mu_sota(capsys, *ask, corpus, "--split", "validation")[1])
+    assert whole["split"] == "all"
+    assert whole["num_bytes"] == len(text.encode())
+    assert whole["nll"] == pytest.approx(split["nll"], rel=1e-6)
+    part = json.loads(mu_sota(capsys, *ask, tmp_path / "mine.txt", "--split", "test")[1])
+    assert part["num_bytes"] < 0.1 * len(text)
+    assert "which is of one file" in refused(capsys, *ask, corpus, "--split", "all")
+    (tmp_path / "empty.txt").write_text(" \n")
+    assert "holds no text" in refused(capsys, *ask, tmp_path / "empty.txt")
+    (tmp_path / "mine.csv").write_text("a,b")
+    assert "is not a .txt, .jsonl, .parquet file" in refused(capsys, *ask, tmp_path / "mine.csv")
+
+
 def test_generate_repeats_with_a_seed(trained: Any, capsys: pytest.CaptureFixture[str]) -> None:
     _, folder = trained
     ask = ("generate", folder, "--prompt", "the state", "--max-new-tokens", "8", "--seed")
     first, again, other = (mu_sota(capsys, *ask, seed)[1] for seed in ("1", "1", "2"))
     assert first.startswith("the state")
     assert first == again != other
+
+
+def test_generate_passes_every_setting_on(trained: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each narrow enough to give the likeliest text, or its opposite."""
+    ask = ("generate", trained[1], "--prompt", "the state", "--max-new-tokens", "20", "--repetition-penalty")
+    likeliest = mu_sota(capsys, *ask, "1", "--temperature", "0")[1]
+    for narrow in (("--top-k", "1"), ("--top-p", "0.000001"), ("--temperature", "0.01")):
+        assert mu_sota(capsys, *ask, "1", *narrow)[1] == likeliest
+    assert mu_sota(capsys, *ask, "50", "--temperature", "0")[1] != likeliest
+
+
+def test_generate_stops_at_the_last_position_and_says_so(trained: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    status, text, errors = mu_sota(capsys, "generate", trained[1], "--prompt", "the", "--max-new-tokens", "500")
+    assert status == 0
+    assert text.startswith("the")
+    assert re.search(r"mu-sota: \d+ new tokens are all that fit into the model's 32 positions", errors)
+    said = refused(capsys, "generate", trained[1], "--prompt", "the state of " * 30)
+    assert "the prompt 'the state of the state of the state o...' has" in said
 
 
 def test_generate_takes_an_empty_prompt(trained: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -152,6 +152,8 @@ def test_the_card_tells_the_figures_of_the_record(exported: Path, trained: tuple
     assert f"{best['num_tokens']:,} tokens" in card.text
     assert "no leak was found by 9 checks: future, batch," in card.text
     assert "seed 0" in card.text
+    for sample in record["result"]["best"]["samples"]:
+        assert json.dumps(sample["text"], ensure_ascii=False) in card.text
     assert "matrix of 8 × 8 values" in card.text
     assert str(trained[0].parent) not in card.content  # the folder of the data is nobody's business
     assert "- data: corpus (" in card.text
@@ -207,6 +209,13 @@ def test_nothing_is_overwritten_and_nothing_half_written(
         export(trained[1], tmp_path / "there")
     with pytest.raises(InputError, match="there is no folder"):
         export(tmp_path / "none", tmp_path / "out")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    for there in (tmp_path / "dangling", tmp_path / "nosuch" / ".." / "there", tmp_path / "there" / ".."):
+        with pytest.raises(InputError, match="is there already"):
+            export(trained[1], there)
+    (tmp_path / "dangling").unlink()
+    with pytest.raises(InputError, match="no line ends or control characters"):
+        export(trained[1], tmp_path / "two\nlines")
 
     def fails(*_: Any) -> None:
         raise OSError("the disk is full")
@@ -215,3 +224,59 @@ def test_nothing_is_overwritten_and_nothing_half_written(
     with pytest.raises(OSError, match="the disk is full"):
         export(trained[1], tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+def test_a_record_of_another_kind_is_said(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    """Damaged, or of a version that wrote other things: named, and nothing written."""
+    run = tmp_path / "run"
+    shutil.copytree(trained[1], run)
+    record = json.loads((run / "run.json").read_text())
+    record["settings"]["temperature"] = 1e-9
+    for text in ('{"half', "[1]", json.dumps({"preset": "mu-sota"}), json.dumps(record)):
+        (run / "run.json").write_text(text)
+        with pytest.raises(InputError, match=r"run\.json"):
+            export(run, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize(
+    ("sampling", "expected"),
+    [
+        ({"temperature": 0.5, "top_k": 7}, {"do_sample": True, "temperature": 0.5, "top_k": 7, "top_p": 0.9}),
+        ({"temperature": 0}, {"do_sample": False, "temperature": None, "top_k": None, "top_p": None}),
+    ],
+)
+def test_the_sampling_of_the_run_is_that_of_the_folder(
+    trained: tuple[Path, Path], tmp_path: Path, sampling: dict[str, float], expected: dict[str, Any]
+) -> None:
+    """And the figures that are no numbers are left out of the card's front matter."""
+    run = tmp_path / "run"
+    shutil.copytree(trained[1], run)
+    record = json.loads((run / "run.json").read_text())
+    record["settings"] |= sampling
+    (run / "run.json").write_text(json.dumps(record))
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rows[-1]["validation"]["word_perplexity"] = float("inf")
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    export(run, tmp_path / "mine")
+    config = GenerationConfig.from_pretrained(tmp_path / "mine")
+    assert {name: getattr(config, name) for name in expected} == expected
+    card = ModelCard.load(tmp_path / "mine" / "README.md")
+    assert [result.metric_type for result in card.data.eval_results] == ["perplexity", "bits_per_byte"]
+
+
+def test_the_best_model_of_a_run_samples_as_the_run_did(trained: tuple[Path, Path]) -> None:
+    """`best/` itself, which users load; and others may read its weights as they may its configuration."""
+    config = GenerationConfig.from_pretrained(trained[1] / "best")
+    assert (config.do_sample, config.temperature, config.top_k) == (True, 0.8, 50)
+    modes = {(trained[1] / "best" / name).stat().st_mode for name in ("config.json", "model.safetensors")}
+    assert len(modes) == 1
+
+
+def test_what_is_published_says_its_licence_and_nothing_of_this_machine(exported: Path) -> None:
+    for file in exported.glob("*.py"):
+        assert "Apache License, Version 2.0" in file.read_text().splitlines()[0]
+    settings = json.loads((exported / "tokenizer_config.json").read_text())
+    assert not settings.keys() & {"is_local", "local_files_only", "name_or_path"}
+    card = (exported / "README.md").read_text()
+    assert "under the Apache License 2.0" in card

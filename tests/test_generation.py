@@ -1,5 +1,7 @@
 """`generate` on a MU model: the cache, and all that users of `transformers` expect of it."""
 
+import logging
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedTokenizerFast, StaticCache, TextStreamer
 from transformers.generation.streamers import BaseStreamer
 
-from mu_sota import MuForCausalLM
+from mu_sota import InputError, MuForCausalLM
 from mu_sota.settings import Sampling
 from mu_sota.trained import continued, load_trained, prompt_ids
 
@@ -321,16 +323,44 @@ def test_every_setting_of_sampling_acts(
 # --- The end of the learned positions -------------------------------------------------------------------------------
 
 
-def test_generation_ends_at_the_last_learned_position(caplog: pytest.LogCaptureFixture) -> None:
+def test_generation_ends_at_the_last_learned_position(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """More than fits is cut, and said; the part that fits is not touched by it."""
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     model = model_in_float32()
     ids, mask = prompts()
     exact = model.generate(ids, attention_mask=mask, max_new_tokens=18, do_sample=False)
     assert exact.shape[1] == 24
+    assert not caplog.messages
     for too_many in ({"max_new_tokens": 19}, {"max_new_tokens": 5_000}, {"max_length": 25}):
         for use_cache in (True, False):
+            caplog.clear()
             made = model.generate(ids, attention_mask=mask, do_sample=False, use_cache=use_cache, **too_many)
             assert torch.equal(made, exact)
+            assert "this model has learned 24 positions: generation ends after 18" in caplog.text
+
+
+@pytest.mark.parametrize("length", [8, 17, 22, 23])
+def test_guesses_end_there_too(length: int) -> None:
+    """Prompt lookup, and an assistant, propose several tokens at once."""
+    model = model_in_float32()
+    ids = torch.tensor([[3, 1, 4, 1, 5] * 5])[:, :length]
+    how: dict[str, Any] = {"max_new_tokens": 24 - length, "do_sample": False, "eos_token_id": 0}
+    expected = model.generate(ids, **how)
+    assert torch.equal(model.generate(ids, prompt_lookup_num_tokens=5, **how), expected)
+    assert torch.equal(model.generate(ids, assistant_model=model_in_float32(seed=0), **how), expected)
+
+
+def test_a_prompt_in_chunks_is_the_prompt() -> None:
+    """For caches that grow and for those of a fixed size, whose slots are of two shapes."""
+    model = model_in_float32()
+    ids, mask = prompts()
+    how: dict[str, Any] = {"attention_mask": mask, "max_new_tokens": 10, "do_sample": False}
+    expected = model.generate(ids, **how)
+    for cache in ("dynamic", "static"):
+        made = model.generate(ids, cache_implementation=cache, prefill_chunk_size=4, **how)
+        assert torch.equal(made, expected)
 
 
 def test_a_prompt_without_room_is_said() -> None:
@@ -344,6 +374,42 @@ def test_a_prompt_without_room_is_said() -> None:
 
 
 # --- What would go wrong unsaid -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fixed", [False, True], ids=["growing cache", "fixed cache"])
+def test_a_mask_of_another_length_is_said(fixed: bool) -> None:
+    """Positions are counted from the mask, so one of the new tokens alone would give other predictions."""
+    model, ids = small_model(), torch.ones(2, 6, dtype=torch.long)
+    cache: Any = StaticCache(config=model.config, max_cache_len=14) if fixed else DynamicCache(config=model.config)
+    model(ids, past_key_values=cache)
+    for length in (1, 6, 8, 14):
+        with pytest.raises(ValueError, match=f"covers {length} tokens, but the cache holds 6 and 1 are new"):
+            model(ids[:, :1], attention_mask=torch.ones(2, length), past_key_values=cache)
+    with pytest.raises(ValueError, match="covers 10 tokens, but the cache holds 0 and 6 are new"):
+        model(ids, attention_mask=torch.ones(2, 10))
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_the_cache_of_another_model_is_refused(layers: int) -> None:
+    ids = torch.ones(1, 6, dtype=torch.long)
+    cache = small_model(num_hidden_layers=layers)(ids, use_cache=True).past_key_values
+    with pytest.raises(ValueError, match=f"the cache has {2 * layers} slots, but this model fills 4"):
+        small_model()(ids, past_key_values=cache)
+
+
+def test_attention_matrices_cannot_be_asked_for() -> None:
+    with pytest.raises(ValueError, match="attention matrices are never held"):
+        small_model()(torch.ones(1, 3, dtype=torch.long), output_attentions=True)
+
+
+def test_predictions_that_are_not_numbers_are_said(
+    with_tokenizer: tuple[MuForCausalLM, PreTrainedTokenizerFast],
+) -> None:
+    model, tokenizer = with_tokenizer
+    broken = deepcopy(model)
+    broken.lm_head.weight.data.fill_(float("nan"))
+    with pytest.raises(InputError, match="predictions are not numbers"):
+        continued(broken, tokenizer, [5, 6], Sampling(), 3, seed=0)
 
 
 def test_an_empty_prompt_is_said() -> None:

@@ -64,6 +64,8 @@ def test_every_preset_loads() -> None:
             "temperature=0.001",
             "the setting temperature is 0.001: input should be 0, for the likeliest token, or at least",
         ),
+        ("temperature=.inf", "the setting temperature is inf: input should be less than or equal to 100"),
+        ("repetition_penalty=.nan", "the setting repetition_penalty is nan"),
         ("batch_size", "--set takes key=value, such as --set batch_size=16, but got 'batch_size'"),
         ("prompts=[", "cannot be read"),
     ],

@@ -29,6 +29,10 @@ def attention_bias(
     Raises:
         ValueError: the mask does not cover the cached and the new tokens.
     """
+    if mask is not None and mask.dim() == 2 and mask.shape[-1] != past + queries:
+        raise ValueError(
+            f"the attention_mask covers {mask.shape[-1]} tokens, but the cache holds {int(past)} and {queries} are new"
+        )
     unpadded = mask is None or (mask.dim() == 2 and bool(mask.all()))
     if unpadded and keys == past + queries and (queries == 1 or past == 0):
         return None
@@ -38,10 +42,6 @@ def attention_bias(
     if mask is not None and mask.dim() == 4:
         visible = visible & (mask if mask.dtype == torch.bool else mask == 0)
     elif mask is not None:
-        if mask.shape[-1] not in (past + queries, keys):
-            raise ValueError(
-                f"the attention_mask covers {mask.shape[-1]} tokens, but the cache holds {past} and {queries} are new"
-            )
         visible = visible & F.pad(mask.bool(), (0, keys - mask.shape[-1]))[:, None, None]
     visible = visible | (at == place)
     return torch.zeros(visible.shape, device=device).masked_fill(~visible, float("-inf"))

@@ -3,6 +3,7 @@
 import errno
 import io
 import json
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -201,11 +202,12 @@ def _export(folder: Folder, out: Annotated[Path, typer.Option(help="new folder, 
     _quiet()
     from .export import export
 
-    export(folder, out)
+    written = export(folder, out)
+    name, path = shlex.quote(f"USER/{written.name}"), shlex.quote(str(written))
     print(
-        f"{out} is ready. With transformers alone:\n"
-        f"  AutoModelForCausalLM.from_pretrained({str(out)!r}, trust_remote_code=True)\n"
-        f"Read {out / 'README.md'} before you publish it: hf upload USER/{out.name} {out}"
+        f"{written} is ready. With transformers alone:\n"
+        f"  AutoModelForCausalLM.from_pretrained({str(written)!r}, trust_remote_code=True)\n"
+        f"Read its README.md before you publish it: hf upload {name} {path}"
     )
 
 
@@ -390,6 +392,8 @@ def _expected(error: BaseException) -> tuple[int, str] | None:
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
             place = cause.filename or "the output folder"
             return 2, f"the disk is full, writing {place}; free some space, then go on with --resume"
+        if isinstance(cause, OSError) and cause.errno == errno.ENAMETOOLONG:
+            return 2, f"{str(cause.filename)[:40]}... is too long for the name of a file; give a shorter one"
         if isinstance(cause, PermissionError | NotADirectoryError | FileExistsError | IsADirectoryError):
             return 2, f"{cause.filename} cannot be used ({cause.strerror}); choose another folder, or change its rights"
     if "No space left on device" in str(error) or "os error 28" in str(error):

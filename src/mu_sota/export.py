@@ -1,12 +1,14 @@
 """A trained model as a folder that `transformers` loads without this package: weights, tokenizer, code, model card."""
 
+import json
 import math
+import os
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from pydantic import ValidationError
 from transformers import PreTrainedTokenizerFast
 from transformers.dynamic_module_utils import get_relative_import_files
 
@@ -18,7 +20,7 @@ from .layout import BLOCKS
 from .model import MuForCausalLM
 from .settings import Sampling
 from .tokenizer import is_word_level
-from .trained import best_epoch, load_trained, record_of, save_trained
+from .trained import RUN_FILE, best_epoch, load_trained, record_of, save_trained
 
 AUTO_MAP = {
     "AutoConfig": "config.MuConfig",
@@ -30,6 +32,13 @@ AUTO_MAP = {
 }
 # A model that was trained on plain text continues what it is given; nothing is said of who is speaking.
 CHAT_TEMPLATE = "{{ messages | map(attribute='content') | join('\\n') }}"
+_LICENCE = "# Part of mu-sota, under the Apache License, Version 2.0: https://www.apache.org/licenses/LICENSE-2.0\n\n"
+# What the names of data stand for.
+_KNOWN = {
+    "pydocs": "pydocs, the English prose that a Python installation carries: its language reference and the docstrings "
+    "of its standard library",
+    "wikitext-2": "WikiText-2 (raw), articles of the English Wikipedia",
+}
 _FIGURES = {
     "perplexity": "perplexity per token",
     "word_perplexity": "perplexity per word",
@@ -37,22 +46,33 @@ _FIGURES = {
 }
 
 
-def export(folder: Path, out: Path) -> None:
-    """Write the model of a run, or of a folder in Hugging Face layout, to the new folder `out`.
+def export(folder: Path, out: Path) -> Path:
+    """Write the model of a run, or of a folder in Hugging Face layout, to the new folder `out`, and return its path.
 
     It loads with `trust_remote_code=True` where this package is not installed, and without where it is. The code is
     that of this package: it runs only when whoever loads it says so.
 
     Raises:
-        InputError: there is no MU model in `folder`, or `out` is there already.
+        InputError: there is no MU model in `folder`, its record cannot be read, or `out` cannot be a new folder.
     """
-    if out.exists():
+    # With "..", a path can lead to a folder that is there through one that is not.
+    out = Path(os.path.normpath(out))
+    if os.path.lexists(out):
         raise InputError(f"{out} is there already; give --out a new folder, or remove that one")
+    if not out.name.isprintable():
+        raise InputError(f"--out is {str(out)!r}, and a model's name has no line ends or control characters")
     model, tokenizer = load_trained(folder)
     record, best = record_of(folder), best_epoch(folder)
-    # What the run's own samples were drawn with, so that a pipeline gives text like theirs.
-    settings = {key: value for key, value in record.get("settings", {}).items() if key in Sampling.model_fields}
-    sampling = Sampling(**settings)
+    try:
+        # What the run's own samples were drawn with, so that a pipeline gives text like theirs.
+        settings = {key: value for key, value in record.get("settings", {}).items() if key in Sampling.model_fields}
+        sampling = Sampling(**settings)
+        card = model_card(model, tokenizer, record, best, out.name)
+    except (KeyError, TypeError, AttributeError, ValidationError) as error:
+        raise InputError(
+            f"{RUN_FILE} of {folder} is not a record that this version understands ({' '.join(str(error).split())}); "
+            f"move it away to export the model without its figures"
+        ) from error
     model.config.auto_map = AUTO_MAP
     tokenizer.model_max_length = model.config.max_position_embeddings
     tokenizer.padding_side = "left"  # as `tokenizer` makes them; a folder may come from elsewhere
@@ -60,8 +80,10 @@ def export(folder: Path, out: Path) -> None:
     with replacing(out) as fresh:
         save_trained(model, tokenizer, sampling, fresh)
         for source in (str(model_module.__file__), *get_relative_import_files(str(model_module.__file__))):
-            shutil.copyfile(source, fresh / Path(source).name)
-        model_card(model, tokenizer, record, best, out.name).save(fresh / "README.md")
+            code = Path(source).read_text(encoding="utf-8")
+            (fresh / Path(source).name).write_text(_LICENCE + code, encoding="utf-8")
+        card.save(fresh / "README.md")
+    return out
 
 
 def model_card(
@@ -107,13 +129,19 @@ def model_card(
         "```python",
         "from transformers import pipeline",
         "",
-        f'generate = pipeline("text-generation", model="{name}", trust_remote_code=True)',
+        f'generate = pipeline("text-generation", model={json.dumps(name, ensure_ascii=False)}, trust_remote_code=True)',
         'print(generate("Once upon a time", max_new_tokens=30)[0]["generated_text"])',
         "```",
         "",
         "`trust_remote_code=True` lets the Python files of this folder run: read them first. Where mu-sota is "
         "installed, `import mu_sota` takes its place. Generation ends at the last of the "
         f"{config.max_position_embeddings} learned positions.",
+        "",
+        "It is a small model for research and for looking inside. What it writes is often wrong or without sense, and "
+        "says what its training text would; do not rely on it.",
+        "",
+        "The Python files are part of mu-sota, under the Apache License 2.0. The licence of the weights is their "
+        "author's to choose: add `license:` above.",
         "",
         *_training(record, best),
         "## The blocks",
@@ -138,7 +166,7 @@ def _training(record: dict[str, Any], best: dict[str, Any] | None) -> list[str]:
     lines = [
         "## Training",
         "",
-        f"- data: {_data_name(record)} (fingerprint `{record['data_fingerprint'][:16]}`)",
+        f"- data: {_KNOWN.get(record['data'], _data_name(record))} (fingerprint `{record['data_fingerprint'][:16]}`)",
         f"- preset {record['preset']}, seed {settings['seed']}, {record['precision']}; {_recipe(settings)}",
         f"- on {hardware}; {versions}{commit}",
     ]
@@ -167,6 +195,10 @@ def _training(record: dict[str, Any], best: dict[str, Any] | None) -> list[str]:
         "Perplexity per token compares only between models with the same tokenizer; perplexity per word and bits per "
         "byte compare across tokenizers.",
         "",
+        "What it made of the prompts of its run after that epoch:",
+        "",
+        *(f"    {json.dumps(sample['text'], ensure_ascii=False)}" for sample in best["samples"]),
+        "",
     ]
     return lines
 
@@ -183,7 +215,7 @@ def _recipe(settings: dict[str, Any]) -> str:
 def _data_name(record: dict[str, Any]) -> str:
     """Of a path only the last part: a card is published, and folders are private."""
     name = Path(record["data"]).name
-    return name if re.fullmatch(r"[\w.-]+", name) else "texts of the author's own"
+    return name if re.fullmatch(r"\w[\w.-]*", name) else "texts of the author's own"
 
 
 def _figure(value: float) -> str:

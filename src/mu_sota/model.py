@@ -249,6 +249,7 @@ class MuModel(MuPreTrainedModel):
         # A cache of a fixed size counts in a tensor, which a compiled graph should not have to read.
         if not isinstance(past, Tensor) and past + new > positions:
             raise ValueError(f"the input has {past + new} tokens, but this model has learned {positions} positions")
+        bias = attention_bias(attention_mask, new, keys, past, device)
         if position_ids is None:
             if attention_mask is None or attention_mask.dim() == 4:
                 position_ids = (past + torch.arange(new, device=device))[None]
@@ -256,16 +257,25 @@ class MuModel(MuPreTrainedModel):
                 position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -new:]
         state = self.token_embedding(input_ids) + self.position_embedding(position_ids)
         affinity = self.affinity(input_ids).unflatten(-1, (-1, NUM_BLOCKS))  # [B, T, L, N]
-        bias = attention_bias(attention_mask, new, keys, past, device)
         for index, layer in enumerate(self.layers):
             state = layer(state, affinity[:, :, index], bias, past_key_values)
         return MuModelOutput(last_hidden_state=self.norm(state), past_key_values=past_key_values)
 
 
 def _give_slots(cache: Cache, slots: int) -> None:
-    """`generate` makes caches of one slot a layer; the missing ones become as the first, which is still empty."""
-    while cache.layers and len(cache.layers) < slots:
-        cache.layers.append(deepcopy(cache.layers[0]))
+    """`generate` makes caches of one slot a layer; the missing ones become as the first, which is still empty.
+
+    Raises:
+        ValueError: the cache has been filled by another model.
+    """
+    missing = slots - len(cache.layers)
+    if not cache.layers or not missing:
+        return
+    if missing < 0 or cache.get_seq_length() > 0:
+        raise ValueError(
+            f"the cache has {len(cache.layers)} slots, but this model fills {slots}: it is another model's"
+        )
+    cache.layers += [deepcopy(cache.layers[0]) for _ in range(missing)]
 
 
 @dataclass
@@ -339,7 +349,7 @@ class MuForCausalLM(MuPreTrainedModel, GenerationMixin):
 
         loss = num_correct = logits = None
         if shift_labels is not None:
-            if attention_mask is not None:  # nothing is to be predicted from padding
+            if attention_mask is not None and attention_mask.dim() == 2:  # nothing is to be predicted from padding
                 padding = attention_mask[:, -shift_labels.shape[1] :] == 0
                 shift_labels = shift_labels.masked_fill(padding, IGNORE_INDEX)
             total, num_correct = chunked_cross_entropy(hidden, self.lm_head.weight, self.lm_head.bias, shift_labels)
@@ -389,3 +399,19 @@ class MuForCausalLM(MuPreTrainedModel, GenerationMixin):
             )
             prepared.max_length = positions
         return prepared
+
+    def _get_candidate_generator(self, *args: Any, **kwargs: Any) -> Any:
+        """As in `transformers`; what prompt lookup or an assistant proposes ends at the last learned position."""
+        generator: Any = super()._get_candidate_generator(*args, **kwargs)  # type: ignore[misc]
+        propose = generator.get_candidates
+
+        def within_positions(input_ids: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+            ids, logits = propose(input_ids, *args, **kwargs)
+            ids = ids[:, : self.config.max_position_embeddings]
+            return ids, None if logits is None else logits[:, : ids.shape[1] - input_ids.shape[1]]
+
+        generator.get_candidates = within_positions
+        return generator
+
+    def _get_static_cache_init_shape(self) -> None:
+        """No slot is made before its first use: those of the two attentions have different shapes."""

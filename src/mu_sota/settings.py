@@ -29,7 +29,7 @@ class Sampling(_Settings):
     """How the next token is drawn. The defaults are the recipe of the run instructions."""
 
     temperature: float = Field(
-        default=0.8, ge=0, description="below 1 plainer, above 1 wilder, 0 always the likeliest token"
+        default=0.8, ge=0, le=100, description="below 1 plainer, above 1 wilder, 0 always the likeliest token"
     )
 
     @field_validator("temperature")
@@ -45,7 +45,7 @@ class Sampling(_Settings):
         default=0.9, gt=0, le=1, description="sample among the most likely tokens of this total probability"
     )
     repetition_penalty: float = Field(
-        default=1.2, ge=1, description="above 1, tokens already in the text become less likely"
+        default=1.2, ge=1, le=100, description="above 1, tokens already in the text become less likely"
     )
 
 

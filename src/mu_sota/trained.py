@@ -21,9 +21,18 @@ METRICS_FILE = "metrics.jsonl"
 
 
 def recorded(folder: Path) -> dict[str, Any]:
-    """The record of the run in a folder, or nothing."""
+    """The record of the run in a folder, or nothing.
+
+    Raises:
+        InputError: the record cannot be read.
+    """
     record = folder / RUN_FILE
-    return dict(json.loads(record.read_text(encoding="utf-8"))) if record.is_file() else {}
+    if not record.is_file():
+        return {}
+    try:
+        return dict(json.loads(record.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"the record {record} is damaged ({error}); move it away to do without it") from None
 
 
 def record_of(folder: Path) -> dict[str, Any]:
@@ -101,6 +110,8 @@ def save_trained(
         eos_token_id=tokenizer.eos_token_id,
     )
     model.save_pretrained(folder, **more)
+    for loading in ("is_local", "local_files_only"):  # how a tokenizer was once loaded is no part of it
+        tokenizer.init_kwargs.pop(loading, None)
     tokenizer.save_pretrained(folder)
     for weights in folder.glob("*.safetensors"):  # the library lets their owner alone read them
         weights.chmod((folder / "config.json").stat().st_mode)
@@ -142,6 +153,9 @@ def continued(
     Args:
         ids: as `prompt_ids` gives them.
         more: for `model.generate`, such as a streamer.
+
+    Raises:
+        InputError: the model's predictions are not numbers.
     """
     device = model.device
     inputs = torch.tensor([ids], device=device)
@@ -149,17 +163,25 @@ def continued(
     drawn = sampling.model_dump(include={"temperature", "top_k", "top_p"}) if sampling.temperature else {}
     with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device], device_type=_fork_type(device)):
         torch.manual_seed(seed)
-        output = model.generate(  # type: ignore[misc]
-            inputs,
-            attention_mask=torch.ones_like(inputs),
-            max_new_tokens=max_new_tokens,
-            do_sample=bool(drawn),
-            repetition_penalty=sampling.repetition_penalty,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            **drawn,
-            **more,
-        )
+        try:
+            output = model.generate(  # type: ignore[misc]
+                inputs,
+                attention_mask=torch.ones_like(inputs),
+                max_new_tokens=max_new_tokens,
+                do_sample=bool(drawn),
+                repetition_penalty=sampling.repetition_penalty,
+                pad_token_id=tokenizer.pad_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+                **drawn,
+                **more,
+            )
+        except RuntimeError as error:
+            if "probability tensor contains" not in str(error):
+                raise
+            raise InputError(
+                "the model's predictions are not numbers, so no token can be drawn; its weights are damaged, or its "
+                "training diverged: use another checkpoint"
+            ) from error
     return list(output[0].tolist())
 
 
