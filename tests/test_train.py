@@ -225,7 +225,7 @@ def test_the_record_survives_half_a_line_and_odd_line_ends(tmp_path: Path) -> No
     assert [row["step"] for row in rows(tmp_path)] == [1, 2]
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(finished: Any, tmp_path: Path) -> None:
+def test_ctrl_c_saves_and_says_how_to_go_on(finished: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     corpus, whole, _ = finished
     out = tmp_path / "out"
     arguments = command(corpus, out, **AS_USERS_DO)
@@ -240,8 +240,27 @@ def test_ctrl_c_saves_and_says_how_to_go_on(finished: Any, tmp_path: Path) -> No
     assert process.returncode == 130
     assert re.search(r"mu-sota: interrupted: saved at step \d+ of \d+; the same command with --resume", errors)
     assert "Traceback" not in errors
+    saved, steps = re.search(r"saved at step (\d+) of (\d+)", errors).groups()
     run(corpus, out, resume=True, **AS_USERS_DO)
+    assert f"Going on after step {saved} of {steps}." in capsys.readouterr().out
     assert rows(out) == rows(whole)
+
+
+def test_resuming_what_is_not_there_says_so(
+    tiny_corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A mistyped folder would otherwise be noticed hours later."""
+    run(tiny_corpus, tmp_path / "out", resume=True, max_steps=1)
+    assert f"There is no run in {tmp_path / 'out'} yet, so this is a new one." in capsys.readouterr().out
+
+
+def test_a_second_ctrl_c_says_what_it_costs(capsys: pytest.CaptureFixture[str]) -> None:
+    interrupt = training.Interrupt()
+    with interrupt.listening():
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert "Stopped without saving: --resume goes on from the last checkpoint." in capsys.readouterr().err
 
 
 def test_a_run_of_so_many_steps_killed_at_its_end_is_finished_by_resuming(
