@@ -165,7 +165,10 @@ def test_the_card_of_a_model_without_record_makes_nothing_up(trained: tuple[Path
     tokenizer = train_words([" ".join(f"w{number}" for number in range(35)) + "\n"])
     model.save_pretrained(tmp_path / "plain")
     tokenizer.save_pretrained(tmp_path / "plain")
+    settings = tmp_path / "plain" / "tokenizer_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"padding_side": "right"}))
     export(tmp_path / "plain", tmp_path / "words")
+    assert AutoTokenizer.from_pretrained(tmp_path / "words").padding_side == "left"
     card = ModelCard.load(tmp_path / "words" / "README.md")
     assert "There is no record of how this model was trained." in card.text
     assert card.data.eval_results is None

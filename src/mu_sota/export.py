@@ -75,7 +75,8 @@ def export(folder: Path, out: Path) -> Path:
         ) from error
     model.config.auto_map = AUTO_MAP
     tokenizer.model_max_length = model.config.max_position_embeddings
-    tokenizer.padding_side = "left"  # as `tokenizer` makes them; a folder may come from elsewhere
+    # As `tokenizer` makes them; a folder may come from elsewhere. Only what stands in both places is saved.
+    tokenizer.init_kwargs["padding_side"] = tokenizer.padding_side = "left"
     tokenizer.chat_template = CHAT_TEMPLATE
     with replacing(out) as fresh:
         save_trained(model, tokenizer, sampling, fresh)
