@@ -150,6 +150,7 @@ def test_lower_precisions_stay_close(where: str, padding: Tensor | None, dtype: 
     query, key, value = inputs
     last, last_entropy = causal_attention_with_entropy(*moved((query[..., -1:, :], key, value), where), None)
     assert last.dtype == dtype
+    assert last_entropy.dtype == torch.float32
     if padding is None:  # one query over all keys, its row in float32 whatever the keys are
         torch.testing.assert_close(
             last_entropy.as_subclass(Tensor).cpu().double(), expected_entropy[..., -1:], rtol=0, atol=tolerance / 4

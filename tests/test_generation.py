@@ -349,7 +349,11 @@ def test_guesses_end_there_too(length: int) -> None:
     how: dict[str, Any] = {"max_new_tokens": 24 - length, "do_sample": False, "eos_token_id": 0}
     expected = model.generate(ids, **how)
     assert torch.equal(model.generate(ids, prompt_lookup_num_tokens=5, **how), expected)
-    assert torch.equal(model.generate(ids, assistant_model=model_in_float32(seed=0), **how), expected)
+    for positions in (24, 48):
+        assistant = model_in_float32(max_position_embeddings=positions)
+        assistant.generation_config.num_assistant_tokens = 7
+        assert torch.equal(model.generate(ids, assistant_model=assistant, **how), expected)
+        assert model.generate(ids, assistant_model=assistant, **{**how, "do_sample": True}).shape[1] <= 24
 
 
 def test_a_prompt_in_chunks_is_the_prompt() -> None:
