@@ -401,14 +401,13 @@ class MuForCausalLM(MuPreTrainedModel, GenerationMixin):
         return prepared
 
     def _get_candidate_generator(self, *args: Any, **kwargs: Any) -> Any:
-        """As in `transformers`; what prompt lookup or an assistant proposes ends at the last learned position."""
+        """As in `transformers`; what prompt lookup proposes ends at the last learned position, as an assistant's does."""
         generator: Any = super()._get_candidate_generator(*args, **kwargs)  # type: ignore[misc]
         propose = generator.get_candidates
 
         def within_positions(input_ids: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
             ids, logits = propose(input_ids, *args, **kwargs)
-            ids = ids[:, : self.config.max_position_embeddings]
-            return ids, None if logits is None else logits[:, : ids.shape[1] - input_ids.shape[1]]
+            return ids[:, : self.config.max_position_embeddings], logits
 
         generator.get_candidates = within_positions
         return generator
