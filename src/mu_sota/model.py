@@ -401,7 +401,7 @@ class MuForCausalLM(MuPreTrainedModel, GenerationMixin):
         return prepared
 
     def _get_candidate_generator(self, *args: Any, **kwargs: Any) -> Any:
-        """As in `transformers`; what prompt lookup proposes ends at the last learned position, as an assistant's does."""
+        """As in `transformers`; what prompt lookup proposes ends at the last learned position."""
         generator: Any = super()._get_candidate_generator(*args, **kwargs)  # type: ignore[misc]
         propose = generator.get_candidates
 
