@@ -47,7 +47,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="print the ver
         raise typer.Exit
 
 
-@app.command("train")
+@app.command("train", short_help="Train a model, or go on with a run")
 def _train(
     out: Annotated[Path, typer.Option(help="folder for the model, its tokenizer and the run's record")],
     preset: Annotated[str | None, typer.Option(help=f"{_PRESET}. Default: mu-sota")] = None,
@@ -82,7 +82,7 @@ def _train(
         _part_from_other_processes()
 
 
-@app.command("evaluate")
+@app.command("evaluate", short_help="Perplexities and bits per byte of a text")
 def _evaluate(
     folder: Folder,
     data: Annotated[str | None, typer.Option(help=f"{_DATA}. Default: what the run was trained on")] = None,
@@ -156,7 +156,7 @@ def _evaluate(
         print(f"  {name:16} {figures[name]:.4f}")
 
 
-@app.command("generate")
+@app.command("generate", short_help="Continue a text, or texts in a session")
 def _generate(
     folder: Folder,
     prompt: Annotated[str | None, typer.Option(help="text to continue")] = None,
@@ -196,7 +196,7 @@ def _generate(
             print(f"mu-sota: {new} new tokens are all that fit into the model's {positions} positions", file=sys.stderr)
 
 
-@app.command("export")
+@app.command("export", short_help="Write a folder for transformers alone")
 def _export(folder: Folder, out: Annotated[Path, typer.Option(help="new folder, also the name of the model")]) -> None:
     """Write a folder that transformers loads without mu-sota, with a model card: ready for the Hugging Face hub."""
     _quiet()
@@ -211,7 +211,7 @@ def _export(folder: Folder, out: Annotated[Path, typer.Option(help="new folder, 
     )
 
 
-@app.command("playground")
+@app.command("playground", short_help="Look inside a model, in the browser")
 def _playground(
     folder: Folder,
     port: Annotated[
@@ -233,7 +233,7 @@ def _playground(
     serve(folder, port, browser)
 
 
-@app.command("leakcheck")
+@app.command("leakcheck", short_help="Does a model see what it is to predict?")
 def _leakcheck(
     target: Annotated[
         str,
@@ -339,7 +339,7 @@ def _trained_on_uniform_tokens(rebuild: "Callable[[], Any] | None", device: str,
         return train_on_uniform_tokens(lambda: rebuild().to(device), seconds, progress)
 
 
-@app.command("info")
+@app.command("info", short_help="Parameters, FLOPs, memory, settings")
 def _info(preset: Preset = "mu-sota", assignments: Assignments = None, config: SettingsFile = None) -> None:
     """Parameters part by part, FLOPs per token, memory of a training step, and all settings."""
     from .settings import load_settings, parse_assignments
