@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import ReferenceMu, copy_weights, lively_model
+from reference import ReferenceMu, lively_model, reference_of
 from reference.model import block_ranges, cut
 from torch import Tensor
 
@@ -24,20 +24,6 @@ CLOSE: dict[str, Any] = {"rtol": 1e-9, "atol": 1e-11}
 @pytest.fixture(scope="module")
 def model() -> MuForCausalLM:
     return lively_model()
-
-
-def reference_of(model: MuForCausalLM) -> ReferenceMu:
-    config = model.config
-    reference = ReferenceMu(
-        config.vocab_size,
-        config.matrix_size,
-        config.num_hidden_layers,
-        config.num_attention_heads,
-        config.intermediate_size,
-        config.max_position_embeddings,
-    ).double()
-    copy_weights(model, reference)
-    return reference.eval()
 
 
 def without(reference: ReferenceMu, ids: list[int], off: list[str]) -> tuple[Tensor, list[Tensor]]:
