@@ -343,7 +343,7 @@ class _Slider(gr.Slider):
     is_template = True  # for the browser it is a slider
 
     def preprocess(self, payload: float | None) -> float:
-        return float(self.value) if payload is None else super().preprocess(payload)
+        return super().preprocess(self.value if payload is None else payload)
 
 
 def build(model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast, title: str) -> gr.Blocks:
