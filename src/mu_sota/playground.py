@@ -513,8 +513,8 @@ def build(model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast, title: str) 
                 return
             visitor = str(request.session_hash)
             stopped = looking.stopped[visitor] = threading.Event()
-            yield {reading: None, stop: gr.Button(interactive=True)}
             try:
+                yield {reading: None, stop: gr.Button(interactive=True)}
                 shown: list[Shown] = []
                 so_far = list(ids)
                 for steps in looking.write(ids, wanted, stopped):
