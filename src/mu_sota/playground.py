@@ -337,13 +337,13 @@ _FONT = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "
 _MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace")
 
 
-class _Slider(gr.Slider):
+def _slider(*arguments: Any, **more: Any) -> gr.Slider:
     """A slider whose box of numbers may be left empty: that stands for what it held at first."""
-
-    is_template = True  # for the browser it is a slider
-
-    def preprocess(self, payload: float | None) -> float:
-        return super().preprocess(self.value if payload is None else payload)
+    slider = gr.Slider(*arguments, **more)
+    number = slider.preprocess
+    # No subclass: for one, Gradio writes a .pyi file beside this module.
+    slider.preprocess = lambda payload: number(slider.value if payload is None else payload)  # type: ignore[method-assign]
+    return slider
 
 
 def build(model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast, title: str) -> gr.Blocks:
@@ -383,7 +383,7 @@ def build(model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast, title: str) 
                 room = config.max_position_embeddings
                 new = min(default.max_new_tokens, max(room // 2, 1))
                 fields = [
-                    _Slider(
+                    _slider(
                         0,
                         2,
                         default.temperature,
@@ -392,12 +392,12 @@ def build(model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast, title: str) 
                         info="0: always the likeliest",
                         **wide,
                     ),
-                    _Slider(0, 200, default.top_k, step=1, label="Top k", info="0: all tokens", **wide),
-                    _Slider(0.05, 1, default.top_p, step=0.05, label="Top p", info="share of probability", **wide),
-                    _Slider(
+                    _slider(0, 200, default.top_k, step=1, label="Top k", info="0: all tokens", **wide),
+                    _slider(0.05, 1, default.top_p, step=0.05, label="Top p", info="share of probability", **wide),
+                    _slider(
                         1, 2, default.repetition_penalty, step=0.05, label="Repetition penalty", info="1: none", **wide
                     ),
-                    _Slider(1, max(room - 1, 2), new, step=1, label="New tokens", info="at most", **wide),
+                    _slider(1, max(room - 1, 2), new, step=1, label="New tokens", info="at most", **wide),
                     gr.Number(default.seed, precision=0, label="Seed", info="same seed, same text", **wide),
                 ]
             message = gr.HTML(message_view(_HINT), elem_id="mu-message")
@@ -414,7 +414,7 @@ def build(model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast, title: str) 
             gr.HTML("<h2>Inside a token</h2>")
             heading = gr.HTML(placeholder(_NONE_CHOSEN), elem_id="mu-which")
             with gr.Row():
-                layer = _Slider(
+                layer = _slider(
                     0,
                     layers,
                     layers,
