@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from reference import ReferenceMu, copy_weights, lively_model, small_model
+from reference import lively_model, reference_of, small_model
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedTokenizerFast, StaticCache, TextStreamer
 from transformers.generation.streamers import BaseStreamer
@@ -72,20 +72,11 @@ def assert_same_text(model: MuForCausalLM, ids: Tensor, mask: Tensor, **how: Any
 def test_greedy_generation_is_the_argmax_loop(cache: str) -> None:
     """Against the slow reference implementation, one whole pass for each token."""
     model = lively_model()
-    config = model.config
-    reference = ReferenceMu(
-        config.vocab_size,
-        config.matrix_size,
-        config.num_hidden_layers,
-        config.num_attention_heads,
-        config.intermediate_size,
-        config.max_position_embeddings,
-    ).double()
-    copy_weights(model, reference)
+    reference = reference_of(model)
     ids = prompts()[0][:1]
     expected = ids
     for _ in range(18):
-        expected = torch.cat([expected, reference.eval()(expected).logits[:, -1:].argmax(-1)], dim=1)
+        expected = torch.cat([expected, reference(expected).logits[:, -1:].argmax(-1)], dim=1)
     made = model.generate(
         ids, attention_mask=torch.ones_like(ids), max_new_tokens=18, do_sample=False, cache_implementation=cache
     )

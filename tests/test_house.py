@@ -46,7 +46,7 @@ MAY_IMPORT: dict[str, set[str] | str] = {
     "inspect_blocks": ANYTHING_ABOVE,
     "plots": ANYTHING_ABOVE,
     "report": ANYTHING_ABOVE,
-    "panels": {"layout"},
+    "panels": {"layout", "tokenizer"},
     "playground": ANYTHING_ABOVE,
     "cli": ANYTHING_ABOVE,
 }

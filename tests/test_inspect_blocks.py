@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import ReferenceMu, copy_weights, lively_model
+from reference import ReferenceMu, lively_model, reference_of, small_model
 from reference.model import block_ranges, cut
 from torch import Tensor
 
@@ -24,20 +24,6 @@ CLOSE: dict[str, Any] = {"rtol": 1e-9, "atol": 1e-11}
 @pytest.fixture(scope="module")
 def model() -> MuForCausalLM:
     return lively_model()
-
-
-def reference_of(model: MuForCausalLM) -> ReferenceMu:
-    config = model.config
-    reference = ReferenceMu(
-        config.vocab_size,
-        config.matrix_size,
-        config.num_hidden_layers,
-        config.num_attention_heads,
-        config.intermediate_size,
-        config.max_position_embeddings,
-    ).double()
-    copy_weights(model, reference)
-    return reference.eval()
 
 
 def without(reference: ReferenceMu, ids: list[int], off: list[str]) -> tuple[Tensor, list[Tensor]]:
@@ -120,6 +106,25 @@ def test_a_text_of_one_token_can_be_traced(model: MuForCausalLM) -> None:
     assert seen.states.shape == (3, 1, 64)
     assert seen.attention(0, 2).cross.tolist() == [[1.0]] * 4
     assert seen.nll.shape == (0,)
+
+
+def test_probabilities_of_a_model_in_bfloat16_are_in_float32() -> None:
+    """In bfloat16, log-probabilities near 1 have three digits."""
+    seen = trace(small_model().bfloat16(), IDS)
+    assert seen.log_probs.dtype == seen.top_log_probs.dtype == torch.float32
+    assert seen.states.dtype == torch.bfloat16
+
+
+def test_a_trace_keeps_nothing_but_what_it_shows(model: MuForCausalLM) -> None:
+    seen = trace(model, IDS)
+    for tensor in (
+        seen.states,
+        seen.sensitivities,
+        seen.log_probs,
+        seen.top_log_probs,
+        *(each for layer in (*seen._cross, *seen._block) for each in layer),
+    ):
+        assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
 
 
 def test_a_text_s_nll_is_the_model_s_loss(model: MuForCausalLM) -> None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from mu_sota import MuConfig, MuForCausalLM, cli, interactive
+from mu_sota.errors import InputError
 from mu_sota.interactive import converse
 from mu_sota.settings import Generation
 from mu_sota.tokenizer import encode, train_bpe, train_words
@@ -47,6 +49,14 @@ def tokenizer() -> PreTrainedTokenizerFast:
 @pytest.fixture(scope="module")
 def model(tokenizer: PreTrainedTokenizerFast) -> MuForCausalLM:
     return small(tokenizer, POSITIONS)
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C is what it is in a terminal, also where the tests run without, as under nohup."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 class Written(io.StringIO):
@@ -87,7 +97,7 @@ def session(
 
 @pytest.fixture
 def says(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[list[int], int]]]:
-    """Has the model say given token ids, one list for each time it is asked; a None among them is a Ctrl-C.
+    """Has the model say given token ids, one list for each time it is asked; None is a Ctrl-C, -1 a failure.
 
     Returns what it is asked, as that comes: the ids to go on with, and how many more.
     """
@@ -101,6 +111,8 @@ def says(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[list[int],
             for token in answers.pop(0):
                 if token is None:
                     signal.raise_signal(signal.SIGINT)
+                elif token < 0:
+                    raise InputError("the model has no probabilities")
                 else:
                     streamer.put(torch.tensor([token]))
             streamer.end()
@@ -113,7 +125,8 @@ def says(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[list[int],
 
 def shown(text: str) -> str:
     """As the session prints a text that the model may have put control characters into."""
-    return "".join(c if c in "\n\t" or c.isprintable() or ord(c) > 0x9F else f"\\x{ord(c):02x}" for c in text)
+    assert not any(unicodedata.category(c) in ("Cf", "Cs", "Co", "Cn", "Zl", "Zp") for c in text), "see `visible`"
+    return "".join(f"\\x{ord(c):02x}" if unicodedata.category(c) == "Cc" and c not in "\n\t" else c for c in text)
 
 
 # --- Texts ----------------------------------------------------------------------------------------------------------
@@ -220,6 +233,25 @@ def test_the_model_cannot_drive_the_terminal(session: Any, says: Any, tokenizer:
     assert said.out == f"{escaped}\t\n.\n[seed 0, 14 tokens]\n   1 {escaped} \\n.\n{escaped}\t\n.\n"
 
 
+def test_the_model_cannot_turn_or_hide_what_is_on_the_screen(
+    session: Any, says: Any, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Characters that change the direction of writing or cannot be seen are shown by their codes."""
+    says([encode(tokenizer, "\u202e\u2066\u200b\u2028").tolist()])
+    said = session("\u202ex 漢\u3000é 👩\u200d👧", "/history", "/history 1").out
+    text = "\\u202ex 漢\u3000é 👩\u200d👧\\u202e\\u2066\\u200b\\u2028"
+    assert said == f"{text}\n[seed 0, 12 tokens]\n   1 {text}\n{text}\n"
+
+
+def test_what_has_come_before_a_failure_can_be_gone_on_with(session: Any, says: Any, tokenizer: Any) -> None:
+    says([[*encode(tokenizer, " b").tolist(), -1], [-1], encode(tokenizer, " c").tolist()])
+    said = session("a", "/more", "/more", "/history")
+    tokens = len(encode(tokenizer, " b"))
+    assert said.out.startswith(f"a b\n[seed 0, {tokens} token{'s' * (tokens != 1)}, failed]\na b\n[seed 1, 0 tokens, f")
+    assert said.out.endswith("   1 a b c\n")
+    assert said.errors == ["the model has no probabilities"] * 2
+
+
 def test_a_text_that_the_model_ends(session: Any, says: Any, tokenizer: PreTrainedTokenizerFast) -> None:
     """The end mark is not shown, and what /more brings belongs to the same text."""
     asked = says([[*encode(tokenizer, " b").tolist(), tokenizer.eos_token_id], encode(tokenizer, " c").tolist()])
@@ -304,6 +336,24 @@ def test_what_cannot_be_done_is_said_and_the_session_goes_on(session: Any, line:
     assert said.errors[0].startswith(says)
     assert len(said.errors) == 1
     assert re.fullmatch(r"the.*\n\[seed 0, 6 tokens\]\n", said.out, re.DOTALL), "and nothing was changed"
+
+
+@pytest.mark.parametrize("start", ["/", "/more ", "/set ", "/history "])
+def test_of_a_very_long_line_little_is_shown_again(session: Any, start: str) -> None:
+    said = session("the", start + "x" * 1_000_000)
+    assert len(said.errors) == 1
+    assert "xxx..." in said.errors[0]
+    assert len(said.errors[0]) < 200
+
+
+@pytest.mark.parametrize("name", ["stdin", "stdout"])
+def test_without_standard_input_or_output_there_is_no_session(
+    model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """As Python has it where the program was started with `<&-` or `>&-`."""
+    monkeypatch.setattr(sys, name, None)
+    with pytest.raises(InputError, match=f"standard {name[3:]}put is closed"):
+        converse(model, tokenizer, FEW)
 
 
 @pytest.mark.parametrize("number", ["0", "2", "-1", "x"])
@@ -434,7 +484,11 @@ class Terminal:
 
         self.screen, inside = pty.openpty()
         # The child takes the terminal as its own, so that a typed Ctrl-C is a signal to it.
-        code = "import fcntl, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); from mu_sota.cli import main; main()"
+        # Under nohup, SIGINT is ignored, and a child would inherit that.
+        code = (
+            "import fcntl, signal, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
+            "signal.signal(signal.SIGINT, signal.default_int_handler); from mu_sota.cli import main; main()"
+        )
         environment = os.environ | {"TERM": "xterm", "MU_SOTA_CACHE": str(cache), "LC_ALL": "C.UTF-8"}
         self.program = subprocess.Popen(
             [sys.executable, "-c", code, *arguments],
@@ -534,6 +588,26 @@ def test_lines_of_earlier_sessions_come_back(terminal: Callable[..., Terminal], 
     one.type("/quit\r")
     assert one.program.wait(60) == 0
     assert kept.read_text().splitlines() == [*earlier[-1000:], "/set top_k 7", "/set seed 1002", r"one\ntwo", "/quit"]
+
+
+def test_lines_of_earlier_sessions_are_nobody_else_s_business(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the file is written anew, because it has grown too long."""
+    readline = SimpleNamespace(__doc__="")
+    for name in ("set_completer", "set_completer_delims", "parse_and_bind", "add_history"):
+        setattr(readline, name, lambda _: None)
+    monkeypatch.setitem(sys.modules, "readline", readline)
+    monkeypatch.setenv("MU_SOTA_CACHE", str(tmp_path))
+    before = os.umask(0o022)
+    try:
+        kept = interactive._edit_lines()
+        assert kept is not None
+        kept.write_text("line\n" * 1005)
+        assert kept.stat().st_mode & 0o777 == 0o600
+        interactive._edit_lines()
+    finally:
+        os.umask(before)
+    assert kept.read_text() == "line\n" * 1000
+    assert kept.stat().st_mode & 0o777 == 0o600
 
 
 def test_without_readline_or_a_place_to_keep_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """The playground: its parts as HTML, and the page as a visitor uses it, in a real browser."""
 
+import asyncio
 import json
 import os
 import re
@@ -11,8 +12,11 @@ import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread
+from types import SimpleNamespace
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import pytest
 import torch
@@ -33,10 +37,9 @@ from mu_sota.panels import (
     state_view,
     token_strip,
     token_text,
-    visible,
 )
 from mu_sota.settings import Generation
-from mu_sota.tokenizer import encode, train_bpe, train_words
+from mu_sota.tokenizer import encode, train_bpe, train_words, visible
 from mu_sota.trained import continued, load_trained
 
 NAMES = [block.name for block in BLOCKS]
@@ -45,6 +48,7 @@ SENTENCES = [
     "every block reads what the blocks before it have said. ",
     "a small model of the state moves the blocks it keeps. ",
 ]
+MARKUP = "<img src=x onerror=alert(1)>"
 
 # --- Parts ----------------------------------------------------------------------------------------------------------
 
@@ -113,12 +117,20 @@ def test_every_character_of_a_token_is_in_sight(text: str) -> None:
     assert shown.isprintable()
     assert " " not in shown
     assert len(shown) >= len(text)
-    assert visible(text, spaces=False).replace("\n", "").replace("\t", "").isprintable()
 
 
 def test_what_cannot_be_printed_is_written_as_a_code() -> None:
     assert visible("a b\n\t\0\x9f\u202e\ud800\U000e0041") == r"a·b⏎⇥\x00\x9f\u202e\ud800\U000e0041"
-    assert visible("a b\n\t\0", spaces=False) == "a b\n\t\\x00"
+    assert visible("a b\n\t\r\0\u202e\u2066\u200b\u2028\ufeff", spaces=False) == (
+        r"a b~\x0d\x00\u202e\u2066\u200b\u2028\ufeff".replace("~", "\n\t")
+    )
+
+
+def test_what_people_write_is_as_it_was() -> None:
+    """Letters of all scripts, their spaces and joiners, emoji of several characters."""
+    for text in ("naïve\u00a0café", "漢字\u3000かな", "می\u200cخواهم", "क्\u200dष", "👩\u200d👩\u200d👧", "❤\ufe0f"):
+        assert visible(text, spaces=False) == text
+    assert visible("👩\u200d👧\u00a0") == r"👩\u200d👧\xa0"  # but of a token, nothing is out of sight
 
 
 def test_tokens_are_shown_as_bytes_where_they_are_no_characters() -> None:
@@ -178,13 +190,52 @@ def test_probabilities_with_and_without_blocks() -> None:
     assert "has none" in comparison_view(torch.empty(0), None, [])
 
 
+def marked(html: str) -> list[str]:
+    return re.findall(r'<span class="mu-alt mu-same"><b>(.*?)</b>', html)
+
+
+def test_the_token_that_came_is_marked_among_the_likeliest() -> None:
+    likeliest = [("a", 0.5), ("b", 0.3), ("c", 0.2)]
+    assert marked(token_strip([Shown("b", 0.3, likeliest)], likeliest)) == ["b"]
+    assert marked(token_strip([Shown("d", 0.1, likeliest)], likeliest)) == []
+
+
+@pytest.mark.parametrize(("change", "side", "shown"), [(0.5, "worse", "+0.50"), (-0.5, "better", "−0.50")])
+def test_a_change_has_the_colour_of_its_side(change: float, side: str, shown: str) -> None:
+    html = token_strip([Shown("a", 0.5, [], change=change)], off=["I"])
+    (found,) = re.findall(r'mu-change" style="--mu-on:color-mix\(in oklab,var\(--mu-(\w+)\) 25%.*?>([^<]*)<', html)
+    assert found == (side, shown)
+
+
+def test_a_value_of_the_state_has_the_colour_of_its_sign() -> None:
+    matrix = torch.zeros(4, 4)
+    matrix[0, 0], matrix[0, 1] = 2.0, -1.0
+    found = re.findall(r"var\(--mu-(positive|negative)\) (\d+)%", state_view(matrix, 1))
+    assert found[:2] == [("positive", "100"), ("negative", "50")]
+
+
+def test_attention_names_what_was_looked_at_most() -> None:
+    texts = ["a", "b", "c", "d", "e"]
+    weights = torch.tensor([0.1, 0.3, 0.05, 0.15, 0.4])
+    blocks = torch.zeros(16, 5)
+    for number in range(16):
+        blocks[number, number % 4], blocks[number, 4] = 0.8, 0.2
+    html = attention_view(texts, weights, blocks, 2, "who")
+    most = re.findall(r'<li><b class="mu-chip">(.*?)</b> (.*?) <span>(.*?)</span>', html)
+    assert most == [("e", "40 %", "itself"), ("b", "30 %", "3 tokens before"), ("d", "15 %", "the token before")]
+    assert re.findall(r"<b>(.*?)</b><i>(.*?)</i>", html) == [(texts[number % 4], "80 %") for number in range(16)]
+
+
 # --- What stands behind the page -------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in Hugging Face layout: a small random model whose blocks matter, and a BPE of a few merges."""
-    folder = tmp_path_factory.mktemp("playground") / "model"
+    """A folder in Hugging Face layout: a small random model whose blocks matter, and a BPE of a few merges.
+
+    Its name is markup.
+    """
+    folder = tmp_path_factory.mktemp("playground") / MARKUP
     tokenizer = train_bpe(SENTENCES * 20, 320)
     torch.manual_seed(3)
     config = MuConfig(
@@ -239,6 +290,155 @@ def test_a_page_that_is_closed_holds_nothing_up(small_run: Path) -> None:
     assert looking.continuation(off) != reading.continuation == looking.continuation(reading)
 
 
+@pytest.fixture
+def looking(small_run: Path) -> Any:
+    from mu_sota.playground import Looking
+
+    return Looking(*load_trained(small_run))
+
+
+def test_the_attention_that_is_asked_for_is_shown(looking: Any) -> None:
+    reading = looking.read(looking.ids("the state of a token", 1), Generation(max_new_tokens=1))
+    position = 3
+    rows = reading.seen.attention(position, 2)
+    asked = {"mean": sum(rows.cross) / len(rows.cross), "K": rows.block[NAMES.index("K")]}
+    asked |= {f"head {number}": row for number, row in enumerate(rows.cross, start=1)}
+    shown = {}
+    for kind, weights in asked.items():
+        html = looking.inspected(reading, position, 2, kind)[3]
+        shown[kind] = re.findall(r'<span style="[^"]*" title="(.*?)">', html)
+        assert shown[kind] == [percent(float(weight)) for weight in weights], kind
+    assert len({tuple(each) for each in shown.values()}) == len(shown), "a mix-up would show"
+
+
+def test_a_token_that_is_markup_is_shown_as_text() -> None:
+    from mu_sota.playground import Looking
+
+    words = train_words(["<b>bold</b> text\n"])
+    torch.manual_seed(0)
+    model = MuForCausalLM(MuConfig(vocab_size=len(words), num_hidden_layers=1, max_position_embeddings=9)).eval()
+    looking = Looking(model, words)
+    reading = looking.read(looking.ids("<b>bold</b>", 1), Generation(max_new_tokens=1))
+    heading = looking.inspected(reading, 0, 1, "mean")[0]
+    assert "&lt;b&gt;bold&lt;/b&gt;</b>" in heading
+    assert Tags(heading).elements == ["p", "b"]
+
+
+def test_a_switch_waits_for_the_model(looking: Any) -> None:
+    """What one visitor switches off must not be off in what another one is reading."""
+    reading = looking.read(looking.ids("the state", 1), Generation(max_new_tokens=1))
+    without = looking.switch(reading, ("I",))
+    for question in (
+        lambda: looking.switch(reading, ("I",)),
+        lambda: looking.continuation(without),
+        lambda: looking.read(reading.ids, reading.generation),
+    ):
+        asked = Thread(target=question, daemon=True)
+        with looking.lock:
+            asked.start()
+            asked.join(0.3)
+            assert asked.is_alive()
+            assert not looking.model.model.layers[0]._forward_pre_hooks
+        asked.join(20)
+        assert not asked.is_alive()
+
+
+class Asked:
+    """The page's functions, called as Gradio calls them, with what they put where."""
+
+    def __init__(self, model: MuForCausalLM, tokenizer: Any) -> None:
+        from mu_sota import playground
+
+        async def build() -> Any:  # elsewhere, Gradio would leave an event loop open
+            return playground.build(model, tokenizer, MARKUP)
+
+        self.page = asyncio.run(build())
+        self.functions: dict[str, Any] = {each.name: each.fn for each in self.page.fns.values()}
+        self.stopped = next(
+            cell.cell_contents.stopped
+            for cell in self.functions["on_stop"].__closure__
+            if isinstance(cell.cell_contents, playground.Looking)
+        )
+
+    def values(self) -> list[Any]:
+        """Of the fields: blocks that are on, layer, attention, and how to sample."""
+        default = Generation(max_new_tokens=3)
+        fields = ("temperature", "top_k", "top_p", "repetition_penalty", "max_new_tokens", "seed")
+        return [NAMES, 1, "mean", *(getattr(default, field) for field in fields)]
+
+    def generate(self) -> Iterator[dict[str, Any]]:
+        visitor = SimpleNamespace(session_hash="someone")
+        for update in self.functions["on_generate"](visitor, "the state", *self.values()):
+            yield self.by_id(update)
+
+    def read(self) -> dict[str, Any]:
+        return self.by_id(self.functions["on_read"]("the state", *self.values()))
+
+    @staticmethod
+    def by_id(update: dict[Any, Any]) -> dict[str, Any]:
+        return {component.elem_id: value for component, value in update.items()}
+
+
+def test_nothing_is_kept_of_a_text_that_is_done(small_run: Path) -> None:
+    asked = Asked(*load_trained(small_run))
+    writing = asked.generate()
+    assert next(writing)["mu-stop"].interactive
+    assert list(asked.stopped) == ["someone"]
+    assert not list(writing)[-1]["mu-stop"].interactive
+    assert not asked.stopped
+    left = asked.generate()
+    next(left)
+    left.close()  # as when the visitor leaves
+    assert not asked.stopped
+
+
+def test_a_model_that_fails_is_answered_with_what_happened(
+    small_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from mu_sota import playground
+    from mu_sota.errors import InputError
+
+    asked = Asked(*load_trained(small_run))
+    for error, sentence in (
+        (InputError("no <number> & nothing"), "no &lt;number&gt; &amp; nothing"),
+        (RuntimeError("probability tensor"), "the model failed: RuntimeError: probability tensor"),
+    ):
+
+        def fail(*_: Any, error: Exception = error, **__: Any) -> None:
+            raise error
+
+        monkeypatch.setattr(playground, "continued", fail)
+        for last in (list(asked.generate())[-1], asked.read()):
+            assert sentence in last["mu-message"]
+            assert 'role="alert"' in last["mu-message"]
+            assert not last["mu-stop"].interactive
+        assert not asked.stopped
+        assert ("Traceback" in capsys.readouterr().err) == isinstance(error, RuntimeError)
+
+
+def test_a_model_without_numbers_is_answered_with_a_sentence(small_run: Path) -> None:
+    model, tokenizer = load_trained(small_run)
+    with torch.no_grad():
+        model.lm_head.weight.fill_(float("nan"))
+    asked = Asked(model, tokenizer)
+    last = list(asked.generate())[-1]
+    assert 'role="alert"' in last["mu-message"]
+    assert not last["mu-stop"].interactive
+
+
+def test_the_page_tells_a_model_s_name_and_not_where_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mu_sota.playground import _name
+
+    run = tmp_path / "runs" / "quickstart"
+    (run / "best").mkdir(parents=True)
+    assert _name(run) == _name(f"{run}/") == "quickstart"
+    assert _name(run / "best") == "quickstart/best"
+    monkeypatch.chdir(run)
+    assert _name(".") == "quickstart"
+    assert _name("best") == "quickstart/best"
+    assert _name("/") == "the root folder"
+
+
 # --- The page in a browser -------------------------------------------------------------------------------------------
 
 
@@ -261,7 +461,9 @@ def served(small_run: Path) -> Iterator[str]:
         port = taken.getsockname()[1]
         (example,) = examples("bash", "mu-sota playground")
         _, playground, _ = command_of(example, "mu-sota playground")
-        command = [sys.executable, "-m", "mu_sota", playground, str(small_run), "--no-browser", f"--port={port}"]
+        # As `python -m mu_sota`; but where this runs without Ctrl-C, as under nohup, the child must have it again.
+        code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); import mu_sota.__main__"
+        command = [sys.executable, "-c", code, playground, str(small_run), "--no-browser", f"--port={port}"]
         # A call to anywhere else would be refused, and show in the output.
         nowhere = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), "http://127.0.0.1:9")
         server = subprocess.Popen(
@@ -280,6 +482,30 @@ def served(small_run: Path) -> Iterator[str]:
         finally:
             server.kill()
             server.wait()
+
+
+def answered(url: str, **headers: str) -> int:
+    try:
+        with urlopen(Request(url, headers=headers)) as response:
+            return int(response.status)
+    except HTTPError as error:
+        return error.code
+
+
+@pytest.mark.parametrize("path", ["", "/config", "/gradio_api/info", "/gradio_api/queue/data?session_hash=a"])
+def test_no_name_but_this_machine_s_own_is_answered(served: str, path: str) -> None:
+    """A page elsewhere may have its name lead here (DNS rebinding)."""
+    port = served.rpartition(":")[2]
+    for host in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", "0.0.0.0"):
+        assert answered(served + path, Host=host) == 400
+    if "queue" not in path:
+        for host in (f"127.0.0.1:{port}", f"localhost:{port}", "localhost"):
+            assert answered(served + path, Host=host) == 200
+
+
+def test_no_function_of_the_page_is_offered_to_programs(served: str) -> None:
+    with urlopen(f"{served}/gradio_api/info") as response:
+        assert json.load(response)["named_endpoints"] == {}
 
 
 @pytest.fixture(scope="module")
@@ -392,6 +618,29 @@ def test_a_token_opens_with_a_click_and_with_the_keyboard(page: Any) -> None:
     page.get_by_role("option", name="Block K: world knowledge").click()
     page.locator("#mu-attention").get_by_text("Attention of block K").wait_for()
     assert page.locator("#mu-sensitivity th.mu-asked").inner_text() == "1"
+
+
+def test_a_layer_between_two_and_an_emptied_box(page: Any) -> None:
+    generated(page)
+    box = page.locator("#mu-layer input[type=number]")
+    box.fill("1.5")
+    page.get_by_role("heading", name="State after layer 2").wait_for()
+    box.fill("")
+    page.get_by_role("heading", name="State after layer 3").wait_for()
+    page.get_by_role("button", name="Sampling").click()
+    page.get_by_label("number input for Temperature").fill("")
+    generated(page)
+    assert page.locator(".toast-body").count() == 0
+
+
+def test_a_folder_whose_name_is_markup_is_called_by_it(page: Any, small_run: Path) -> None:
+    assert small_run.name == MARKUP
+    assert page.title() == f"mu-sota playground: {MARKUP}"
+    header = page.locator("#mu-header p")
+    assert header.locator("b").inner_text() == MARKUP
+    assert page.locator("#mu-header img").count() == 0
+    assert str(small_run.parent) not in page.content()
+    assert page.locator("footer").inner_text().strip() == "Settings"
 
 
 def test_everything_is_reached_with_tab(page: Any) -> None:

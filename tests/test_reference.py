@@ -3,11 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from reference import ReferenceMu, copy_weights, lively_model, to_reference
+from reference import lively_model, reference_of, to_reference
 from reference.model import GRID, cut
 from torch import Tensor
 
-from mu_sota import MuConfig, MuForCausalLM
 from mu_sota.layout import cells, to_matrix
 
 # Everything runs in float64, but the model takes the value of the entropy in float32: 1e-7, which later layers amplify.
@@ -21,20 +20,6 @@ CONFIGS = {
     "one value a head": {"matrix_size": 8, "num_hidden_layers": 1, "num_attention_heads": 64},
 }
 CASES = pytest.mark.parametrize("overrides", CONFIGS.values(), ids=CONFIGS)
-
-
-def reference_of(model: MuForCausalLM) -> ReferenceMu:
-    config: MuConfig = model.config
-    reference = ReferenceMu(
-        config.vocab_size,
-        config.matrix_size,
-        config.num_hidden_layers,
-        config.num_attention_heads,
-        config.intermediate_size,
-        config.max_position_embeddings,
-    ).double()
-    copy_weights(model, reference)
-    return reference
 
 
 def assert_near(ours: Tensor, theirs: Tensor, what: str = "") -> None:

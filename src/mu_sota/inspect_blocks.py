@@ -100,8 +100,9 @@ def trace(model: MuForCausalLM, ids: list[int]) -> Trace:
         top_log_probs=top.values.cpu(),
         states=torch.stack(states).cpu(),
         sensitivities=torch.stack([layer[0] for layer in output.sensitivities]).cpu(),
-        _cross=tuple((query.cpu(), key.cpu()) for query, key, _ in cross),
-        _block=tuple((query.cpu(), key.cpu()) for query, key, _ in block),
+        # Copies: a view would keep the values alive that nobody asks for.
+        _cross=tuple((query.to("cpu", copy=True), key.to("cpu", copy=True)) for query, key, _ in cross),
+        _block=tuple((query.to("cpu", copy=True), key.to("cpu", copy=True)) for query, key, _ in block),
     )
 
 

@@ -21,7 +21,7 @@ from .errors import InputError
 from .files import replacing
 from .model import MuForCausalLM
 from .settings import Generation
-from .tokenizer import is_word_level
+from .tokenizer import is_word_level, visible
 from .trained import continued, prompt_ids, text_of
 
 COMMANDS = {
@@ -45,8 +45,8 @@ The same seed gives the same text; after each, the seed goes up by one. The one 
 """
 _HISTORY_FILE = "typed_lines"
 _HISTORY_LINES = 1000
+_SHOWN = 40  # characters of what cannot be used
 _ECHO = 60  # characters of a text shown again where it is gone on with
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _ESCAPES = {"n": "\n", "t": "\t", "\\": "\\"}
 _CUT_CHARACTER = "\N{REPLACEMENT CHARACTER}"  # what UTF-8 that is not complete yet decodes to
 
@@ -58,8 +58,12 @@ def converse(model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast, settings:
     generation and nothing else, unless standard input is no terminal.
 
     Raises:
+        InputError: standard input or output is closed.
         KeyboardInterrupt: Ctrl-C where standard input is no terminal.
     """
+    if sys.stdin is None or sys.stdout is None:
+        name = "input" if sys.stdin is None else "output"
+        raise InputError(f"standard {name} is closed, but an interactive session needs it; open it, or give --prompt")
     if isinstance(sys.stdin, TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")  # the tokenizer says what is wrong with such a text
     _Session(model, tokenizer, settings).run()
@@ -107,11 +111,13 @@ class _Session:
         command, *rest = line.split(maxsplit=1)
         argument = rest[0].strip() if rest else ""
         if command not in COMMANDS:
-            close = difflib.get_close_matches(command, COMMANDS, n=1)
+            close = difflib.get_close_matches(_cut(command), COMMANDS, n=1)
             hint = f"did you mean {close[0]}?" if close else "/help lists them"
-            raise InputError(f"there is no command {command!r}; {hint} (a text that begins with / is typed with //)")
+            raise InputError(
+                f"there is no command {_cut(command)!r}; {hint} (a text that begins with / is typed with //)"
+            )
         if argument and command not in _TAKE_AN_ARGUMENT:
-            raise InputError(f"{command} stands alone, but is followed by {argument!r}")
+            raise InputError(f"{command} stands alone, but is followed by {_cut(argument)!r}")
         if command == "/help":
             commands = "\n".join(f"  {name:10} {meaning}" for name, meaning in COMMANDS.items())
             print(_HELP.format(commands=commands), flush=True)
@@ -133,7 +139,7 @@ class _Session:
         if value:
             self.settings = self.settings.changed(name, value)
         elif argument:
-            raise InputError(f"/set takes a name and a value, as in /set temperature 0.7, but got {argument!r}")
+            raise InputError(f"/set takes a name and a value, as in /set temperature 0.7, but got {_cut(argument)!r}")
         for key, field in Generation.model_fields.items():
             if key == name or not name:
                 print(f"  {key:18} {getattr(self.settings, key):<6} {field.description}", flush=True)
@@ -142,28 +148,33 @@ class _Session:
         if not argument:
             width = shutil.get_terminal_size().columns - 6
             for number, text in enumerate(self.texts, start=1):
-                line = _printable(text_of(self.tokenizer, text.ids)).replace("\n", "\\n").expandtabs(1)
+                line = visible(text_of(self.tokenizer, text.ids), spaces=False).replace("\n", "\\n").expandtabs(1)
                 print(f"{number:4} {line if len(line) <= width else line[: width - 3] + '...'}", flush=True)
             return
         if argument not in map(str, range(1, len(self.texts) + 1)):
-            raise InputError(f"/history takes the number of a text, 1 to {len(self.texts)}, but got {argument!r}")
+            raise InputError(f"/history takes the number of a text, 1 to {len(self.texts)}, but got {_cut(argument)!r}")
         self.last = self.texts[int(argument) - 1]
-        print(_printable(text_of(self.tokenizer, self.last.ids)), flush=True)
+        print(visible(text_of(self.tokenizer, self.last.ids), spaces=False), flush=True)
 
     def _begin(self, prompt: str) -> None:
         ids = prompt_ids(self.tokenizer, prompt, 1, self.positions)
         self._continue(_Text(ids, ids), ids, whole=True)
 
     def _continue(self, text: _Text, start: list[int], whole: bool = False) -> None:
-        """Stream what comes after `start`, keep it as `text`, and move to the next seed."""
+        """Stream what comes after `start`, keep it as `text`, and move to the next seed.
+
+        Raises:
+            InputError: there is no room, or the model cannot go on; in the latter case the text is kept first.
+        """
         room = self.positions - len(start)
         if room < 1:
             raise InputError(f"the text fills the model's {self.positions} positions; type the beginning of another")
         asked, seed = self.settings.max_new_tokens, self.settings.seed
         stream = _Stream(self.tokenizer, start)
         known = stream.text[: stream.shown]
-        self._dim(_printable(known if whole or len(known) <= _ECHO else "..." + known[-_ECHO:]))
+        self._dim(visible(known if whole or len(known) <= _ECHO else "..." + known[-_ECHO:], spaces=False))
         stopped = False
+        failed: InputError | None = None
         try:
             with _stopped_between_tokens(stream):
                 continued(self.model, self.tokenizer, start, self.settings, min(asked, room), seed, streamer=stream)
@@ -171,6 +182,8 @@ class _Session:
             if not self.typed:
                 raise
             stopped = True
+        except InputError as error:
+            failed = error  # what has come is kept, and can be gone on with under other settings
         stream.end()
         made = len(stream.ids) - len(start)
         ended = made > 0 and stream.ids[-1] == self.tokenizer.eos_token_id
@@ -185,12 +198,16 @@ class _Session:
         why = ""
         if stopped:
             why = ", stopped"
+        elif failed:
+            why = ", failed"
         elif ended:
             why = ", then the model ended the text"
         elif room < asked:
             why = f", all that fit into the model's {self.positions} positions"
         print(end="" if stream.text.endswith("\n") else "\n")
         self._dim(f"[seed {seed}, {made} token{'s' * (made != 1)}{why}]\n")
+        if failed:
+            raise failed
 
     def _dim(self, text: str) -> None:
         print(f"\x1b[2m{text}\x1b[22m" if self.dimmed else text, end="", flush=True)
@@ -223,7 +240,7 @@ class _Stream(BaseStreamer):
 
     def _show(self, text: str) -> None:
         new, self.shown = text[self.shown :], max(self.shown, len(text))
-        print(_printable(new), end="", flush=True)
+        print(visible(new, spaces=False), end="", flush=True)
 
 
 @contextmanager
@@ -242,9 +259,8 @@ def _stopped_between_tokens(stream: _Stream) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _printable(text: str) -> str:
-    """The text with control characters written out: a model's output must not drive the terminal."""
-    return _CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 
 def _lines(typed: bool) -> Iterator[str]:

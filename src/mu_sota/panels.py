@@ -16,30 +16,13 @@ from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from .layout import BLOCKS, GRID
+from .tokenizer import visible
 
 LIKELIEST = 3
 _NAMED_BLOCKS = 4  # that are off
 _NUMBERED_LAYERS = 8  # of a heat map whose cells have room for their numbers
 
 # --- Text as it is shown ---------------------------------------------------------------------------------------------
-
-
-def visible(text: str, spaces: bool = True) -> str:
-    """The text with every character in sight: `⏎`, `⇥`, `·`, and what cannot be printed as `\\xNN` or `\\uNNNN`.
-
-    Args:
-        spaces: of a single token; without it, spaces and line ends stay as they are.
-    """
-    if spaces:
-        text = text.replace(" ", "·").replace("\n", "⏎").replace("\t", "⇥")
-    return "".join(
-        character if character.isprintable() or character in "\n\t" else _code(character) for character in text
-    )
-
-
-def _code(character: str) -> str:
-    number = ord(character)
-    return f"\\x{number:02x}" if number < 256 else f"\\u{number:04x}" if number < 65536 else f"\\U{number:08x}"
 
 
 @cache

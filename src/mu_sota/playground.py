@@ -7,6 +7,7 @@ import math
 import os
 import socket
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from html import escape
@@ -16,6 +17,8 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 import torch
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
@@ -40,7 +43,7 @@ from .panels import (
     token_text,
 )
 from .settings import Generation
-from .trained import continued, default_device, load_trained, prompt_ids, text_of
+from .trained import BEST_FOLDER, continued, default_device, load_trained, prompt_ids, text_of
 
 HOST = "127.0.0.1"
 MAX_CHARACTERS = 20_000
@@ -327,8 +330,20 @@ _NONE_CHOSEN = "No token is chosen yet."
 _NO_PROBABILITY = "The text's probability appears here."
 _HINT = "Generate (Ctrl+Enter) writes on after the prompt. Read shows the prompt as the model sees it."
 
+# A page elsewhere can have its name lead to this machine, and would then be asked for as if it were the page's own.
+_ONLY_THIS_MACHINE = Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
+
 _FONT = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
 _MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace")
+
+
+def _slider(*arguments: Any, **more: Any) -> gr.Slider:
+    """A slider whose box of numbers may be left empty: that stands for what it held at first."""
+    slider = gr.Slider(*arguments, **more)
+    number = slider.preprocess
+    # No subclass: for one, Gradio writes a .pyi file beside this module.
+    slider.preprocess = lambda payload: number(slider.value if payload is None else payload)  # type: ignore[method-assign]
+    return slider
 
 
 def build(model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast, title: str) -> gr.Blocks:
@@ -368,7 +383,7 @@ def build(model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast, title: str) 
                 room = config.max_position_embeddings
                 new = min(default.max_new_tokens, max(room // 2, 1))
                 fields = [
-                    gr.Slider(
+                    _slider(
                         0,
                         2,
                         default.temperature,
@@ -377,12 +392,12 @@ def build(model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast, title: str) 
                         info="0: always the likeliest",
                         **wide,
                     ),
-                    gr.Slider(0, 200, default.top_k, step=1, label="Top k", info="0: all tokens", **wide),
-                    gr.Slider(0.05, 1, default.top_p, step=0.05, label="Top p", info="share of probability", **wide),
-                    gr.Slider(
+                    _slider(0, 200, default.top_k, step=1, label="Top k", info="0: all tokens", **wide),
+                    _slider(0.05, 1, default.top_p, step=0.05, label="Top p", info="share of probability", **wide),
+                    _slider(
                         1, 2, default.repetition_penalty, step=0.05, label="Repetition penalty", info="1: none", **wide
                     ),
-                    gr.Slider(1, max(room - 1, 2), new, step=1, label="New tokens", info="at most", **wide),
+                    _slider(1, max(room - 1, 2), new, step=1, label="New tokens", info="at most", **wide),
                     gr.Number(default.seed, precision=0, label="Seed", info="same seed, same text", **wide),
                 ]
             message = gr.HTML(message_view(_HINT), elem_id="mu-message")
@@ -399,8 +414,16 @@ def build(model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast, title: str) 
             gr.HTML("<h2>Inside a token</h2>")
             heading = gr.HTML(placeholder(_NONE_CHOSEN), elem_id="mu-which")
             with gr.Row():
-                layer = gr.Slider(
-                    0, layers, layers, step=1, label="Layer", info="0: the embedding", elem_id="mu-layer", min_width=220
+                layer = _slider(
+                    0,
+                    layers,
+                    layers,
+                    step=1,
+                    precision=0,
+                    label="Layer",
+                    info="0: the embedding",
+                    elem_id="mu-layer",
+                    min_width=220,
                 )
                 kind = gr.Dropdown(
                     [
@@ -467,11 +490,12 @@ def build(model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast, title: str) 
                 **below(about, looking.continuation(about) if off else None),
             }
 
-        def refused(error: InputError) -> dict[Any, Any]:
+        def refused(error: Exception) -> dict[Any, Any]:
             """The sentence, and nothing of an earlier text below it."""
             return {
-                message: message_view(str(error), error=True),
+                message: message_view(_sentence(error), error=True),
                 reading: None,
+                stop: gr.Button(interactive=False),
                 strip: token_strip([]),
                 heading: placeholder(_NONE_CHOSEN),
                 probability: placeholder(_NO_PROBABILITY),
@@ -489,40 +513,46 @@ def build(model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast, title: str) 
                 return
             visitor = str(request.session_hash)
             stopped = looking.stopped[visitor] = threading.Event()
-            yield {reading: None, stop: gr.Button(interactive=True)}
-            shown: list[Shown] = []
-            so_far = list(ids)
-            for steps in looking.write(ids, wanted, stopped):
-                for step in steps:
-                    if isinstance(step, Reading):
-                        written = len(step.ids) - step.given
-                        did = "Stopped after" if stopped.is_set() else "Wrote"
-                        all_room = len(step.ids) == config.max_position_embeddings and written < wanted.max_new_tokens
-                        said = f"{did} {_tokens(written)}; the prompt has {len(ids)}." + (
-                            f" That is all that fits into {config.max_position_embeddings} positions." * all_room
-                        )
-                        yield finished(step, min(len(ids), len(step.ids) - 1), on, at, which, said)
-                        break
-                    if isinstance(step, Trace):
-                        shown += looking.shown(step, len(ids))
+            try:
+                yield {reading: None, stop: gr.Button(interactive=True)}
+                shown: list[Shown] = []
+                so_far = list(ids)
+                for steps in looking.write(ids, wanted, stopped):
+                    for step in steps:
+                        if isinstance(step, Reading):
+                            written = len(step.ids) - step.given
+                            did = "Stopped after" if stopped.is_set() else "Wrote"
+                            all_room = (
+                                len(step.ids) == config.max_position_embeddings and written < wanted.max_new_tokens
+                            )
+                            said = f"{did} {_tokens(written)}; the prompt has {len(ids)}." + (
+                                f" That is all that fits into {room} positions." * all_room
+                            )
+                            yield finished(step, min(len(ids), len(step.ids) - 1), on, at, which, said)
+                            break
+                        if isinstance(step, Trace):
+                            shown += looking.shown(step, len(ids))
+                        else:
+                            shown.append(looking.step(step))
+                            so_far.append(step.token)
                     else:
-                        shown.append(looking.step(step))
-                        so_far.append(step.token)
-                else:
-                    yield {
-                        strip: token_strip(shown),
-                        prose: looking.prose(so_far, len(ids)),
-                        message: message_view("Writing …"),
-                    }
-            looking.stopped.pop(visitor, None)
+                        yield {
+                            strip: token_strip(shown),
+                            prose: looking.prose(so_far, len(ids)),
+                            message: message_view("Writing …"),
+                        }
+            except Exception as error:
+                yield refused(error)
+            finally:
+                looking.stopped.pop(visitor, None)
 
         def on_read(text: str, on: list[str], at: int, which: str, *values: Any) -> dict[Any, Any]:
             try:
                 wanted = _generation(*values)
                 ids = looking.ids(text, 0)
-            except InputError as error:
+                return finished(looking.read(ids, wanted), len(ids) - 1, on, at, which, f"Read {_tokens(len(ids))}.")
+            except Exception as error:
                 return refused(error)
-            return finished(looking.read(ids, wanted), len(ids) - 1, on, at, which, f"Read {_tokens(len(ids))}.")
 
         def on_stop(request: gr.Request) -> None:
             if stopped := looking.stopped.get(str(request.session_hash)):
@@ -537,14 +567,17 @@ def build(model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast, title: str) 
         ) -> Iterator[dict[Any, Any]]:
             if about is None:
                 return
-            about = looking.switch(about, tuple(name for name in NAMES if name not in on))
-            yield {
-                reading: about,
-                strip: looking.strip(about, position),
-                probability: comparison_view(about.whole, about.without, about.off),
-                **inside(about, position, at, which),
-            }
-            yield below(about, looking.continuation(about) if about.off else None)
+            try:
+                about = looking.switch(about, tuple(name for name in NAMES if name not in on))
+                yield {
+                    reading: about,
+                    strip: looking.strip(about, position),
+                    probability: comparison_view(about.whole, about.without, about.off),
+                    **inside(about, position, at, which),
+                }
+                yield below(about, looking.continuation(about) if about.off else None)
+            except Exception as error:
+                yield refused(error)
 
         everything = [reading, selected, strip, message, prose, stop, probability, continuation, *panels]
         looks = [on, layer, kind]
@@ -580,7 +613,7 @@ def serve(folder: str | Path, port: int, open_browser: bool) -> None:
         InputError: there is no MU model in the folder, or no port is free.
     """
     model, tokenizer = load_trained(folder, default_device())
-    page = build(model, tokenizer, str(folder))
+    page = build(model, tokenizer, _name(folder))
     for name in ("NO_PROXY", "no_proxy"):  # Gradio asks its own server whether it is up; that is not for a proxy
         os.environ[name] = ",".join(filter(None, (os.environ.get(name), HOST)))
     free = _free_port(port)
@@ -600,6 +633,7 @@ def serve(folder: str | Path, port: int, open_browser: bool) -> None:
             pwa=False,
             mcp_server=False,
             max_file_size=0,
+            app_kwargs={"middleware": [_ONLY_THIS_MACHINE]},
             **look(),
         )
         print(f"The playground is at http://{HOST}:{free} and ends with Ctrl-C.", flush=True)
@@ -608,6 +642,20 @@ def serve(folder: str | Path, port: int, open_browser: bool) -> None:
         pass
     finally:
         page.close(verbose=False)
+
+
+def _name(folder: str | Path) -> str:
+    """What a folder is called on the page: its own name, for `best/` with that of its run, and never where it lies."""
+    whole = Path(folder).resolve()
+    return "/".join(whole.parts[1:][-2:] if whole.name == BEST_FOLDER else whole.parts[1:][-1:]) or "the root folder"
+
+
+def _sentence(error: Exception) -> str:
+    """What a visitor is told; what is no mistake of theirs is told in full in the terminal."""
+    if isinstance(error, InputError):
+        return str(error)
+    traceback.print_exception(error)
+    return f"the model failed: {type(error).__name__}: {' '.join(str(error).split())[:300] or 'no more is known'}"
 
 
 def _free_port(port: int) -> int:

@@ -8,6 +8,7 @@ special token: `<EOS>` typed by a user is five ordinary characters to the BPE. (
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -26,6 +27,8 @@ _BPE_SPECIALS = {"pad_token": "<PAD>", "unk_token": "<UNK>", "bos_token": "<BOS>
 _WORD_SPECIALS = {"pad_token": "<eos>", "unk_token": "<unk>", "bos_token": "<eos>", "eos_token": "<eos>"}
 _LINE_ENDS = normalizers.Replace("\n", " <eos> ")
 _SMALLEST_BPE = len(_BPE_SPECIALS) + 256
+
+_READABLE = "\n\t\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"
 
 _PIECE_CHARACTERS = 16_384
 _PIECES_A_BATCH = 64
@@ -199,3 +202,29 @@ def _encodable(text: str) -> str:
             "hold: decode the text again as UTF-8, or remove that character."
         ) from None
     return text
+
+
+def visible(text: str, spaces: bool = True) -> str:
+    """The text with nothing in it that drives a terminal, turns the direction of writing, or cannot be seen.
+
+    What cannot be printed is written as `\\xNN`, `\\uNNNN` or `\\UNNNNNNNN`. All letters and emoji are as they were.
+
+    Args:
+        spaces: of a single token: every character is in sight, spaces, line ends and tabs as `·`, `⏎` and `⇥`. In a
+            text to be read they stay as they are, as do the two joiners that emoji, Persian and Hindi are written with.
+    """
+    if spaces:
+        text = text.replace(" ", "·").replace("\n", "⏎").replace("\t", "⇥")
+    return "".join(
+        character if character.isprintable() or (not spaces and _readable(character)) else _code(character)
+        for character in text
+    )
+
+
+def _readable(character: str) -> bool:
+    return character in _READABLE or unicodedata.category(character) == "Zs"  # spaces of all widths
+
+
+def _code(character: str) -> str:
+    number = ord(character)
+    return f"\\x{number:02x}" if number < 256 else f"\\u{number:04x}" if number < 65536 else f"\\U{number:08x}"

@@ -14,6 +14,7 @@ __all__ = [
     "ReferenceOutput",
     "copy_weights",
     "lively_model",
+    "reference_of",
     "small_config",
     "small_model",
     "to_reference",
@@ -61,3 +62,18 @@ def lively_model(seed: int = 0, **overrides: Any) -> MuForCausalLM:
             else:
                 nn.init.normal_(parameter, std=1.5 * parameter.shape[-1] ** -0.5)
     return model
+
+
+def reference_of(model: MuForCausalLM) -> ReferenceMu:
+    """The reference in a model's size and with its weights, in float64 and eval mode."""
+    config: MuConfig = model.config
+    reference = ReferenceMu(
+        config.vocab_size,
+        config.matrix_size,
+        config.num_hidden_layers,
+        config.num_attention_heads,
+        config.intermediate_size,
+        config.max_position_embeddings,
+    ).double()
+    copy_weights(model, reference)
+    return reference.eval()
