@@ -95,6 +95,14 @@ def test_a_wrong_file_gets_a_sentence(tmp_path: Path, content: str, says: str) -
         load_settings("mu-sota", tmp_path / "none.yaml")
 
 
+def test_long_values_are_cut_in_the_sentence() -> None:
+    for assignment in ("x" * 10_000 + "=1", "batch_size=" + "x" * 10_000):
+        with pytest.raises(InputError) as error:
+            load_settings("mu-sota", None, parse_assignments([assignment]))
+        assert "xxx..." in str(error.value)
+        assert len(str(error.value)) < 700
+
+
 def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
     file = tmp_path / "settings.yaml"
     file.write_text("# nothing yet\n")

@@ -12,6 +12,8 @@ from pydantic_core import PydanticCustomError
 from .config import MODEL_PRESETS, MuConfig
 from .errors import InputError
 
+_SHOWN = 60  # characters of a name or value that cannot be used
+
 
 class _Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -229,9 +231,14 @@ def _model_config(values: dict[str, Any]) -> MuConfig:
 
 
 def _no_such_setting(key: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(str(key), known, n=1)
+    close = difflib.get_close_matches(str(key)[:_SHOWN], known, n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"the settings are: {', '.join(known)}"
-    return f"there is no setting {key!r}; {hint}"
+    return f"there is no setting {_shown(key)}; {hint}"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 
 def _refuse_truth_value(key: str, value: Any) -> None:
@@ -243,4 +250,4 @@ def _sentence(error: ValidationError, key: str = "") -> str:
     first = error.errors()[0]
     name = key or ".".join(str(part) for part in first["loc"])
     reason = first["msg"][0].lower() + first["msg"][1:]
-    return f"the setting {name} is {first['input']!r}: {reason}"
+    return f"the setting {name} is {_shown(first['input'])}: {reason}"
