@@ -119,15 +119,16 @@ def _evaluate(
         raise InputError(
             f"--window is {window} and --stride {stride}, but 1 <= stride <= window <= {positions} must hold"
         )
-    another = data is not None and data != record.get("data") and Path(data).expanduser().is_file()
-    split = split or ("all" if another else "test")
-    data = data or record.get("data")
+    own = record.get("data")
+    data = data or own
     if data is None:
         raise InputError(f"{folder} has no run.json that says what it was trained on; name a text with --data")
+    file = Path(data).expanduser()
+    split = split or ("all" if data != own and file.is_file() else "test")
     if split != "all":
         text = getattr(load_corpus(data, tokenizer=tokenizer), split)
-    elif Path(data).expanduser().is_file():
-        text = load_file(Path(data).expanduser(), tokenizer)
+    elif file.is_file():
+        text = load_file(file, tokenizer)
     else:
         raise InputError(
             f"--split is 'all', which is of one file, but {data!r} is none; choose train, validation or test"

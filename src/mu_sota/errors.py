@@ -7,3 +7,8 @@ class InputError(ValueError):
     The message is one sentence that names the value, what was expected and how to fix it. The command line prints it
     without a traceback and exits with status 2.
     """
+
+
+def cut(text: str, most: int = 40) -> str:
+    """A text that cannot be used, short enough for the sentence that says so."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."

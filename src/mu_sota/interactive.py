@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 from transformers.generation.streamers import BaseStreamer
 
-from .errors import InputError
+from .errors import InputError, cut
 from .files import replacing
 from .model import MuForCausalLM
 from .settings import Generation
@@ -45,7 +45,6 @@ The same seed gives the same text; after each, the seed goes up by one. The one 
 """
 _HISTORY_FILE = "typed_lines"
 _HISTORY_LINES = 1000
-_SHOWN = 40  # characters of what cannot be used
 _ECHO = 60  # characters of a text shown again where it is gone on with
 _ESCAPES = {"n": "\n", "t": "\t", "\\": "\\"}
 _CUT_CHARACTER = "\N{REPLACEMENT CHARACTER}"  # what UTF-8 that is not complete yet decodes to
@@ -111,13 +110,13 @@ class _Session:
         command, *rest = line.split(maxsplit=1)
         argument = rest[0].strip() if rest else ""
         if command not in COMMANDS:
-            close = difflib.get_close_matches(_cut(command), COMMANDS, n=1)
+            close = difflib.get_close_matches(cut(command), COMMANDS, n=1)
             hint = f"did you mean {close[0]}?" if close else "/help lists them"
             raise InputError(
-                f"there is no command {_cut(command)!r}; {hint} (a text that begins with / is typed with //)"
+                f"there is no command {cut(command)!r}; {hint} (a text that begins with / is typed with //)"
             )
         if argument and command not in _TAKE_AN_ARGUMENT:
-            raise InputError(f"{command} stands alone, but is followed by {_cut(argument)!r}")
+            raise InputError(f"{command} stands alone, but is followed by {cut(argument)!r}")
         if command == "/help":
             commands = "\n".join(f"  {name:10} {meaning}" for name, meaning in COMMANDS.items())
             print(_HELP.format(commands=commands), flush=True)
@@ -139,7 +138,7 @@ class _Session:
         if value:
             self.settings = self.settings.changed(name, value)
         elif argument:
-            raise InputError(f"/set takes a name and a value, as in /set temperature 0.7, but got {_cut(argument)!r}")
+            raise InputError(f"/set takes a name and a value, as in /set temperature 0.7, but got {cut(argument)!r}")
         for key, field in Generation.model_fields.items():
             if key == name or not name:
                 print(f"  {key:18} {getattr(self.settings, key):<6} {field.description}", flush=True)
@@ -152,7 +151,7 @@ class _Session:
                 print(f"{number:4} {line if len(line) <= width else line[: width - 3] + '...'}", flush=True)
             return
         if argument not in map(str, range(1, len(self.texts) + 1)):
-            raise InputError(f"/history takes the number of a text, 1 to {len(self.texts)}, but got {_cut(argument)!r}")
+            raise InputError(f"/history takes the number of a text, 1 to {len(self.texts)}, but got {cut(argument)!r}")
         self.last = self.texts[int(argument) - 1]
         print(visible(text_of(self.tokenizer, self.last.ids), spaces=False), flush=True)
 
@@ -257,10 +256,6 @@ def _stopped_between_tokens(stream: _Stream) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 
 def _lines(typed: bool) -> Iterator[str]:

@@ -286,7 +286,7 @@ def _generation(*values: Any) -> Generation:
     Raises:
         InputError: a value is out of range.
     """
-    settings = Generation.model_validate({})
+    settings = Generation()
     for key, value in zip(FIELDS, values, strict=True):
         whole = isinstance(value, float) and value.is_integer() and isinstance(getattr(settings, key), int)
         settings = settings.changed(key, int(value) if whole else value)
@@ -353,7 +353,7 @@ def build(model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast, title: str) 
     layers, heads = config.num_hidden_layers, config.num_attention_heads
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     one_at_a_time: dict[str, Any] = {**quiet, "concurrency_id": "model", "concurrency_limit": 1}
-    default = Generation.model_validate({})
+    default = Generation()
 
     with gr.Blocks(title=f"mu-sota playground: {title}", analytics_enabled=False, fill_width=True) as page:
         reading = gr.State(None)
@@ -522,9 +522,7 @@ def build(model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast, title: str) 
                         if isinstance(step, Reading):
                             written = len(step.ids) - step.given
                             did = "Stopped after" if stopped.is_set() else "Wrote"
-                            all_room = (
-                                len(step.ids) == config.max_position_embeddings and written < wanted.max_new_tokens
-                            )
+                            all_room = len(step.ids) == room and written < wanted.max_new_tokens
                             said = f"{did} {_tokens(written)}; the prompt has {len(ids)}." + (
                                 f" That is all that fits into {room} positions." * all_room
                             )

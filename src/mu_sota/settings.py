@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from pydantic_core import PydanticCustomError
 
 from .config import MODEL_PRESETS, MuConfig
-from .errors import InputError
+from .errors import InputError, cut
 
 _SHOWN = 60  # characters of a name or value that cannot be used
 
@@ -233,12 +233,7 @@ def _model_config(values: dict[str, Any]) -> MuConfig:
 def _no_such_setting(key: str, known: list[str]) -> str:
     close = difflib.get_close_matches(str(key)[:_SHOWN], known, n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"the settings are: {', '.join(known)}"
-    return f"there is no setting {_shown(key)}; {hint}"
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
+    return f"there is no setting {cut(repr(key), _SHOWN)}; {hint}"
 
 
 def _refuse_truth_value(key: str, value: Any) -> None:
@@ -250,4 +245,4 @@ def _sentence(error: ValidationError, key: str = "") -> str:
     first = error.errors()[0]
     name = key or ".".join(str(part) for part in first["loc"])
     reason = first["msg"][0].lower() + first["msg"][1:]
-    return f"the setting {name} is {_shown(first['input'])}: {reason}"
+    return f"the setting {name} is {cut(repr(first['input']), _SHOWN)}: {reason}"

@@ -34,7 +34,7 @@ from .model import MuForCausalLM
 from .settings import MODEL_KEYS, RunSettings, Settings
 from .tokenizer import TOKENIZER_FILE
 from .tokenizer import save as save_tokenizer
-from .trained import BEST_FOLDER, METRICS_FILE, RUN_FILE, prompt_ids, sample
+from .trained import BEST_FOLDER, METRICS_FILE, RUN_FILE, metrics_rows, prompt_ids, recorded, sample
 from .trainer import BEST_FILE, MuTrainer, Tally
 from .verdict import Check, as_text, verdict
 
@@ -72,10 +72,8 @@ class Metrics:
     def rewind(self, step: int) -> None:
         """Forget what came after the checkpoint at `step`: it is about to be done again."""
         rows = []
-        if step and self.path.exists():
-            with self.path.open(encoding="utf-8", newline="\n") as file:
-                whole = [json.loads(line) for line in file if line.endswith("\n")]  # a kill can leave half a last line
-            rows = [row for row in whole if row["step"] <= step]
+        if step:
+            rows = [row for row in metrics_rows(self.path) if row["step"] <= step]
         self.epochs = [{k: v for k, v in row.items() if k != "kind"} for row in rows if row["kind"] == "epoch"]
         if self.writes:
             with replacing(self.path) as temporary:
@@ -475,7 +473,7 @@ def _previous_run(out: Path, data: str, corpus: Corpus, identity: dict[str, Any]
         return {}
     if not resume:
         raise InputError(f"{out} already holds a run; add --resume to go on with it, or give another --out")
-    record: dict[str, Any] = json.loads((out / RUN_FILE).read_text(encoding="utf-8"))
+    record = recorded(out)
     if record["data_fingerprint"] != corpus.fingerprint:
         raise InputError(
             f"the run in {out} was started on {record['data']!r}, and {data!r} now gives other text or tokens; "

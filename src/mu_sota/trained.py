@@ -11,7 +11,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from . import tokenizer as tokenizers
 from .config import MuConfig
-from .errors import InputError
+from .errors import InputError, cut
 from .model import MuForCausalLM
 from .settings import Sampling
 
@@ -40,14 +40,17 @@ def record_of(folder: Path) -> dict[str, Any]:
     return recorded(_run_of(folder))
 
 
+def metrics_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a `metrics.jsonl`; none where there is no file."""
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", newline="\n") as file:
+        return [json.loads(line) for line in file if line.endswith("\n")]  # a kill can leave half a last line
+
+
 def best_epoch(folder: Path) -> dict[str, Any] | None:
     """Of the same run, the row of its metrics for the epoch that `best/` holds, or None."""
-    metrics = _run_of(folder) / METRICS_FILE
-    if not metrics.is_file():
-        return None
-    with metrics.open(encoding="utf-8", newline="\n") as file:
-        rows = [json.loads(line) for line in file if line.endswith("\n")]  # a kill can leave half a last line
-    epochs = [row for row in rows if row["kind"] == "epoch"]
+    epochs = [row for row in metrics_rows(_run_of(folder) / METRICS_FILE) if row["kind"] == "epoch"]
     return min(epochs, key=lambda row: row["validation"]["loss"], default=None)
 
 
@@ -131,9 +134,8 @@ def prompt_ids(tokenizer: PreTrainedTokenizerFast, prompt: str, max_new_tokens: 
     """
     ids: list[int] = tokenizers.encode(tokenizer, prompt).tolist() or [tokenizer.bos_token_id]
     if len(ids) + max_new_tokens > positions:
-        shown = prompt if len(prompt) <= 40 else f"{prompt[:37]}..."
         raise InputError(
-            f"the prompt {shown!r} has {len(ids)} tokens and {max_new_tokens} more are asked for, but the model "
+            f"the prompt {cut(prompt)!r} has {len(ids)} tokens and {max_new_tokens} more are asked for, but the model "
             f"has {positions} positions; shorten the prompt, or ask for fewer tokens"
         )
     return ids
