@@ -13,7 +13,6 @@ import ast
 import hashlib
 import inspect
 import json
-import os
 import platform
 import re
 import sysconfig
@@ -30,7 +29,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast
 
 from .errors import InputError
-from .files import replacing, write_json
+from .files import cache_folder, replacing, write_json
 from .loss import IGNORE_INDEX
 from .tokenizer import TOKENIZER_FILE, encode, is_word_level, load, save, train_bpe, train_words
 
@@ -121,7 +120,7 @@ def load_corpus(
         raise InputError(f"Unknown tokenizer {tokenizer!r}: give bpe, word, or a trained tokenizer.")
     fingerprint, read = _resolve(source)
     key = hashlib.sha256(json.dumps([_CACHE_FORMAT, fingerprint, settings]).encode()).hexdigest()
-    cache = Path(cache_dir or os.environ.get("MU_SOTA_CACHE") or "~/.cache/mu_sota").expanduser()
+    cache = cache_dir or cache_folder()
     folder = cache / key
 
     corpus = _open(folder, source, given)

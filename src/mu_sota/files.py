@@ -34,3 +34,8 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write `value` as indented JSON, whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def cache_folder() -> Path:
+    """What can be made again is kept here: the environment variable MU_SOTA_CACHE, or ~/.cache/mu_sota."""
+    return Path(os.environ.get("MU_SOTA_CACHE") or "~/.cache/mu_sota").expanduser()

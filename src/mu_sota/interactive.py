@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.generation.streamers import BaseStreamer
 
 from .errors import InputError, cut
-from .files import replacing
+from .files import cache_folder, replacing
 from .model import MuForCausalLM
 from .settings import Generation
 from .tokenizer import is_word_level, visible
@@ -289,7 +289,7 @@ def _edit_lines() -> Path | None:
         import readline
     except ImportError:
         return None
-    path = Path(os.environ.get("MU_SOTA_CACHE") or "~/.cache/mu_sota").expanduser() / _HISTORY_FILE
+    path = cache_folder() / _HISTORY_FILE
     with suppress(OSError):  # a session without history is better than none
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(0o600)

@@ -9,6 +9,8 @@ from typing import Any
 import psutil
 import torch
 
+from . import kernels
+
 
 def describe() -> dict[str, Any]:
     """Versions, the package's commit where it runs from a checkout, and the machine."""
@@ -19,6 +21,7 @@ def describe() -> dict[str, Any]:
         "commit": _commit(),
         "platform": platform.platform(),
         "processor": _processor(),
+        "kernels": "compiled" if kernels.library() else "PyTorch",
         "cores": psutil.cpu_count(logical=True),
         "threads": torch.get_num_threads(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),

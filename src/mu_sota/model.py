@@ -16,6 +16,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.utils import can_return_tuple, logging
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
+from . import kernels
 from .attention import attention_bias, causal_attention, causal_attention_with_entropy
 from .config import MuConfig
 from .layout import NUM_BLOCKS, join_blocks, split_blocks
@@ -41,6 +42,21 @@ class BlockLinear(nn.Module):
         return torch.einsum("btni,noi->btno", blocks, self.weight) + self.bias
 
 
+def _as_made(*modules: nn.Module) -> bool:
+    """Whether modules are still what this file made, so that a kernel may take their weights without calling them.
+
+    They are not when hooks are on them, or when something has taken their place: adapters, quantised layers,
+    parametrizations.
+    """
+    return all(
+        type(module) in (nn.Linear, nn.Dropout, BlockLinear)
+        and "forward" not in module.__dict__
+        and not (module._forward_hooks or module._forward_pre_hooks)
+        and not (module._backward_hooks or module._backward_pre_hooks)
+        for module in modules
+    )
+
+
 class BlockAttention(nn.Module):
     """16 independent causal self-attentions, one a block: each block is a head of its own with its own projections.
 
@@ -54,11 +70,20 @@ class BlockAttention(nn.Module):
         self.out = BlockLinear(config.block_size, config.block_size)
 
     def forward(self, state: Tensor, bias: Tensor | None, cache: Cache | None) -> Tensor:
-        query, key, value = self.qkv(split_blocks(state)).transpose(1, 2).chunk(3, dim=-1)  # [B, N, T, S] each
+        blocks = split_blocks(state)
+        compiled = bias is None and kernels.usable(blocks, blocks.shape[-1])
+        if compiled and cache is None and _as_made(self.qkv, self.out):
+            weights = (self.qkv.weight, self.qkv.bias, self.out.weight, self.out.bias)
+            return join_blocks(kernels.block_attention(blocks, *weights)[0])
+        heads = self.qkv(blocks).unflatten(-1, (3, -1)).transpose(2, 3)  # [B, T, 3, N, S]
+        query, key, value = heads.permute(2, 0, 3, 1, 4)  # [B, N, T, S] each
         if cache is not None:
             key, value = cache.update(key, value, self.slot)
-        mixed = causal_attention(query, key, value, bias)
-        return join_blocks(self.out(mixed.transpose(1, 2)))
+        if compiled and key.shape == query.shape:
+            mixed = kernels.attention(heads)[0]
+        else:
+            mixed = causal_attention(query, key, value, bias).transpose(1, 2)
+        return join_blocks(self.out(mixed))
 
 
 class CrossBlockAttention(nn.Module):
@@ -79,8 +104,12 @@ class CrossBlockAttention(nn.Module):
         query, key, value = heads.permute(2, 0, 3, 1, 4)  # [B, H, T, D/H] each
         if cache is not None:
             key, value = cache.update(key, value, self.slot)
-        mixed, entropy = causal_attention_with_entropy(query, key, value, bias)
-        return self.out(mixed.transpose(1, 2).flatten(-2)), entropy.mean(1)
+        if bias is None and key.shape == query.shape and kernels.usable(heads, heads.shape[-1]):
+            mixed, entropy, _ = kernels.attention(heads)
+        else:
+            mixed, entropy = causal_attention_with_entropy(query, key, value, bias)
+            mixed = mixed.transpose(1, 2)
+        return self.out(mixed.flatten(-2)), entropy.mean(1)
 
 
 class FeedForward(nn.Module):
@@ -93,6 +122,11 @@ class FeedForward(nn.Module):
         self.down = nn.Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, state: Tensor) -> Tensor:
+        if kernels.usable(state) and self.up.out_features % 16 == 0 and _as_made(self.up, self.dropout, self.down):
+            rate = self.dropout.p if self.training else 0.0
+            seed = torch.randint(2**62, ()) if rate else torch.zeros((), dtype=torch.int64)
+            weights = (self.up.weight, self.up.bias, self.down.weight, self.down.bias)
+            return kernels.feed_forward(state, *weights, rate, seed)
         return self.down(self.dropout(F.gelu(self.up(state))))
 
 
@@ -256,9 +290,9 @@ class MuModel(MuPreTrainedModel):
             else:
                 position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -new:]
         state = self.token_embedding(input_ids) + self.position_embedding(position_ids)
-        affinity = self.affinity(input_ids).unflatten(-1, (-1, NUM_BLOCKS))  # [B, T, L, N]
-        for index, layer in enumerate(self.layers):
-            state = layer(state, affinity[:, :, index], bias, past_key_values)
+        affinities = self.affinity(input_ids).unflatten(-1, (-1, NUM_BLOCKS)).unbind(-2)  # [B, T, N] for each layer
+        for layer, affinity in zip(self.layers, affinities, strict=True):
+            state = layer(state, affinity, bias, past_key_values)
         return MuModelOutput(last_hidden_state=self.norm(state), past_key_values=past_key_values)
 
 

@@ -1,0 +1,657 @@
+// The model's inner loops for a CPU, in float32: attention with many small heads, and the feed-forward network.
+//
+// Each function has its equation in PyTorch in `attention.py` or `model.py`; the tests hold one against the other. Plain
+// C++ with the vector extension of GCC and Clang, compiled by `kernels.py` for the processor it runs on.
+//
+// Legend: B batch, T time, H heads (or blocks), K size of a head, D state, F width inside the feed-forward network,
+// P = T filled up to vectors. Inside a head, values lie [K][P]: a vector is one component of LANES tokens.
+
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <type_traits>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+#if defined(__AVX512F__)
+constexpr int LANES = 16;
+#elif defined(__AVX__)
+constexpr int LANES = 8;
+#else
+constexpr int LANES = 4;
+#endif
+typedef float vec __attribute__((vector_size(4 * LANES)));
+typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
+typedef uint32_t uvec __attribute__((vector_size(4 * LANES)));
+#define INLINE __attribute__((always_inline))
+
+constexpr float LN2 = 0.6931471805599453f;
+
+static inline vec load(const float* from) {
+    vec value;
+    memcpy(&value, from, sizeof value);
+    return value;
+}
+static inline void store(float* to, vec value) { memcpy(to, &value, sizeof value); }
+static inline vec splat(float value) { return value - vec{}; }
+static inline float sum(vec value) {
+    float total = 0;
+    for (int lane = 0; lane < LANES; lane++) total += value[lane];
+    return total;
+}
+static inline ivec lanes_from(int first) {
+    ivec value;
+    for (int lane = 0; lane < LANES; lane++) value[lane] = first + lane;
+    return value;
+}
+
+// 2^x to a unit in the last place for x <= 127; 2^-126 for all that is less. NaN stays NaN.
+static inline vec exp2(vec x) {
+    x = x < -126.f ? splat(-126.f) : x;
+    const vec shifted = x + 12582912.f;  // 1.5 * 2^23: the nearest integer stands in the low bits
+    const vec f = x - (shifted - 12582912.f);
+    vec p = splat(1.3390672e-3f);
+    p = p * f + 9.6183495e-3f;
+    p = p * f + 5.5503633e-2f;
+    p = p * f + 2.4022647e-1f;
+    p = p * f + 6.9314718e-1f;
+    p = p * f + 1.f;
+    return (vec)((ivec)p + ((ivec)shifted << 23));
+}
+
+// Memory of one thread, aligned to vectors.
+class Scratch {
+  public:
+    explicit Scratch(size_t floats) : memory(std::aligned_alloc(64, (floats * sizeof(float) + 63) / 64 * 64)) {}
+    ~Scratch() { std::free(memory); }
+    Scratch(const Scratch&) = delete;
+    float* take(size_t floats) {
+        float* start = (float*)memory + taken;
+        taken += floats;
+        return start;
+    }
+
+  private:
+    void* memory;
+    size_t taken = 0;
+};
+
+// Floats from one component of a head to the next: whole vectors, and an odd number of them, so that the components of a
+// token do not fall on the same few lines of the cache.
+static inline int row_length(int T) { return ((T + LANES - 1) / LANES | 1) * LANES; }
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Attention of one head. Queries come multiplied by log2(e) / sqrt(K): scores are exponents of 2.
+
+// Outputs [K][P], the log2 of each row's sum of 2^score, and, if asked for, each row's entropy in nats. A vector holds
+// LANES queries; keys come one by one.
+template <int K>
+static void attend(const float* query, const float* key, const float* value, float* output, float* log_sum,
+                   float* entropy, int T, int P) {
+    float longest_key = 0;
+    for (int j = 0; j < T; j++) {
+        float square = 0;
+        for (int c = 0; c < K; c++) square += key[c * P + j] * key[c * P + j];
+        longest_key = square > longest_key ? square : longest_key;
+    }
+    for (int i = 0; i < T; i += LANES) {
+        const ivec row = lanes_from(i);
+        vec q[K], mixed[K], square{}, total{}, score_sum{}, top{};
+        for (int c = 0; c < K; c++) {
+            q[c] = load(query + c * P + i);
+            mixed[c] = vec{};
+            square += q[c] * q[c];
+        }
+        auto scores = [&](int j) INLINE {
+            vec s = q[0] * key[j];
+            for (int c = 1; c < K; c++) s += q[c] * key[c * P + j];
+            return s;
+        };
+        // |q k| <= |q| |k|: where that is at most 60, no exponential leaves the range of a float, and the row's maximum
+        // need not be known. (Written so that NaN takes the other way.)
+        bool small = true;
+        for (int lane = 0; lane < LANES; lane++) small = small && square[lane] * longest_key <= 3600.f;
+        if (!small) {
+            top = scores(0);
+            for (int j = 1; j < i + LANES; j++) {
+                const vec s = scores(j);
+                top = (row >= j) & ~(ivec)(s <= top) ? s : top;
+            }
+        }
+        auto add = [&](int j, bool masked) INLINE {
+            const vec s = scores(j) - top;
+            vec p = exp2(s);
+            if (masked) p = row >= j ? p : vec{};
+            total += p;
+            score_sum += p * s;
+            for (int c = 0; c < K; c++) mixed[c] += p * value[c * P + j];
+        };
+        for (int j = 0; j < i; j++) add(j, false);
+        for (int j = i; j < i + LANES; j++) add(j, true);
+        vec log_total;
+        for (int lane = 0; lane < LANES; lane++) log_total[lane] = log2f(total[lane]);
+        for (int c = 0; c < K; c++) store(output + c * P + i, mixed[c] / total);
+        store(log_sum + i, top + log_total);
+        if (entropy) store(entropy + i, (log_total - score_sum / total) * LN2);
+    }
+}
+
+// Gradients [K][P] by query, key and value. With d = grad_output . value, the gradient by a score (in nats) is
+// p (d - offset - slope * score): offset and slope of each row hold what the softmax and the entropy take off. Rows of
+// queries go ROWS at a time, and a vector holds LANES keys.
+template <int K, int ROWS>
+static void attend_backward(const float* query, const float* key, const float* value, const float* grad_output,
+                            const float* log_sum, const float* offset, const float* slope, float* grad_query,
+                            float* grad_key, float* grad_value, float scale, int T, int P) {
+    memset(grad_key, 0, sizeof(float) * K * P);
+    memset(grad_value, 0, sizeof(float) * K * P);
+    for (int i = 0; i < T; i += ROWS) {
+        vec by_query[ROWS][K];
+        for (int r = 0; r < ROWS; r++)
+            for (int c = 0; c < K; c++) by_query[r][c] = vec{};
+        auto add = [&](int j, bool masked) INLINE {
+            const ivec column = lanes_from(j);
+            vec k[K], v[K], by_key[K], by_value[K];
+            for (int c = 0; c < K; c++) {
+                k[c] = load(key + c * P + j);
+                v[c] = load(value + c * P + j);
+                by_key[c] = load(grad_key + c * P + j);
+                by_value[c] = load(grad_value + c * P + j);
+            }
+#pragma GCC unroll 8
+            for (int r = 0; r < ROWS; r++) {
+                vec s = k[0] * query[i + r], d = v[0] * grad_output[i + r];
+                for (int c = 1; c < K; c++) {
+                    s += k[c] * query[c * P + i + r];
+                    d += v[c] * grad_output[c * P + i + r];
+                }
+                vec p = exp2(s - log_sum[i + r]);
+                if (masked) p = column <= i + r ? p : vec{};
+                const vec by_score = p * (d - offset[i + r] - s * slope[i + r]);
+                for (int c = 0; c < K; c++) {
+                    by_query[r][c] += by_score * k[c];
+                    by_key[c] += by_score * query[c * P + i + r];
+                    by_value[c] += p * grad_output[c * P + i + r];
+                }
+            }
+            for (int c = 0; c < K; c++) {
+                store(grad_key + c * P + j, by_key[c]);
+                store(grad_value + c * P + j, by_value[c]);
+            }
+        };
+        int j = 0;
+        for (; j + LANES <= i + 1; j += LANES) add(j, false);
+        for (; j < i + ROWS; j += LANES) add(j, true);
+        for (int r = 0; r < ROWS; r++)
+            for (int c = 0; c < K; c++) grad_query[c * P + i + r] = sum(by_query[r][c]) * scale;
+    }
+    for (int x = 0; x < K * P; x++) grad_key[x] *= LN2;
+}
+
+// Sizes of heads that have loops of their own; a size between two is filled up with zeros.
+static int padded_size(int K) { return K <= 4 ? 4 : K <= 8 ? 8 : 16; }
+
+static void attend(int K, const float* query, const float* key, const float* value, float* output, float* log_sum,
+                   float* entropy, int T, int P) {
+    auto* run = K == 4 ? attend<4> : K == 8 ? attend<8> : attend<16>;
+    run(query, key, value, output, log_sum, entropy, T, P);
+}
+
+static void attend_backward(int K, const float* query, const float* key, const float* value, const float* grad_output,
+                            const float* log_sum, const float* offset, const float* slope, float* grad_query,
+                            float* grad_key, float* grad_value, float scale, int T, int P) {
+    auto* run = K == 4 ? attend_backward<4, 2> : K == 8 ? attend_backward<8, 2> : attend_backward<16, 1>;
+    run(query, key, value, grad_output, log_sum, offset, slope, grad_query, grad_key, grad_value, scale, T, P);
+}
+
+// [T] rows of K values, `stride` apart, to [padded K][P] times `factor`, with zeros around; and back.
+static void gather(const float* from, size_t stride, int K, int T, float factor, float* to, int padded, int P) {
+    memset(to, 0, sizeof(float) * padded * P);
+    for (int t = 0; t < T; t++)
+        for (int c = 0; c < K; c++) to[c * P + t] = from[t * stride + c] * factor;
+}
+static void scatter(const float* from, int P, int K, int T, float* to, size_t stride) {
+    for (int t = 0; t < T; t++)
+        for (int c = 0; c < K; c++) to[t * stride + c] = from[c * P + t];
+}
+
+// to[o][t] = bias[o] + sum over c of weight[o][c] from[c][t], [outputs][P] from [K][P]
+static void project(const float* weight, const float* bias, const float* from, float* to, int outputs, int K, int P) {
+    for (int o = 0; o < outputs; o++)
+        for (int t = 0; t < P; t += LANES) {
+            vec y = splat(bias ? bias[o] : 0.f);
+            for (int c = 0; c < K; c++) y += weight[o * K + c] * load(from + c * P + t);
+            store(to + o * P + t, y);
+        }
+}
+// The gradients of that: by[c][t] += sum over o of weight[o][c] grad[o][t], and those by weight and bias.
+static void project_backward(const float* weight, const float* grad, const float* from, float* by_from, float* by_weight,
+                             float* by_bias, int outputs, int K, int P) {
+    for (int o = 0; o < outputs; o++) {
+        vec total{};
+        for (int t = 0; t < P; t += LANES) total += load(grad + o * P + t);
+        by_bias[o] = sum(total);
+        for (int c = 0; c < K; c++) {
+            vec product{};
+            for (int t = 0; t < P; t += LANES) {
+                const vec g = load(grad + o * P + t);
+                product += g * load(from + c * P + t);
+                if (by_from) store(by_from + c * P + t, load(by_from + c * P + t) + weight[o * K + c] * g);
+            }
+            by_weight[o * K + c] = sum(product);
+        }
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Products of matrices that fit into the inner caches.
+
+#ifdef __AVX512F__
+constexpr int PANEL = 4;  // vectors of columns held in registers, beside ROWS rows
+#else
+constexpr int PANEL = 2;
+#endif
+constexpr int ROWS = 6;
+
+template <int R, int C>
+static inline INLINE void multiply_part(int k, const float* a, size_t a_row, size_t a_column, const float* b, size_t b_row,
+                                        float* c, size_t c_row, const float* bias, bool add) {
+    vec total[R][C];
+    for (int r = 0; r < R; r++)
+        for (int x = 0; x < C; x++)
+            total[r][x] = add ? load(c + r * c_row + x * LANES) : bias ? load(bias + x * LANES) : vec{};
+    for (int i = 0; i < k; i++) {
+        vec line[C];
+        for (int x = 0; x < C; x++) line[x] = load(b + i * b_row + x * LANES);
+        for (int r = 0; r < R; r++)
+            for (int x = 0; x < C; x++) total[r][x] += a[r * a_row + i * a_column] * line[x];
+    }
+    for (int r = 0; r < R; r++)
+        for (int x = 0; x < C; x++) store(c + r * c_row + x * LANES, total[r][x]);
+}
+
+// c[n][m] = a[n][k] b[k][m] (+ bias[m], or + c where `add`). Element (r, i) of a stands at a[r * a_row + i * a_column];
+// m is a multiple of LANES.
+static void multiply(int n, int m, int k, const float* a, size_t a_row, size_t a_column, const float* b, size_t b_row,
+                     float* c, size_t c_row, const float* bias, bool add) {
+    auto panel = [&](int x, auto width) INLINE {
+        constexpr int C = decltype(width)::value;
+        const float* offset = bias ? bias + x : nullptr;
+        int r = 0;
+        for (; r + ROWS <= n; r += ROWS)
+            multiply_part<ROWS, C>(k, a + r * a_row, a_row, a_column, b + x, b_row, c + r * c_row + x, c_row, offset, add);
+        for (; r < n; r++)
+            multiply_part<1, C>(k, a + r * a_row, a_row, a_column, b + x, b_row, c + r * c_row + x, c_row, offset, add);
+    };
+    int x = 0;
+    for (; x + PANEL * LANES <= m; x += PANEL * LANES) panel(x, std::integral_constant<int, PANEL>());
+    for (; x < m; x += LANES) panel(x, std::integral_constant<int, 1>());
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Feed-forward network: linear, GELU, dropout, linear.
+
+constexpr int TOKENS = 8 * ROWS;  // that a thread takes at once
+
+// x Phi(x) and its derivative. The error function is that of Abramowitz and Stegun 7.1.26, to 1.5e-7.
+static inline void gelu(vec x, vec& value, vec& slope) {
+    const vec distance = x < 0.f ? -x : x;
+    const vec density = exp2(x * x * (-0.5f / LN2));  // times sqrt(2 pi)
+    const vec t = 1.f / (1.f + 0.23164189f * distance);
+    vec tail = splat(0.530702714f);  // half of the published coefficients
+    tail = tail * t - 0.726576013f;
+    tail = tail * t + 0.710706871f;
+    tail = tail * t - 0.142248368f;
+    tail = tail * t + 0.127414796f;
+    tail = tail * t * density;
+    const vec below = x < 0.f ? tail : 1.f - tail;
+    value = x * below;
+    slope = below + x * density * 0.3989422804f;
+}
+
+// Which values of a row are kept, as factors 0 or 1 / (1 - p): a hash of seed, row and column, the same forward and
+// backward and for any number of threads.
+struct Dropout {
+    uint64_t seed;
+    uint32_t threshold;  // p * 2^32
+    float factor;
+
+    uint32_t row_key(uint64_t row) const {  // SplitMix64 (Steele, Lea and Flood 2014)
+        uint64_t z = seed + (row + 1) * 0x9e3779b97f4a7c15u;
+        z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+        z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+        return (uint32_t)(z >> 32) ^ (uint32_t)z;
+    }
+    vec keep(uint32_t key, int column) const {
+        uvec x = ((uvec)lanes_from(column) * 0x9e3779b9u) ^ key;
+        x ^= x >> 16;
+        x *= 0x7feb352du;
+        x ^= x >> 15;
+        x *= 0x846ca68bu;
+        x ^= x >> 16;
+        return x >= threshold ? splat(factor) : vec{};
+    }
+};
+
+extern "C" {
+
+// qkv [B, T, 3, H, K] to output [B, T, H, K], log_sum and entropy [B, H, T].
+void mu_attention(const float* qkv, float* output, float* log_sum, float* entropy, int64_t B, int64_t T, int64_t H, int64_t K, int64_t threads) {
+    const int P = row_length(T), Z = padded_size(K);
+    const float scale = 1 / std::sqrt((float)K);
+#pragma omp parallel num_threads(threads)
+    {
+        Scratch scratch((size_t)(4 * Z + 2) * P);
+        float *q = scratch.take(Z * P), *k = scratch.take(Z * P), *v = scratch.take(Z * P), *o = scratch.take(Z * P);
+        float *lse = scratch.take(P), *spread = scratch.take(P);
+#pragma omp for schedule(dynamic)
+        for (int task = 0; task < B * H; task++) {
+            const int b = task / H, h = task % H;
+            const float* from = qkv + (size_t)b * T * 3 * H * K + h * K;
+            gather(from, 3 * H * K, K, T, scale / LN2, q, Z, P);
+            gather(from + H * K, 3 * H * K, K, T, 1, k, Z, P);
+            gather(from + 2 * H * K, 3 * H * K, K, T, 1, v, Z, P);
+            attend(Z, q, k, v, o, lse, spread, T, P);
+            scatter(o, P, K, T, output + (size_t)b * T * H * K + h * K, H * K);
+            memcpy(log_sum + (size_t)task * T, lse, sizeof(float) * T);
+            memcpy(entropy + (size_t)task * T, spread, sizeof(float) * T);
+        }
+    }
+}
+
+void mu_attention_backward(const float* grad_output, const float* grad_entropy, const float* qkv, const float* output,
+                           const float* log_sum, const float* entropy, float* grad_qkv, int64_t B, int64_t T, int64_t H, int64_t K, int64_t threads) {
+    const int P = row_length(T), Z = padded_size(K);
+    const float scale = 1 / std::sqrt((float)K);
+#pragma omp parallel num_threads(threads)
+    {
+        Scratch scratch((size_t)(7 * Z + 3) * P);
+        float *q = scratch.take(Z * P), *k = scratch.take(Z * P), *v = scratch.take(Z * P), *g = scratch.take(Z * P);
+        float *dq = scratch.take(Z * P), *dk = scratch.take(Z * P), *dv = scratch.take(Z * P);
+        float *lse = scratch.take(P), *offset = scratch.take(P), *slope = scratch.take(P);
+#pragma omp for schedule(dynamic)
+        for (int task = 0; task < B * H; task++) {
+            const int b = task / H, h = task % H;
+            const size_t first = (size_t)b * T * 3 * H * K + h * K, out = (size_t)b * T * H * K + h * K;
+            gather(qkv + first, 3 * H * K, K, T, scale / LN2, q, Z, P);
+            gather(qkv + first + H * K, 3 * H * K, K, T, 1, k, Z, P);
+            gather(qkv + first + 2 * H * K, 3 * H * K, K, T, 1, v, Z, P);
+            gather(grad_output + out, H * K, K, T, 1, g, Z, P);
+            for (int t = T; t < P; t++) lse[t] = INFINITY;  // the weights of rows that are not there
+            memset(offset, 0, sizeof(float) * P);
+            memset(slope, 0, sizeof(float) * P);
+            for (int t = 0; t < T; t++) {
+                // The entropy h = -sum p log p has the gradient -p (log p + h) by a score.
+                const float by_entropy = grad_entropy[(size_t)task * T + t];
+                lse[t] = log_sum[(size_t)task * T + t];
+                slope[t] = by_entropy * LN2;
+                offset[t] = by_entropy * (entropy[(size_t)task * T + t] - lse[t] * LN2);
+                for (int c = 0; c < K; c++) offset[t] += g[c * P + t] * output[out + (size_t)t * H * K + c];
+            }
+            attend_backward(Z, q, k, v, g, lse, offset, slope, dq, dk, dv, scale, T, P);
+            scatter(dq, P, K, T, grad_qkv + first, 3 * H * K);
+            scatter(dk, P, K, T, grad_qkv + first + H * K, 3 * H * K);
+            scatter(dv, P, K, T, grad_qkv + first + 2 * H * K, 3 * H * K);
+        }
+    }
+}
+
+// state [B, T, H, K] to output [B, T, H, K]: each block's own projections around its own attention. Kept for the
+// backward pass: mixed [B, H, K, T] before the last projection, and log_sum [B, H, T].
+void mu_block_attention(const float* state, const float* qkv_weight, const float* qkv_bias, const float* out_weight,
+                        const float* out_bias, float* output, float* mixed, float* log_sum, int64_t B, int64_t T, int64_t H, int64_t K, int64_t threads) {
+    const int P = row_length(T), Z = padded_size(K);
+    const float factor = 1 / (std::sqrt((float)K) * LN2);
+#pragma omp parallel num_threads(threads)
+    {
+        Scratch scratch((size_t)(6 * Z + 1) * P);
+        float *x = scratch.take(Z * P), *q = scratch.take(Z * P), *k = scratch.take(Z * P), *v = scratch.take(Z * P);
+        float *o = scratch.take(Z * P), *y = scratch.take(Z * P), *lse = scratch.take(P);
+        memset(q, 0, sizeof(float) * 3 * Z * P);
+#pragma omp for schedule(dynamic)
+        for (int task = 0; task < B * H; task++) {
+            const int b = task / H, h = task % H;
+            const size_t first = (size_t)b * T * H * K + h * K;
+            const float *weight = qkv_weight + (size_t)h * 3 * K * K, *bias = qkv_bias + h * 3 * K;
+            gather(state + first, H * K, K, T, 1, x, Z, P);
+            project(weight, bias, x, q, K, K, P);
+            project(weight + K * K, bias + K, x, k, K, K, P);
+            project(weight + 2 * K * K, bias + 2 * K, x, v, K, K, P);
+            for (int i = 0; i < K * P; i++) q[i] *= factor;
+            attend(Z, q, k, v, o, lse, nullptr, T, P);
+            project(out_weight + (size_t)h * K * K, out_bias + h * K, o, y, K, K, P);
+            scatter(y, P, K, T, output + first, H * K);
+            for (int c = 0; c < K; c++)
+                memcpy(mixed + ((size_t)task * K + c) * T, o + c * P, sizeof(float) * T);
+            memcpy(log_sum + (size_t)task * T, lse, sizeof(float) * T);
+        }
+    }
+}
+
+// Gradients by weights and biases come for each sequence alone, [B, H, ...]: their sum does not depend on threads.
+void mu_block_attention_backward(const float* grad_output, const float* state, const float* qkv_weight,
+                                 const float* qkv_bias, const float* out_weight, const float* mixed,
+                                 const float* log_sum, float* grad_state, float* grad_qkv_weight, float* grad_qkv_bias,
+                                 float* grad_out_weight, float* grad_out_bias, int64_t B, int64_t T, int64_t H, int64_t K, int64_t threads) {
+    const int P = row_length(T), Z = padded_size(K);
+    const float scale = 1 / std::sqrt((float)K), factor = scale / LN2;
+#pragma omp parallel num_threads(threads)
+    {
+        Scratch scratch((size_t)(11 * Z + 3) * P);
+        float *x = scratch.take(Z * P), *q = scratch.take(Z * P), *k = scratch.take(Z * P), *v = scratch.take(Z * P);
+        float *o = scratch.take(Z * P), *y = scratch.take(Z * P), *g = scratch.take(Z * P), *dx = scratch.take(Z * P);
+        float *dq = scratch.take(Z * P), *dk = scratch.take(Z * P), *dv = scratch.take(Z * P);
+        float *lse = scratch.take(P), *offset = scratch.take(P), *slope = scratch.take(P);
+        memset(q, 0, sizeof(float) * 3 * Z * P);
+        memset(slope, 0, sizeof(float) * P);
+        memset(o, 0, sizeof(float) * Z * P);
+#pragma omp for schedule(dynamic)
+        for (int task = 0; task < B * H; task++) {
+            const int b = task / H, h = task % H;
+            const size_t first = (size_t)b * T * H * K + h * K;
+            const float *weight = qkv_weight + (size_t)h * 3 * K * K, *bias = qkv_bias + h * 3 * K;
+            float *by_weight = grad_qkv_weight + (size_t)task * 3 * K * K, *by_bias = grad_qkv_bias + task * 3 * K;
+            gather(state + first, H * K, K, T, 1, x, Z, P);
+            project(weight, bias, x, q, K, K, P);
+            project(weight + K * K, bias + K, x, k, K, K, P);
+            project(weight + 2 * K * K, bias + 2 * K, x, v, K, K, P);
+            for (int i = 0; i < K * P; i++) q[i] *= factor;
+            gather(grad_output + first, H * K, K, T, 1, y, Z, P);
+            for (int c = 0; c < K; c++)
+                memcpy(o + c * P, mixed + ((size_t)task * K + c) * T, sizeof(float) * T);
+            memset(g, 0, sizeof(float) * Z * P);
+            project_backward(out_weight + (size_t)h * K * K, y, o, g, grad_out_weight + (size_t)task * K * K,
+                             grad_out_bias + (size_t)task * K, K, K, P);
+            for (int t = T; t < P; t++) lse[t] = INFINITY;
+            memcpy(lse, log_sum + (size_t)task * T, sizeof(float) * T);
+            memset(offset, 0, sizeof(float) * P);
+            for (int c = 0; c < K; c++)
+                for (int t = 0; t < T; t++) offset[t] += g[c * P + t] * o[c * P + t];
+            attend_backward(Z, q, k, v, g, lse, offset, slope, dq, dk, dv, scale, T, P);
+            memset(dx, 0, sizeof(float) * Z * P);
+            project_backward(weight, dq, x, dx, by_weight, by_bias, K, K, P);
+            project_backward(weight + K * K, dk, x, dx, by_weight + K * K, by_bias + K, K, K, P);
+            project_backward(weight + 2 * K * K, dv, x, dx, by_weight + 2 * K * K, by_bias + 2 * K, K, K, P);
+            scatter(dx, P, K, T, grad_state + first, H * K);
+        }
+    }
+}
+
+// x [n, D] to output [n, D]. The transposed weights are up [D, F] and down [F, D].
+void mu_feed_forward(const float* x, const float* up_transposed, const float* up_bias, const float* down_transposed,
+                     const float* down_bias, float* output, int64_t seed, int64_t n, int64_t D, int64_t F, float p, int64_t threads) {
+    const Dropout dropout{(uint64_t)seed, (uint32_t)(p * 4294967296.0), 1 / (1 - p)};
+#pragma omp parallel num_threads(threads)
+    {
+        Scratch scratch((size_t)TOKENS * F);
+        float* hidden = scratch.take((size_t)TOKENS * F);
+#pragma omp for schedule(static)
+        for (int first = 0; first < n; first += TOKENS) {
+            const int count = first + TOKENS < n ? TOKENS : n - first;
+            multiply(count, F, D, x + (size_t)first * D, D, 1, up_transposed, F, hidden, F, up_bias, false);
+            for (int t = 0; t < count; t++) {
+                const uint32_t key = dropout.row_key(first + t);
+                for (int f = 0; f < F; f += LANES) {
+                    vec value, slope;
+                    gelu(load(hidden + t * F + f), value, slope);
+                    store(hidden + t * F + f, p > 0 ? value * dropout.keep(key, f) : value);
+                }
+            }
+            multiply(count, D, F, hidden, F, 1, down_transposed, D, output + (size_t)first * D, D, down_bias, false);
+        }
+    }
+}
+
+// Gradients by weights and biases come for each thread alone, [threads, ...], and must be 0 before.
+void mu_feed_forward_backward(const float* grad_output, const float* x, const float* up, const float* up_transposed,
+                              const float* up_bias, const float* down, float* grad_x, float* grad_up, float* grad_up_bias,
+                              float* grad_down, float* grad_down_bias, int64_t seed, int64_t n, int64_t D, int64_t F, float p, int64_t threads) {
+    const Dropout dropout{(uint64_t)seed, (uint32_t)(p * 4294967296.0), 1 / (1 - p)};
+#pragma omp parallel num_threads(threads)
+    {
+#ifdef _OPENMP
+        const size_t thread = omp_get_thread_num();
+#else
+        const size_t thread = 0;
+#endif
+        float *by_up = grad_up + thread * F * D, *by_up_bias = grad_up_bias + thread * F;
+        float *by_down = grad_down + thread * D * F, *by_down_bias = grad_down_bias + thread * D;
+        Scratch scratch((size_t)2 * TOKENS * F);
+        float *hidden = scratch.take((size_t)TOKENS * F), *by_hidden = scratch.take((size_t)TOKENS * F);
+#pragma omp for schedule(static)
+        for (int first = 0; first < n; first += TOKENS) {
+            const int count = first + TOKENS < n ? TOKENS : n - first;
+            const float *here = x + (size_t)first * D, *grad = grad_output + (size_t)first * D;
+            multiply(count, F, D, here, D, 1, up_transposed, F, hidden, F, up_bias, false);
+            multiply(count, F, D, grad, D, 1, down, F, by_hidden, F, nullptr, false);
+            for (int t = 0; t < count; t++) {
+                const uint32_t key = dropout.row_key(first + t);
+                for (int f = 0; f < F; f += LANES) {
+                    vec value, slope;
+                    gelu(load(hidden + t * F + f), value, slope);
+                    const vec keep = p > 0 ? dropout.keep(key, f) : splat(1.f);
+                    const vec by = load(by_hidden + t * F + f) * keep * slope;
+                    store(hidden + t * F + f, value * keep);
+                    store(by_hidden + t * F + f, by);
+                    store(by_up_bias + f, load(by_up_bias + f) + by);
+                }
+                for (int d = 0; d < D; d += LANES)
+                    store(by_down_bias + d, load(by_down_bias + d) + load(grad + t * D + d));
+            }
+            multiply(count, D, F, by_hidden, F, 1, up, D, grad_x + (size_t)first * D, D, nullptr, false);
+            multiply(F, D, count, by_hidden, 1, F, here, D, by_up, D, nullptr, true);
+            multiply(D, F, count, grad, 1, D, hidden, F, by_down, F, nullptr, true);
+        }
+    }
+}
+
+// Cross-entropy of softmax(hidden weight^T + bias), hidden [n, D], weight [V, D], a tile of the vocabulary at a time.
+// Losses [n] (0 where the label is negative) and whether the first of the largest logits is the label's, right [n].
+//
+// With gradients asked for, those of the summed loss: by_hidden [n, D], by_weight [V, D], by_bias [V]. A first pass, rows
+// shared out over threads, finds each row's sum of exponentials, and its gradient by the way: terms are scaled again
+// when a larger logit turns up (Milakov and Gimelshein 2018). A second, the vocabulary shared out, makes the logits anew.
+void mu_cross_entropy(const float* hidden, const float* weight, const float* bias, const int64_t* labels, float* losses,
+                      float* right, float* by_hidden, float* by_weight, float* by_bias, int64_t n, int64_t D, int64_t V, int64_t threads) {
+    constexpr int TILE = 128, BLOCK = 32 * ROWS;
+    float* log_sums = (float*)std::malloc(sizeof(float) * n);
+#pragma omp parallel num_threads(threads)
+    {
+        Scratch scratch((size_t)TILE * D + TILE + BLOCK * TILE + BLOCK * D + 3 * BLOCK);
+        float *packed = scratch.take((size_t)TILE * D), *offset = scratch.take(TILE);
+        float *terms = scratch.take(BLOCK * TILE), *mixed = scratch.take((size_t)BLOCK * D);
+        float *top = scratch.take(BLOCK), *total = scratch.take(BLOCK), *own = scratch.take(BLOCK);
+        int first_of_top[BLOCK];
+        // A tile of the weights as columns. Beyond the vocabulary the bias rules all out.
+        auto pack = [&](int tile) {
+            const int width = tile + TILE < V ? TILE : V - tile;
+            const float* from = weight + (size_t)tile * D;
+            for (int v = 0; v < TILE; v++) offset[v] = v >= width ? -INFINITY : bias ? bias[tile + v] : 0.f;
+            for (int v = 0; v < TILE; v += LANES)
+                for (int d = 0; d < D; d++)
+                    for (int x = v; x < v + LANES; x++) packed[d * TILE + x] = x < width ? from[x * D + d] : 0.f;
+            return width;
+        };
+#pragma omp for schedule(dynamic)
+        for (int start = 0; start < n; start += BLOCK) {
+            const int count = start + BLOCK < n ? BLOCK : n - start;
+            memset(mixed, 0, sizeof(float) * BLOCK * D);
+            for (int r = 0; r < count; r++) top[r] = -INFINITY, total[r] = 0, own[r] = 0, first_of_top[r] = 0;
+            for (int tile = 0; tile < V; tile += TILE) {
+                const int width = pack(tile);
+                multiply(count, TILE, D, hidden + (size_t)start * D, D, 1, packed, TILE, terms, TILE, offset, false);
+                for (int r = 0; r < count; r++) {
+                    float* line = terms + r * TILE;
+                    const int64_t label = labels[start + r] - tile;
+                    if (label >= 0 && label < width) own[r] = line[label];
+                    vec most = load(line);
+                    for (int v = LANES; v < TILE; v += LANES) {
+                        const vec x = load(line + v);
+                        most = x > most ? x : most;
+                    }
+                    float largest = most[0];
+                    for (int lane = 1; lane < LANES; lane++) largest = most[lane] > largest ? most[lane] : largest;
+                    if (largest > top[r]) {
+                        const float shrink = std::exp(top[r] - largest);
+                        total[r] *= shrink;
+                        for (int d = 0; d < D; d++) mixed[r * D + d] *= shrink;
+                        top[r] = largest;
+                        int v = 0;
+                        while (line[v] != largest) v++;
+                        first_of_top[r] = tile + v;
+                    }
+                    vec tile_total{};
+                    for (int v = 0; v < TILE; v += LANES) {
+                        const vec term = exp2((load(line + v) - top[r]) * (1 / LN2));
+                        tile_total += term;
+                        store(line + v, term);
+                    }
+                    total[r] += sum(tile_total);
+                }
+                if (by_hidden)
+                    multiply(count, D, width, terms, TILE, 1, weight + (size_t)tile * D, D, mixed, D, nullptr, true);
+            }
+            for (int r = 0; r < count; r++) {
+                const int64_t label = labels[start + r];
+                const float log_sum = top[r] + std::log(total[r]);
+                log_sums[start + r] = log_sum;
+                losses[start + r] = label < 0 ? 0 : log_sum - own[r];
+                right[start + r] = label >= 0 && first_of_top[r] == label;
+                for (int d = 0; by_hidden && d < D; d++)
+                    by_hidden[(size_t)(start + r) * D + d] =
+                        label < 0 ? 0 : mixed[r * D + d] / total[r] - weight[(size_t)label * D + d];
+            }
+        }
+        if (by_weight) {
+#pragma omp for schedule(dynamic)
+            for (int tile = 0; tile < V; tile += TILE) {
+                const int width = pack(tile);
+                float* gradient = by_weight + (size_t)tile * D;
+                float by_offset[TILE] = {};
+                memset(gradient, 0, sizeof(float) * width * D);
+                for (int start = 0; start < n; start += BLOCK) {
+                    const int count = start + BLOCK < n ? BLOCK : n - start;
+                    const float* rows = hidden + (size_t)start * D;
+                    multiply(count, TILE, D, rows, D, 1, packed, TILE, terms, TILE, offset, false);
+                    for (int r = 0; r < count; r++) {
+                        const int64_t label = labels[start + r];
+                        float* line = terms + r * TILE;
+                        for (int v = 0; v < TILE; v += LANES) {
+                            const vec share = exp2((load(line + v) - log_sums[start + r]) * (1 / LN2));
+                            store(line + v, label < 0 ? vec{} : share);
+                        }
+                        if (label >= tile && label < tile + width) line[label - tile] -= 1;
+                        for (int v = 0; v < TILE; v += LANES) store(by_offset + v, load(by_offset + v) + load(line + v));
+                    }
+                    multiply(width, D, count, terms, 1, TILE, rows, D, gradient, D, nullptr, true);
+                }
+                if (by_bias) memcpy(by_bias + tile, by_offset, sizeof(float) * width);
+            }
+        }
+    }
+    std::free(log_sums);
+}
+
+}  // extern "C"

@@ -1,0 +1,300 @@
+"""The model's inner loops for CPUs, compiled from `kernels.cpp` by the machine's own C++ compiler at first use.
+
+Where there is no compiler, or for anything but float32 on a CPU, PyTorch's own operations compute the same. Each kernel
+is an operator of PyTorch, `torch.ops.mu_sota.*`, with its gradient.
+
+Legend: B batch, T time, H heads or blocks, K size of a head, D state.
+"""
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.utils import logging
+
+from .files import cache_folder, replacing
+
+SOURCE = Path(__file__).with_name("kernels.cpp")
+LARGEST_HEAD = 16  # values of a head; PyTorch's kernels are as fast from here on
+
+# -march: the processor's widest vectors. A compiler without OpenMP, as that of macOS, makes kernels of one thread.
+_FLAGS = ["-std=c++17", "-O3", "-fno-math-errno", "-shared", "-fPIC"]
+_TRIES = [["-march=native", "-fopenmp"], ["-march=native"], ["-mcpu=native"], []]
+
+logger = logging.get_logger(__name__)
+
+
+@lru_cache(maxsize=1)
+def library() -> ctypes.CDLL | None:
+    """The compiled kernels; None where they cannot be made. The environment variable MU_SOTA_KERNELS=0 goes without."""
+    if os.environ.get("MU_SOTA_KERNELS") == "0" or not SOURCE.exists():
+        return None
+    compiler = next(filter(None, map(shutil.which, [os.environ.get("CXX", ""), "c++", "g++", "clang++"])), None)
+    if compiler is None:
+        logger.warning("there is no C++ compiler: training on this CPU takes several times as long as with one")
+        return None
+    try:
+        return ctypes.CDLL(str(_compiled(compiler)))
+    except (OSError, subprocess.CalledProcessError) as error:
+        reason = error.stderr if isinstance(error, subprocess.CalledProcessError) else str(error)
+        logger.warning(
+            f"{compiler} could not compile the CPU kernels, so training takes several times as long: {reason}"
+        )
+        return None
+
+
+def _compiled(compiler: str) -> Path:
+    """The shared library for this source, compiler and processor, from the cache or made now."""
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
+    described = (SOURCE.read_text(encoding="utf-8"), version, _processor(), str(_TRIES), str(_FLAGS))
+    path = cache_folder() / f"kernels-{hashlib.sha256(repr(described).encode()).hexdigest()[:16]}.so"
+    if not path.exists():
+        with replacing(path) as fresh:
+            for number, more in enumerate(_TRIES):
+                done = subprocess.run(
+                    [compiler, *_FLAGS, *more, "-o", str(fresh), str(SOURCE)],
+                    capture_output=True,
+                    text=True,
+                    check=number + 1 == len(_TRIES),
+                )
+                if not done.returncode:
+                    break
+    return path
+
+
+def _processor() -> str:
+    """What tells processors with different instructions apart: a cache folder can be shared between machines."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return f"{platform.machine()} {platform.processor()} {features}"
+
+
+@torch.compiler.assume_constant_result
+def _available() -> bool:
+    return library() is not None
+
+
+def usable(tensor: Tensor, head_size: int = LARGEST_HEAD) -> bool:
+    """Whether the kernels can take this tensor: float32 on a CPU and not under autocast, and heads small enough."""
+    return (
+        tensor.device.type == "cpu"
+        and tensor.dtype == torch.float32
+        and head_size <= LARGEST_HEAD
+        and not torch.is_autocast_enabled("cpu")
+        and _available()
+    )
+
+
+def _call(name: str, *arguments: Tensor | int | float | None) -> None:
+    """Run a kernel: contiguous tensors go as pointers, numbers as they are, the number of threads last."""
+    given: list[Any] = []
+    for argument in arguments:
+        if isinstance(argument, Tensor):
+            given.append(ctypes.c_void_p(argument.data_ptr()))
+        elif isinstance(argument, int):
+            given.append(ctypes.c_int64(argument))
+        elif isinstance(argument, float):
+            given.append(ctypes.c_float(argument))
+        else:
+            given.append(None)
+    getattr(library(), name)(*given, ctypes.c_int64(torch.get_num_threads()))
+
+
+@torch.library.custom_op("mu_sota::attention", mutates_args=())
+def attention(qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Causal attention of [B, T, 3, H, K]: outputs [B, T, H, K], entropies [B, H, T] in nats, log2-sums [B, H, T]."""
+    batch, length, _, heads, size = qkv.shape
+    output = qkv.new_empty(batch, length, heads, size)
+    entropy, log_sum = (qkv.new_empty(batch, heads, length) for _ in range(2))
+    _call("mu_attention", qkv.contiguous(), output, log_sum, entropy, batch, length, heads, size)
+    return output, entropy, log_sum
+
+
+@attention.register_fake
+def _(qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    batch, length, _, heads, size = qkv.shape
+    row = (batch, heads, length)
+    return qkv.new_empty(batch, length, heads, size), qkv.new_empty(row), qkv.new_empty(row)
+
+
+@torch.library.custom_op("mu_sota::attention_backward", mutates_args=())
+def _attention_backward(
+    grad_output: Tensor, grad_entropy: Tensor, qkv: Tensor, output: Tensor, entropy: Tensor, log_sum: Tensor
+) -> Tensor:
+    grad = torch.empty_like(qkv, memory_format=torch.contiguous_format)
+    shape = (qkv.shape[0], qkv.shape[1], qkv.shape[3], qkv.shape[4])
+    tensors = [tensor.contiguous() for tensor in (grad_output, grad_entropy, qkv, output, log_sum, entropy)]
+    _call("mu_attention_backward", *tensors, grad, *shape)
+    return grad
+
+
+@_attention_backward.register_fake
+def _(grad_output: Tensor, grad_entropy: Tensor, qkv: Tensor, *_: Tensor) -> Tensor:
+    return torch.empty_like(qkv, memory_format=torch.contiguous_format)
+
+
+def _keep_attention(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    ctx.save_for_backward(inputs[0], *output)
+    ctx.mark_non_differentiable(output[2])
+
+
+def _differentiate_attention(ctx: Any, grad_output: Tensor, grad_entropy: Tensor, _: Tensor) -> Tensor:
+    return _attention_backward(grad_output, grad_entropy, *ctx.saved_tensors)
+
+
+attention.register_autograd(_differentiate_attention, setup_context=_keep_attention)
+
+
+@torch.library.custom_op("mu_sota::block_attention", mutates_args=())
+def block_attention(
+    blocks: Tensor, qkv_weight: Tensor, qkv_bias: Tensor, out_weight: Tensor, out_bias: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Causal attention of every block [B, T, H, K] by itself, its own projections included.
+
+    Weights are [H, 3K, K] and [H, K, K], biases [H, 3K] and [H, K]. Returns [B, T, H, K], and what the gradient needs.
+    """
+    batch, length, heads, size = blocks.shape
+    output = torch.empty_like(blocks, memory_format=torch.contiguous_format)
+    mixed = blocks.new_empty(batch, heads, size, length)
+    log_sum = blocks.new_empty(batch, heads, length)
+    tensors = [tensor.contiguous() for tensor in (blocks, qkv_weight, qkv_bias, out_weight, out_bias)]
+    _call("mu_block_attention", *tensors, output, mixed, log_sum, batch, length, heads, size)
+    return output, mixed, log_sum
+
+
+@block_attention.register_fake
+def _(blocks: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    batch, length, heads, size = blocks.shape
+    output = torch.empty_like(blocks, memory_format=torch.contiguous_format)
+    return output, blocks.new_empty(batch, heads, size, length), blocks.new_empty(batch, heads, length)
+
+
+@torch.library.custom_op("mu_sota::block_attention_backward", mutates_args=())
+def _block_attention_backward(
+    grad_output: Tensor,
+    blocks: Tensor,
+    qkv_weight: Tensor,
+    qkv_bias: Tensor,
+    out_weight: Tensor,
+    mixed: Tensor,
+    log_sum: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    batch, length, heads, size = blocks.shape
+    grad_blocks = torch.empty_like(blocks, memory_format=torch.contiguous_format)
+    by_sequence = [
+        blocks.new_empty(batch, *weight.shape) for weight in (qkv_weight, qkv_bias, out_weight, out_weight[..., 0])
+    ]
+    tensors = [
+        tensor.contiguous() for tensor in (grad_output, blocks, qkv_weight, qkv_bias, out_weight, mixed, log_sum)
+    ]
+    _call("mu_block_attention_backward", *tensors, grad_blocks, *by_sequence, batch, length, heads, size)
+    by_qkv_weight, by_qkv_bias, by_out_weight, by_out_bias = (grad.sum(0) for grad in by_sequence)
+    return grad_blocks, by_qkv_weight, by_qkv_bias, by_out_weight, by_out_bias
+
+
+@_block_attention_backward.register_fake
+def _(
+    grad_output: Tensor, blocks: Tensor, qkv_weight: Tensor, qkv_bias: Tensor, out_weight: Tensor, *_: Tensor
+) -> tuple[Tensor, ...]:
+    weights = (qkv_weight, qkv_bias, out_weight, out_weight[..., 0])
+    return tuple(tensor.new_empty(tensor.shape) for tensor in (blocks, *weights))
+
+
+def _keep_block_attention(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    ctx.save_for_backward(*inputs[:4], *output[1:])
+    ctx.mark_non_differentiable(*output[1:])
+
+
+def _differentiate_block_attention(ctx: Any, grad_output: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
+    return _block_attention_backward(grad_output, *ctx.saved_tensors)
+
+
+block_attention.register_autograd(_differentiate_block_attention, setup_context=_keep_block_attention)
+
+
+@torch.library.custom_op("mu_sota::feed_forward", mutates_args=())
+def feed_forward(
+    state: Tensor, up: Tensor, up_bias: Tensor, down: Tensor, down_bias: Tensor, dropout: float, seed: Tensor
+) -> Tensor:
+    """Linear, GELU, dropout, linear of [..., D]; weights are [F, D] and [D, F]. The seed says what is dropped."""
+    width, size = up.shape
+    output = torch.empty_like(state, memory_format=torch.contiguous_format)
+    tensors = [tensor.contiguous() for tensor in (state, up.T, up_bias, down.T, down_bias)]
+    rows = state.numel() // size
+    _call("mu_feed_forward", *tensors, output, int(seed), rows, size, width, dropout)
+    return output
+
+
+@feed_forward.register_fake
+def _(state: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(state, memory_format=torch.contiguous_format)
+
+
+@torch.library.custom_op("mu_sota::feed_forward_backward", mutates_args=())
+def _feed_forward_backward(
+    grad_output: Tensor, state: Tensor, up: Tensor, up_bias: Tensor, down: Tensor, dropout: float, seed: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    width, size = up.shape
+    grad_state = torch.empty_like(state, memory_format=torch.contiguous_format)
+    threads = torch.get_num_threads()
+    by_thread = [state.new_zeros(threads, *tensor.shape) for tensor in (up, up_bias, down, down[:, 0])]
+    tensors = [tensor.contiguous() for tensor in (grad_output, state, up, up.T, up_bias, down)]
+    rows = state.numel() // size
+    _call(
+        "mu_feed_forward_backward",
+        *tensors,
+        grad_state,
+        *by_thread,
+        int(seed),
+        rows,
+        size,
+        width,
+        dropout,
+    )
+    by_up, by_up_bias, by_down, by_down_bias = (grad.sum(0) for grad in by_thread)
+    return grad_state, by_up, by_up_bias, by_down, by_down_bias
+
+
+@_feed_forward_backward.register_fake
+def _(grad_output: Tensor, state: Tensor, up: Tensor, up_bias: Tensor, down: Tensor, *_: Any) -> tuple[Tensor, ...]:
+    return tuple(tensor.new_empty(tensor.shape) for tensor in (state, up, up_bias, down, down[:, 0]))
+
+
+def _keep_feed_forward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:4], inputs[6])
+    ctx.dropout = inputs[5]
+
+
+def _differentiate_feed_forward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+    *tensors, seed = ctx.saved_tensors
+    return *_feed_forward_backward(grad_output, *tensors, ctx.dropout, seed), None, None
+
+
+feed_forward.register_autograd(_differentiate_feed_forward, setup_context=_keep_feed_forward)
+
+
+def cross_entropy(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, gradients: bool
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    """Cross-entropy of `softmax(hidden @ weight.T + bias)`, and its gradients, for `loss.chunked_cross_entropy`.
+
+    Hidden states are [R, D], labels [R], negative where they count for nothing. Returns the summed loss, the number of
+    right predictions, and, if asked for, the gradients by hidden, weight and bias.
+    """
+    (rows, size), vocabulary = hidden.shape, len(weight)
+    losses, right = hidden.new_empty(2, rows).unbind()
+    by_hidden = torch.empty_like(hidden) if gradients else None
+    by_weight = torch.empty_like(weight) if gradients else None
+    by_bias = torch.empty_like(bias) if gradients and bias is not None else None
+    tensors = (hidden, weight, bias, labels, losses, right, by_hidden, by_weight, by_bias)
+    _call("mu_cross_entropy", *tensors, rows, size, vocabulary)
+    return losses.sum(), right.sum().long(), by_hidden, by_weight, by_bias
