@@ -109,7 +109,7 @@ WITHOUT: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "block attention": lambda: mock.patch.object(model_module, "fused_block_attention", _block_attention),
     "attention": lambda: mock.patch.object(model_module, "fused_attention", _attention),
     "feed-forward": lambda: mock.patch.object(model_module, "fused_feed_forward", _feed_forward),
-    "cross-entropy": lambda: mock.patch.object(loss_module, "kernels_usable", return_value=False),
+    "cross-entropy": lambda: mock.patch.object(loss_module, "kernels_callable", return_value=False),
     "all": kernels.plain_pytorch,
 }
 
@@ -162,6 +162,12 @@ def memory(batch: int) -> dict[str, Any]:
     return {"batch": batch, "bytes": result}
 
 
+def matmul_gflops() -> float:
+    """What PyTorch's product of two large matrices reaches here: 10^9 floating-point operations a second."""
+    left, right = torch.randn(2, 2048, 2048).unbind()
+    return 2 * 2048**3 / min(seconds(lambda: left @ right) for _ in range(10)) / 1e9
+
+
 def main() -> None:
     """Measure, print, record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -175,6 +181,7 @@ def main() -> None:
     record = {
         "what": "training steps in float32, alternating; see the script",
         "command": f"python benchmarks/training.py --rounds {arguments.rounds}",
+        "matmul_gflops": matmul_gflops(),
         "speed": speed(arguments.rounds),
         "changes": changes(8, arguments.rounds),
         "memory": memory(32),

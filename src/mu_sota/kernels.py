@@ -1,7 +1,7 @@
 """The model's inner loops for CPUs, compiled from `kernels.cpp` by the machine's own C++ compiler at first use.
 
-Where there is no compiler, or for anything but float32 on a CPU, PyTorch's own operations compute the same. Each kernel
-is an operator of PyTorch, `torch.ops.mu_sota.*`, with its gradient.
+Where there is no compiler, or for anything but float32 on a CPU, PyTorch's own operations compute the same. The kernels
+of a layer are operators of PyTorch, `torch.ops.mu_sota.*`, with their gradients.
 
 Legend: B batch, T time, H heads or blocks, K size of a head, D state.
 """
@@ -108,6 +108,11 @@ def kernels_usable(tensor: Tensor, head_size: int = LARGEST_HEAD) -> bool:
         and not torch.is_autocast_enabled("cpu")
         and _available()
     )
+
+
+def kernels_callable(tensor: Tensor, head_size: int = LARGEST_HEAD) -> bool:
+    """As `kernels_usable`, for the two kernels that are no operators of PyTorch: not while a graph is being traced."""
+    return not torch.compiler.is_compiling() and type(tensor) is Tensor and kernels_usable(tensor, head_size)
 
 
 def _call(name: str, *arguments: Tensor | int | float | ctypes.Array[ctypes.c_void_p] | None) -> None:

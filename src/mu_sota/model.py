@@ -19,7 +19,14 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention import attention_bias, causal_attention, causal_attention_with_entropy
 from .config import MuConfig
-from .kernels import fused_attention, fused_block_attention, fused_feed_forward, kernels_usable, layer_step
+from .kernels import (
+    fused_attention,
+    fused_block_attention,
+    fused_feed_forward,
+    kernels_callable,
+    kernels_usable,
+    layer_step,
+)
 from .layout import NUM_BLOCKS, join_blocks, split_blocks
 from .loss import IGNORE_INDEX, chunked_cross_entropy
 
@@ -56,7 +63,7 @@ class GrowingLayer(DynamicLayer):
         return keys, values
 
     def grow(self, new: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values with more places at their end, as many as `new` [B, H, new, K] has, for the caller to fill."""
+        """Keys and values with more places at their end, as many as `new` [B, H, new, K] has, to be filled."""
         if not self.is_initialized:
             self.lazy_initialization(new, new)
         past, length = self.get_seq_length(), self.get_seq_length() + new.shape[-2]
@@ -233,7 +240,7 @@ class MuLayer(nn.Module):
             return None
         possible = (
             feed_forward.up.out_features % 16 == 0
-            and kernels_usable(state, state.shape[-1] // min(NUM_BLOCKS, cross.num_heads))
+            and kernels_callable(state, state.shape[-1] // min(NUM_BLOCKS, cross.num_heads))
             and _as_made(block, block.qkv, block.out, cross, cross.qkv, cross.out)
             and _as_made(feed_forward, feed_forward.up, feed_forward.dropout, feed_forward.down)
             and _as_made(sensitivity, sensitivity.up, sensitivity.dropout, sensitivity.down)

@@ -38,7 +38,8 @@ def flops_per_token(model: MuForCausalLM, length: int) -> tuple[int, int]:
     """Floating-point operations per token of a forward pass, and of forward and backward, as PyTorch counts them.
 
     Counted while one sequence runs on the CPU, in PyTorch's own operations. A multiplication and an addition count as
-    two; look-ups, norms and activations are not counted. Attention counts the full square of positions, as is the convention.
+    two; look-ups, norms and activations are not counted. Attention counts the full square of positions, as is the
+    convention.
 
     Args:
         model: on the CPU.
