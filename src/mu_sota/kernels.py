@@ -282,15 +282,23 @@ def _differentiate_feed_forward(ctx: Any, grad_output: Tensor) -> tuple[Tensor |
 feed_forward.register_autograd(_differentiate_feed_forward, setup_context=_keep_feed_forward)
 
 
+@torch.compiler.disable  # a call of C, which a graph cannot hold
 def cross_entropy(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, gradients: bool
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
     """Cross-entropy of `softmax(hidden @ weight.T + bias)`, and its gradients, for `loss.chunked_cross_entropy`.
 
-    Hidden states are [R, D], labels [R], negative where they count for nothing. Returns the summed loss, the number of
-    right predictions, and, if asked for, the gradients by hidden, weight and bias.
+    Hidden states are [R, D], D a multiple of 16; labels are [R], negative where they count for nothing. Returns the
+    summed loss, the number of right predictions, and, if asked for, the gradients by hidden, weight and bias.
+
+    Raises:
+        IndexError: a label is not in the vocabulary.
     """
     (rows, size), vocabulary = hidden.shape, len(weight)
+    if rows and (largest := int(labels.max())) >= vocabulary:
+        raise IndexError(f"label {largest} is not in a vocabulary of {vocabulary}")
+    hidden, weight, labels = hidden.contiguous(), weight.float().contiguous(), labels.long().contiguous()
+    bias = None if bias is None else bias.float().contiguous()
     losses, right = hidden.new_empty(2, rows).unbind()
     by_hidden = torch.empty_like(hidden) if gradients else None
     by_weight = torch.empty_like(weight) if gradients else None
