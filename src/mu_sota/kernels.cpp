@@ -100,20 +100,19 @@ static inline int row_length(int T) { return ((T + LANES - 1) / LANES | 1) * LAN
 template <int K>
 static void attend(const float* query, const float* key, const float* value, float* output, float* log_sum,
                    float* entropy, int T, int P) {
-    float longest_key = 0;  // of the keys so far, squared
+    float longest_key = 0;
     for (int i = 0; i < T; i += LANES) {
         const ivec row = lanes_from(i);
-        vec q[K], mixed[K], square{}, longest{}, total{}, score_sum{}, top{};
-        for (int lane = 0; lane < LANES; lane++) {
-            float length = 0;
-            for (int c = 0; c < K; c++) length += key[c * P + i + lane] * key[c * P + i + lane];
-            longest_key = length > longest_key ? length : longest_key;
-            longest[lane] = longest_key;
-        }
+        vec q[K], mixed[K], square{}, key_square{}, total{}, score_sum{}, top{};
         for (int c = 0; c < K; c++) {
             q[c] = load(query + c * P + i);
             mixed[c] = vec{};
             square += q[c] * q[c];
+            key_square += load(key + c * P + i) * load(key + c * P + i);
+        }
+        for (int lane = 0; lane < LANES; lane++) {  // the longest key that each row sees
+            longest_key = key_square[lane] > longest_key ? key_square[lane] : longest_key;
+            square[lane] *= longest_key;
         }
         auto scores = [&](int j) INLINE {
             vec s = q[0] * key[j];
@@ -121,25 +120,28 @@ static void attend(const float* query, const float* key, const float* value, flo
             return s;
         };
         // |q k| <= |q| |k|: where that is at most 60, no exponential leaves the range of a float, and the row's maximum
-        // need not be known. Each row decides by the keys that it sees, or rounding would tell of the others.
-        const ivec large = ~(ivec)(square * longest <= 3600.f);
-        bool any_large = false;
-        for (int lane = 0; lane < LANES; lane++) any_large = any_large || large[lane];
-        if (any_large) {
+        // need not be known. (Written so that NaN takes the other way.) Each row by itself, whatever comes after it.
+        const ivec small = square <= 3600.f;
+        bool all_small = true;
+        for (int lane = 0; lane < LANES; lane++) all_small = all_small && small[lane];
+        if (!all_small) {
             top = scores(0);
             for (int j = 1; j < i + LANES; j++) {
                 const vec s = scores(j);
                 top = (row >= j) & ~(ivec)(s <= top) ? s : top;
             }
-            top = large ? top : vec{};
+            top = small ? vec{} : top;
         }
         auto add = [&](int j, bool masked) INLINE {
             const vec s = scores(j) - top;
-            vec p = exp2(s);
-            if (masked) p = row >= j ? p : vec{};
-            total += p;
-            score_sum += p * s;
-            for (int c = 0; c < K; c++) mixed[c] += p * value[c * P + j];
+            const vec p = exp2(s);
+            // What a row does not see is left out, rather than taken times 0: it may be infinite.
+            total += masked ? (row >= j ? p : vec{}) : p;
+            score_sum += masked ? (row >= j ? p * s : vec{}) : p * s;
+            for (int c = 0; c < K; c++) {
+                const vec term = p * value[c * P + j];
+                mixed[c] += masked ? (row >= j ? term : vec{}) : term;
+            }
         };
         for (int j = 0; j < i; j++) add(j, false);
         for (int j = i; j < i + LANES; j++) add(j, true);
@@ -695,9 +697,10 @@ void mu_cross_entropy(const float* hidden, const float* weight, const float* bia
                         while (line[v] != largest) v++;
                         first_of_top[r] = tile + v;
                     }
+                    const float shift = top[r] == -INFINITY ? 0 : top[r];  // a bias can rule out a whole tile
                     vec tile_total{};
                     for (int v = 0; v < TILE; v += LANES) {
-                        const vec term = exp2((load(line + v) - top[r]) * (1 / LN2));
+                        const vec term = exp2((load(line + v) - shift) * (1 / LN2));
                         tile_total += term;
                         store(line + v, term);
                     }

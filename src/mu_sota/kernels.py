@@ -115,12 +115,21 @@ def kernels_callable(tensor: Tensor, head_size: int = LARGEST_HEAD) -> bool:
     return not torch.compiler.is_compiling() and type(tensor) is Tensor and kernels_usable(tensor, head_size)
 
 
+def _address(tensor: Tensor) -> int:
+    if tensor.device.type != "cpu" or tensor.dtype not in (torch.float32, torch.int64):
+        raise TypeError(
+            f"a kernel for float32 on the CPU was given {tensor.dtype} on {tensor.device}: "
+            f"all weights of a model must be of one kind, as after model.float()"
+        )
+    return tensor.data_ptr()
+
+
 def _call(name: str, *arguments: Tensor | int | float | ctypes.Array[ctypes.c_void_p] | None) -> None:
     """Run a kernel: contiguous tensors go as pointers, numbers as they are, the number of threads last."""
     given: list[Any] = []
     for argument in arguments:
         if isinstance(argument, Tensor):
-            given.append(ctypes.c_void_p(argument.data_ptr()))
+            given.append(ctypes.c_void_p(_address(argument)))
         elif isinstance(argument, int):
             given.append(ctypes.c_int64(argument))
         elif isinstance(argument, float):
@@ -321,7 +330,7 @@ def layer_step(
     heads = cross_cache[0].shape[1]
     output = torch.empty_like(state, memory_format=torch.contiguous_format)
     weights = [weight.contiguous() for weight in weights]
-    pointers = (ctypes.c_void_p * len(weights))(*(weight.data_ptr() for weight in weights))
+    pointers = (ctypes.c_void_p * len(weights))(*map(_address, weights))
     rooms = [cache[0].stride(1) // cache[0].stride(2) for cache in (block_cache, cross_cache)]
     sizes = (batch, size, blocks, heads, len(weights[10]), len(weights[17]))
     caches = (*block_cache, *cross_cache)
@@ -345,14 +354,21 @@ def fused_cross_entropy(
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
     """Cross-entropy of `softmax(hidden @ weight.T + bias)`, and its gradients, for `loss.chunked_cross_entropy`.
 
-    Hidden states are [R, D], labels [R], negative where they count for nothing. Returns the summed loss, the number of
-    right predictions, and, if asked for, the gradients by hidden, weight and bias.
+    Hidden states are [R, D], D a multiple of 16; labels are [R], negative where they count for nothing. Returns the
+    summed loss, the number of right predictions, and, if asked for, the gradients by hidden, weight and bias.
+
+    Raises:
+        IndexError: a label is not in the vocabulary.
     """
     (rows, size), vocabulary = hidden.shape, len(weight)
+    if rows and (largest := int(labels.max())) >= vocabulary:
+        raise IndexError(f"label {largest} is not in a vocabulary of {vocabulary}")
+    hidden, weight, labels = hidden.contiguous(), weight.float().contiguous(), labels.long().contiguous()
+    bias = None if bias is None else bias.float().contiguous()
     losses, right = hidden.new_empty(2, rows).unbind()
     by_hidden = hidden.new_empty(hidden.shape) if gradients else None
     by_weight = weight.new_empty(weight.shape) if gradients else None
     by_bias = bias.new_empty(bias.shape) if gradients and bias is not None else None
-    given = [tensor if tensor is None else tensor.contiguous() for tensor in (hidden, weight, bias, labels)]
+    given = (hidden, weight, bias, labels)
     _call("mu_cross_entropy", *given, losses, right, by_hidden, by_weight, by_bias, rows, size, vocabulary)
     return losses.sum(), right.sum().long(), by_hidden, by_weight, by_bias

@@ -41,7 +41,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         dtype = torch.bfloat16 if bf16 else torch.float32 if hidden.dtype == torch.float16 else hidden.dtype
         exact = torch.promote_types(dtype, torch.float32)  # sums: float32, or float64 for float64 inputs
         training = any(ctx.needs_input_grad[:3])
-        if not bf16 and kernels_callable(hidden):
+        if hidden.shape[-1] % 16 == 0 and kernels_callable(hidden):
             total, correct, *grads = fused_cross_entropy(hidden, weight, bias, labels, training)
             if training:
                 ctx.save_for_backward(*grads)
