@@ -11,6 +11,7 @@ import shutil
 import stat
 import subprocess
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from reference import lively_model, reference_of, small_model, to_reference
 from torch import Tensor, nn
+from transformers.cache_utils import DynamicLayer
 
 from mu_sota import MuForCausalLM, kernels
+from mu_sota import model as model_module
 from mu_sota.loss import IGNORE_INDEX, chunked_cross_entropy
-from mu_sota.model import FeedForward
+from mu_sota.model import FeedForward, GrowingLayer
 
 needs_kernels = pytest.mark.skipif(kernels.library() is None, reason="the CPU kernels cannot be compiled here")
 
@@ -1068,3 +1071,125 @@ def test_the_source_has_no_warnings(tmp_path: Path) -> None:
     command = [real, "-std=c++17", "-fsyntax-only", "-Wall", "-Wno-unknown-pragmas", "-Wno-psabi", str(kernels.SOURCE)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert not done.stderr
+
+
+# --- One new token of a cached text -------------------------------------------------------------------------------
+
+
+def in_steps(model: MuForCausalLM, ids: Tensor, prompt: int) -> Tensor:
+    """Logits of a text given as a prompt, then token by token, from the cache."""
+    with torch.no_grad():
+        first = model(ids[:, :prompt], use_cache=True)
+        cache = first.past_key_values
+        rest = [
+            model(ids[:, at : at + 1], past_key_values=cache, use_cache=True).logits
+            for at in range(prompt, ids.shape[1])
+        ]
+    return torch.cat([first.logits, *rest], dim=1)
+
+
+@needs_kernels
+@pytest.mark.parametrize(("matrix_size", "heads"), [(8, 4), (8, 8), (8, 64), (12, 16), (16, 16)])
+def test_a_text_in_steps_equals_the_full_pass(matrix_size: int, heads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel for a whole layer, against a pass over all the text in float64; and it is what ran."""
+    model = lively_model(matrix_size=matrix_size, num_attention_heads=heads, max_position_embeddings=100)
+    ids = torch.randint(model.config.vocab_size, (3, 100))
+    expected = model(ids).logits
+    steps = []
+
+    def counted(*arguments: Any) -> Tensor:
+        steps.append(1)
+        return kernels.layer_step(*arguments)
+
+    monkeypatch.setattr(model_module, "layer_step", counted)
+    made = in_steps(model.float(), ids, prompt=3)
+    assert len(steps) == 97 * model.config.num_hidden_layers
+    torch.testing.assert_close(made.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+@needs_kernels
+def test_scores_far_apart_in_a_step() -> None:
+    """Softmax of scores in the hundreds: nearly all weight on one key, and an entropy that is a number."""
+    model = lively_model(max_position_embeddings=40)
+    for layer in model.model.layers:
+        layer.cross_attention.qkv.weight.data *= 6
+        layer.block_attention.qkv.weight.data *= 6
+    ids = torch.randint(model.config.vocab_size, (2, 40))
+    expected = model(ids).logits
+    torch.testing.assert_close(in_steps(model.float(), ids, prompt=5).double(), expected, rtol=1e-3, atol=1e-3)
+
+
+@needs_kernels
+@pytest.mark.parametrize("where", ["cross_attention.qkv", "sensitivity", "attention_norm", "feed_forward.down"])
+def test_a_hook_acts_in_a_step(where: str) -> None:
+    """What is hooked is called, not passed over by the kernel."""
+    model = lively_model().float()
+    ids = torch.randint(model.config.vocab_size, (1, 12))
+    before = in_steps(model, ids, prompt=4)
+    module = model.model.layers[1].get_submodule(where)
+    handle = module.register_forward_hook(lambda module, args, output: output * 0.5)
+    hooked, full = in_steps(model, ids, prompt=4), model(ids).logits
+    handle.remove()
+    torch.testing.assert_close(hooked, full, rtol=1e-3, atol=1e-3)
+    assert (hooked - before).abs().max() > 1e-2
+    assert torch.equal(in_steps(model, ids, prompt=4), before)
+
+
+def test_a_growing_slot_is_as_that_of_transformers() -> None:
+    """Through everything that generation does to a cache, also where it puts other tensors in the place of its own."""
+    generator = torch.Generator().manual_seed(0)
+    ours, theirs = GrowingLayer(), DynamicLayer()
+
+    def both(change: Callable[[DynamicLayer], None]) -> None:
+        for slot in (ours, theirs):
+            change(slot)
+        if theirs.is_initialized:
+            assert torch.equal(ours.keys, theirs.keys)
+            assert torch.equal(ours.values, theirs.values)
+        assert ours.get_seq_length() == theirs.get_seq_length()
+
+    def add(tokens: int, batch: int) -> Callable[[DynamicLayer], None]:
+        new = torch.randn(2, batch, 3, tokens, 5, generator=generator)
+        return lambda slot: slot.update(*new.unbind())
+
+    both(add(7, 2))
+    for _ in range(130):  # more than there is room for at first
+        both(add(1, 2))
+    both(lambda slot: slot.crop(-4))
+    both(add(1, 2))
+    both(lambda slot: slot.reorder_cache(torch.tensor([1, 1])))
+    both(add(2, 2))
+    both(lambda slot: slot.batch_repeat_interleave(2))
+    both(add(1, 4))
+    both(lambda slot: slot.batch_select_indices(torch.tensor([3, 0])))
+    both(add(1, 2))
+    copy = deepcopy(ours)
+    both(add(3, 2))
+    assert copy.get_seq_length() == ours.get_seq_length() - 3
+    copy.update(*torch.zeros(2, 2, 3, 1, 5).unbind())
+    assert torch.equal(ours.keys, theirs.keys), "a copy of the cache writes into room of its own"
+    both(lambda slot: slot.reset())
+    both(add(2, 1))
+
+
+def test_a_branch_of_a_cache_does_not_write_into_the_other() -> None:
+    """Two continuations of one prompt, each from a copy of its cache, as prompts are reused."""
+    model = lively_model().float()
+    ids = torch.randint(model.config.vocab_size, (1, 8))
+    with torch.no_grad():
+        cache = model(ids, use_cache=True).past_key_values
+        one, two = deepcopy(cache), deepcopy(cache)
+        first = [model(torch.tensor([[token]]), past_key_values=one).logits for token in (1, 2, 3)]
+        model(torch.tensor([[5]]), past_key_values=two)
+        again = [model(torch.tensor([[token]]), past_key_values=cache).logits for token in (1, 2, 3)]
+    for left, right in zip(first, again, strict=True):
+        assert torch.equal(left, right)
+
+
+@needs_kernels
+def test_weights_of_another_kind_are_refused() -> None:
+    """A kernel reads memory as float32: other weights would be read as noise."""
+    model = lively_model().float()
+    model.model.layers[0].block_attention.qkv.double()
+    with pytest.raises(TypeError, match=r"float64 on cpu.*model\.float\(\)"):
+        model(torch.randint(37, (1, 5)))
