@@ -9,6 +9,7 @@
 
 PYTHON ?= python3
 TORCH_INDEX ?=
+DATA ?= pydocs
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,7 +18,7 @@ PIP_INSTALL = PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --qui
 UV_VERSION := 0.13.9
 
 .DELETE_ON_ERROR:
-.PHONY: help train playground test format lock clean
+.PHONY: help train playground test bench format lock clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -34,6 +35,11 @@ test: $(VENV)/.installed-dev ## Check format, lint, types, and run the tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+bench: $(VENV)/.installed-dev ## Time training, decoding and reading of text on this CPU, in runs/bench; DATA=corpus
+	$(BIN)/python benchmarks/training.py --out runs/bench/training.json
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/decoding.py --out runs/bench/decoding.json
+	$(BIN)/python benchmarks/tokenizer.py $(DATA) --out runs/bench/tokenizer.json
 
 format: $(VENV)/.installed-dev ## Rewrite the code in the house's format
 	$(BIN)/ruff check --fix .

@@ -1,86 +1,96 @@
-"""What the key/value cache brings: tokens per second of greedy decoding up to 512 tokens, with it and without.
+"""What the key/value cache brings, up to 512 tokens, and how a GPT-2 of the same size does with its own.
 
     OMP_NUM_THREADS=1 python benchmarks/decoding.py --out docs/results/decoding.json
 
-The preset `mu-sota` with random weights continues a prompt of 448 tokens by 64. Both ways alternate; the ratios are of
-seconds of CPU time, so that other work on the machine counts less. `generate` includes the pass over the prompt; `step`
-is the last token alone.
+The preset `mu-sota` with random weights continues a prompt of 448 tokens by 64, greedily. All ways alternate, on one
+thread. `generate` includes the pass over the prompt; `step` is the last token alone, against a pass over all 512.
+Uncached is timed with the kernels of `mu_sota.kernels`, and in PyTorch's own operations, as the model ran before them.
 """
 
 import argparse
 import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
+from side_by_side import LENGTH, VOCABULARY, gpt2, in_turn, median_ratio, mu, seconds
+from transformers import PreTrainedModel
 
-from mu_sota import MuConfig, MuForCausalLM, machine
+from mu_sota import machine
 from mu_sota.files import write_json
+from mu_sota.kernels import plain_pytorch
 
-PROMPT, NEW = 448, 64
-
-
-def seconds(function: Callable[[], Any]) -> float:
-    """CPU time of a call, all threads together."""
-    start = time.process_time()
-    function()
-    return time.process_time() - start
+PROMPT = 448
+NEW = LENGTH - PROMPT
 
 
 @torch.no_grad()
 def main() -> None:
     """Measure, print, record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="JSON record")
+    parser.add_argument("--out", type=Path, help="JSON record")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
+    torch.set_num_threads(1)
 
-    torch.manual_seed(0)
-    model = MuForCausalLM(MuConfig.from_preset("mu-sota")).eval()
-    ids = torch.randint(4, model.config.vocab_size, (1, PROMPT + NEW))
-    prompt = ids[:, :PROMPT]
-    texts = {}
+    ours, theirs = mu().eval(), gpt2().eval()
+    ids = torch.randint(4, VOCABULARY, (1, LENGTH), generator=torch.Generator().manual_seed(0))
+    prompt, texts = ids[:, :PROMPT], {}
 
-    def generate(use_cache: bool) -> None:
-        how = {"min_new_tokens": NEW, "max_new_tokens": NEW, "do_sample": False, "use_cache": use_cache}
-        texts[use_cache] = model.generate(prompt, attention_mask=torch.ones_like(prompt), **how)
+    def generate(name: str, model: PreTrainedModel, use_cache: bool = True) -> None:
+        how = {"min_new_tokens": NEW, "max_new_tokens": NEW, "do_sample": False, "pad_token_id": 0}
+        texts[name] = model.generate(prompt, attention_mask=torch.ones_like(prompt), use_cache=use_cache, **how)
 
-    def step(use_cache: bool) -> float:
-        if not use_cache:
-            return seconds(lambda: model(ids, logits_to_keep=1))
+    def step(model: PreTrainedModel) -> float:
         cache = model(ids[:, :-1], use_cache=True, logits_to_keep=1).past_key_values
-        return seconds(lambda: model(ids[:, -1:], past_key_values=cache))
+        return seconds(lambda: model(ids[:, -1:], past_key_values=cache, use_cache=True))
 
-    generate(True), step(True)
-    whole = [[seconds(lambda use=use: generate(use)) for use in (True, False)] for _ in range(arguments.rounds)]
-    last = [[step(use) for use in (True, False)] for _ in range(arguments.rounds)]
-    assert torch.equal(texts[True], texts[False])
-    ratios = {
-        name: statistics.median(uncached / cached for cached, uncached in pairs)
-        for name, pairs in {"generate": whole, "step": last}.items()
-    }
-    rate = statistics.median(NEW / cached for cached, _ in whole)
-    print(
-        f"{NEW} tokens after {PROMPT}: {ratios['generate']:.1f} times as fast with the cache ({rate:.0f} tokens per "
-        f"second of CPU time); the token at position {PROMPT + NEW} alone: {ratios['step']:.1f} times"
-    )
-    write_json(
-        arguments.out,
+    def full() -> None:
+        ours(ids, logits_to_keep=1)
+
+    def full_in_pytorch() -> None:
+        with plain_pytorch():
+            full()
+
+    whole = in_turn(
         {
-            "what": "CPU seconds, [with cache, without], alternating; the texts are equal",
-            "command": f"python benchmarks/decoding.py --rounds {arguments.rounds}",
-            "prompt": PROMPT,
-            "new_tokens": NEW,
-            "seed": 0,
-            "generate": whole,
-            "step": last,
-            "median_ratio": ratios,
-            "tokens_per_cpu_second_with_cache": rate,
-            "machine": machine.describe(),
+            "cached": lambda: generate("cached", ours),
+            "uncached": lambda: generate("uncached", ours, use_cache=False),
+            "gpt2 cached": lambda: generate("gpt2", theirs),
         },
+        arguments.rounds,
     )
+    assert torch.equal(texts["cached"], texts["uncached"])
+    step(ours), step(theirs), full(), full_in_pytorch()
+    last: dict[str, list[float]] = {"cached": [], "uncached": [], "uncached in PyTorch": [], "gpt2 cached": []}
+    for _ in range(3 * arguments.rounds):
+        last["cached"].append(step(ours))
+        last["uncached"].append(seconds(full))
+        last["uncached in PyTorch"].append(seconds(full_in_pytorch))
+        last["gpt2 cached"].append(step(theirs))
+
+    ratios = {
+        kind: {name: median_ratio(taken[name], taken["cached"]) for name in taken if name != "cached"}
+        for kind, taken in {"generate": whole, "step": last}.items()
+    }
+    rate = NEW / statistics.median(whole["cached"])
+    print(f"{NEW} tokens after {PROMPT}: {rate:.0f} tokens/s with the cache; times as long take:")
+    for kind, of in ratios.items():
+        print(f"  {kind}: " + ", ".join(f"{name} {ratio:.1f}" for name, ratio in of.items()))
+    if arguments.out:
+        write_json(
+            arguments.out,
+            {
+                "what": "seconds, alternating, one thread; the texts with and without cache are equal",
+                "command": f"python benchmarks/decoding.py --rounds {arguments.rounds}",
+                "prompt": PROMPT,
+                "new_tokens": NEW,
+                "generate": whole,
+                "step": last,
+                "median_times_as_long_as_cached": ratios,
+                "tokens_per_second_with_cache": rate,
+                "machine": machine.describe(),
+            },
+        )
 
 
 if __name__ == "__main__":

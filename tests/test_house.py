@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, set[str] | str] = {
     "data": {"errors", "files", "loss", "tokenizer"},
     "settings": {"errors", "config"},
     "evaluate": {"errors", "data", "tokenizer", "loss"},
-    "sizes": {"model", "settings"},
+    "sizes": {"kernels", "model", "settings"},
     "trained": {"config", "errors", "model", "settings", "tokenizer"},
     "interactive": {"errors", "files", "model", "settings", "tokenizer", "trained"},
     "export": {"errors", "files", "layout", "machine", "model", "settings", "tokenizer", "trained"},

@@ -61,6 +61,16 @@ static inline vec exp2(vec x) {
     return (vec)((ivec)p + ((ivec)shifted << 23));
 }
 
+static inline vec shuffle(vec value, ivec from) {
+#ifdef __clang__
+    vec result;
+    for (int lane = 0; lane < LANES; lane++) result[lane] = value[from[lane]];
+    return result;
+#else
+    return __builtin_shuffle(value, from);
+#endif
+}
+
 // Memory of one thread, aligned to vectors.
 class Scratch {
   public:
@@ -91,18 +101,18 @@ template <int K>
 static void attend(const float* query, const float* key, const float* value, float* output, float* log_sum,
                    float* entropy, int T, int P) {
     float longest_key = 0;
-    for (int j = 0; j < T; j++) {
-        float square = 0;
-        for (int c = 0; c < K; c++) square += key[c * P + j] * key[c * P + j];
-        longest_key = square > longest_key ? square : longest_key;
-    }
     for (int i = 0; i < T; i += LANES) {
         const ivec row = lanes_from(i);
-        vec q[K], mixed[K], square{}, total{}, score_sum{}, top{};
+        vec q[K], mixed[K], square{}, key_square{}, total{}, score_sum{}, top{};
         for (int c = 0; c < K; c++) {
             q[c] = load(query + c * P + i);
             mixed[c] = vec{};
             square += q[c] * q[c];
+            key_square += load(key + c * P + i) * load(key + c * P + i);
+        }
+        for (int lane = 0; lane < LANES; lane++) {  // the longest key that each row sees
+            longest_key = key_square[lane] > longest_key ? key_square[lane] : longest_key;
+            square[lane] *= longest_key;
         }
         auto scores = [&](int j) INLINE {
             vec s = q[0] * key[j];
@@ -110,23 +120,28 @@ static void attend(const float* query, const float* key, const float* value, flo
             return s;
         };
         // |q k| <= |q| |k|: where that is at most 60, no exponential leaves the range of a float, and the row's maximum
-        // need not be known. (Written so that NaN takes the other way.)
-        bool small = true;
-        for (int lane = 0; lane < LANES; lane++) small = small && square[lane] * longest_key <= 3600.f;
-        if (!small) {
+        // need not be known. (Written so that NaN takes the other way.) Each row by itself, whatever comes after it.
+        const ivec small = square <= 3600.f;
+        bool all_small = true;
+        for (int lane = 0; lane < LANES; lane++) all_small = all_small && small[lane];
+        if (!all_small) {
             top = scores(0);
             for (int j = 1; j < i + LANES; j++) {
                 const vec s = scores(j);
                 top = (row >= j) & ~(ivec)(s <= top) ? s : top;
             }
+            top = small ? vec{} : top;
         }
         auto add = [&](int j, bool masked) INLINE {
             const vec s = scores(j) - top;
-            vec p = exp2(s);
-            if (masked) p = row >= j ? p : vec{};
-            total += p;
-            score_sum += p * s;
-            for (int c = 0; c < K; c++) mixed[c] += p * value[c * P + j];
+            const vec p = exp2(s);
+            // What a row does not see is left out, rather than taken times 0: it may be infinite.
+            total += masked ? (row >= j ? p : vec{}) : p;
+            score_sum += masked ? (row >= j ? p * s : vec{}) : p * s;
+            for (int c = 0; c < K; c++) {
+                const vec term = p * value[c * P + j];
+                mixed[c] += masked ? (row >= j ? term : vec{}) : term;
+            }
         };
         for (int j = 0; j < i; j++) add(j, false);
         for (int j = i; j < i + LANES; j++) add(j, true);
@@ -145,6 +160,7 @@ template <int K, int ROWS>
 static void attend_backward(const float* query, const float* key, const float* value, const float* grad_output,
                             const float* log_sum, const float* offset, const float* slope, float* grad_query,
                             float* grad_key, float* grad_value, float scale, int T, int P) {
+    memset(grad_query, 0, sizeof(float) * K * P);
     memset(grad_key, 0, sizeof(float) * K * P);
     memset(grad_value, 0, sizeof(float) * K * P);
     for (int i = 0; i < T; i += ROWS) {
@@ -334,6 +350,85 @@ struct Dropout {
         return x >= threshold ? splat(factor) : vec{};
     }
 };
+
+// ---------------------------------------------------------------------------------------------------------------------
+// One token of a cached text.
+
+// y = W x + b, W [outputs][inputs]
+static void affine(const float* weight, const float* bias, const float* x, float* y, int outputs, int inputs) {
+    for (int o = 0; o < outputs; o++) {
+        const float* row = weight + (size_t)o * inputs;
+        vec part{};
+        float total = bias[o];
+        int i = 0;
+        for (; i + LANES <= inputs; i += LANES) part += load(row + i) * load(x + i);
+        for (; i < inputs; i++) total += row[i] * x[i];
+        y[o] = total + (inputs >= LANES ? sum(part) : 0);
+    }
+}
+
+static void layer_norm(float* x, const float* weight, const float* bias, float epsilon, int D) {
+    double mean = 0, square = 0;
+    for (int d = 0; d < D; d++) mean += x[d];
+    mean /= D;
+    for (int d = 0; d < D; d++) square += (x[d] - mean) * (x[d] - mean);
+    const float factor = 1 / std::sqrt(square / D + epsilon);
+    for (int d = 0; d < D; d++) x[d] = (float)(x[d] - mean) * factor * weight[d] + bias[d];
+}
+
+// Attention of one query over cached keys and values [length][K]; `scores` has room for them. Returns the entropy.
+template <int FIXED>
+static float attend_one(const float* query, const float* key, const float* value, float* output, float* scores,
+                        int length, int size) {
+    const int K = FIXED ? FIXED : size;
+    const float scale = 1 / (std::sqrt((float)K) * LN2);
+    float top = -INFINITY, total = 0, score_sum = 0;
+    for (int j = 0; j < length; j++) {
+        float s = query[0] * key[j * K];
+        for (int c = 1; c < K; c++) s += query[c] * key[j * K + c];
+        scores[j] = s * scale;
+    }
+    for (int j = 0; j < length; j++) top = scores[j] <= top ? top : scores[j];
+    vec totals{}, score_sums{};
+    for (int j = length; j < length + LANES; j++) scores[j] = -INFINITY;
+    for (int j = 0; j < length; j += LANES) {
+        const vec s = load(scores + j) - top;
+        const vec p = exp2(s);
+        store(scores + j, p);
+        totals += p;
+        score_sums += s < -126.f ? vec{} : p * s;
+    }
+    total = sum(totals), score_sum = sum(score_sums);
+    if (FIXED && LANES % (FIXED ? FIXED : 1) == 0) {
+        // A vector of values is LANES / K keys; each weight is spread over the K lanes of its key.
+        vec mixed{};
+        int j = 0;
+        for (; j + LANES <= length; j += LANES) {
+            const vec p = load(scores + j);
+            for (int part = 0; part < K; part++) {
+                ivec from;
+                for (int lane = 0; lane < LANES; lane++) from[lane] = (part * LANES + lane) / K;
+                mixed += shuffle(p, from) * load(value + j * K + part * LANES);
+            }
+        }
+        for (int c = 0; c < K; c++) output[c] = 0;
+        for (int lane = 0; lane < LANES; lane++) output[lane % K] += mixed[lane];
+        for (; j < length; j++)
+            for (int c = 0; c < K; c++) output[c] += scores[j] * value[j * K + c];
+    } else {
+        for (int c = 0; c < K; c++) output[c] = 0;
+        for (int j = 0; j < length; j++)
+            for (int c = 0; c < K; c++) output[c] += scores[j] * value[j * K + c];
+    }
+    for (int c = 0; c < K; c++) output[c] /= total;
+    return (std::log2(total) - score_sum / total) * LN2;
+}
+
+static float attend_one(const float* query, const float* key, const float* value, float* output, float* scores,
+                        int length, int K) {
+    auto* run = K == 4 ? attend_one<4> : K == 8 ? attend_one<8> : attend_one<0>;
+    return run(query, key, value, output, scores, length, K);
+}
 
 extern "C" {
 
@@ -603,9 +698,10 @@ void mu_cross_entropy(const float* hidden, const float* weight, const float* bia
                         while (line[v] != largest) v++;
                         first_of_top[r] = tile + v;
                     }
+                    const float shift = top[r] == -INFINITY ? 0 : top[r];  // a bias can rule out a whole tile
                     vec tile_total{};
                     for (int v = 0; v < TILE; v += LANES) {
-                        const vec term = exp2((load(line + v) - top[r]) * (1 / LN2));
+                        const vec term = exp2((load(line + v) - shift) * (1 / LN2));
                         tile_total += term;
                         store(line + v, term);
                     }
@@ -653,6 +749,70 @@ void mu_cross_entropy(const float* hidden, const float* weight, const float* bia
         }
     }
     std::free(log_sums);
+}
+
+// A whole layer for one new token of each of B texts, state [B, D] to output [B, D]. Keys and values of the new token are
+// written to place length - 1 of the cache: block_keys is [B][N][block_room][S], cross_keys [B][H][cross_room][D / H],
+// and so are the values. `weights` are those of the layer, in the order in which they are taken here.
+void mu_layer_step(const float* state, const float* affinity, float* output, const float** weights, float* block_keys,
+                   float* block_values, float* cross_keys, float* cross_values, int64_t block_room, int64_t cross_room,
+                   int64_t length, int64_t B, int64_t D, int64_t N, int64_t H, int64_t F, int64_t G, float epsilon,
+                   int64_t threads) {
+    const float *block_qkv = weights[0], *block_qkv_bias = weights[1], *block_out = weights[2], *block_out_bias = weights[3];
+    const float *qkv = weights[4], *qkv_bias = weights[5], *out = weights[6], *out_bias = weights[7];
+    const float *norm_weight = weights[8], *norm_bias = weights[9];
+    const float *up = weights[10], *up_bias = weights[11], *down = weights[12], *down_bias = weights[13];
+    const float *last_weight = weights[14], *last_bias = weights[15];
+    const float *interaction = weights[16], *gate_up = weights[17], *gate_up_bias = weights[18];
+    const float *gate_down = weights[19], *gate_down_bias = weights[20], *base = weights[21];
+    const int S = D / N, K = D / H, last = length - 1;
+#pragma omp parallel for num_threads(threads) if (B > 1)
+    for (int b = 0; b < B; b++) {
+        Scratch scratch((size_t)length + LANES + 6 * D + F + 2 * G + 4 * N + 64);
+        float *scores = scratch.take(length + LANES), *blocks = scratch.take(D), *mixed = scratch.take(D);
+        float *heads = scratch.take(3 * D), *x = scratch.take(D), *hidden = scratch.take(F);
+        float *features = scratch.take(N + 1), *gate_hidden = scratch.take(G), *gate = scratch.take(N);
+        const float* old = state + b * D;
+        for (int n = 0; n < N; n++) {
+            float one[3 * 16], mean[16];
+            const size_t place = ((size_t)b * N + n) * block_room * S;
+            affine(block_qkv + n * 3 * S * S, block_qkv_bias + n * 3 * S, old + n * S, one, 3 * S, S);
+            memcpy(block_keys + place + (size_t)last * S, one + S, sizeof(float) * S);
+            memcpy(block_values + place + (size_t)last * S, one + 2 * S, sizeof(float) * S);
+            attend_one(one, block_keys + place, block_values + place, mean, scores, length, S);
+            affine(block_out + n * S * S, block_out_bias + n * S, mean, blocks + n * S, S, S);
+        }
+        affine(qkv, qkv_bias, blocks, heads, 3 * D, D);
+        float entropy = 0;
+        for (int h = 0; h < H; h++) {
+            const size_t place = ((size_t)b * H + h) * cross_room * K;
+            memcpy(cross_keys + place + (size_t)last * K, heads + D + h * K, sizeof(float) * K);
+            memcpy(cross_values + place + (size_t)last * K, heads + 2 * D + h * K, sizeof(float) * K);
+            entropy += attend_one(heads + h * K, cross_keys + place, cross_values + place, mixed + h * K, scores, length, K);
+        }
+        affine(out, out_bias, mixed, x, D, D);
+        for (int d = 0; d < D; d++) x[d] += blocks[d];
+        layer_norm(x, norm_weight, norm_bias, epsilon, D);
+        affine(up, up_bias, x, hidden, F, D);
+        for (int f = 0; f < F; f += LANES) {
+            vec value, slope;
+            gelu(load(hidden + f), value, slope);
+            store(hidden + f, value);
+        }
+        affine(down, down_bias, hidden, mixed, D, F);
+        for (int d = 0; d < D; d++) x[d] += mixed[d];
+        layer_norm(x, last_weight, last_bias, epsilon, D);
+        for (int n = 0; n < N; n++) {
+            features[n] = 0;
+            for (int m = 0; m < N; m++) features[n] += affinity[b * N + m] * interaction[m * N + n];
+        }
+        features[N] = entropy / H;
+        affine(gate_up, gate_up_bias, features, gate_hidden, G, N + 1);
+        for (int g = 0; g < G; g++) gate_hidden[g] *= 0.5f * std::erfc(-gate_hidden[g] * 0.70710678f);
+        affine(gate_down, gate_down_bias, gate_hidden, gate, N, G);
+        for (int n = 0; n < N; n++) gate[n] = base[n] / (1 + std::exp(-gate[n]));
+        for (int d = 0; d < D; d++) output[b * D + d] = old[d] + gate[d / S] * (x[d] - old[d]);
+    }
 }
 
 }  // extern "C"

@@ -1,7 +1,7 @@
 """The model's inner loops for CPUs, compiled from `kernels.cpp` by the machine's own C++ compiler at first use.
 
-Where there is no compiler, or for anything but float32 on a CPU, PyTorch's own operations compute the same. Each kernel
-is an operator of PyTorch, `torch.ops.mu_sota.*`, with its gradient.
+Where there is no compiler, or for anything but float32 on a CPU, PyTorch's own operations compute the same. The kernels
+of a layer are operators of PyTorch, `torch.ops.mu_sota.*`, with their gradients.
 
 Legend: B batch, T time, H heads or blocks, K size of a head, D state.
 """
@@ -12,6 +12,8 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -78,12 +80,26 @@ def _processor() -> str:
     return f"{platform.machine()} {platform.processor()} {features}"
 
 
+_switched_off = False
+
+
+@contextmanager
+def plain_pytorch() -> Iterator[None]:
+    """Within it, PyTorch's own operations do all the work, as where the kernels cannot be had."""
+    global _switched_off  # noqa: PLW0603
+    before, _switched_off = _switched_off, True
+    try:
+        yield
+    finally:
+        _switched_off = before
+
+
 @torch.compiler.assume_constant_result
 def _available() -> bool:
-    return library() is not None
+    return not _switched_off and library() is not None
 
 
-def usable(tensor: Tensor, head_size: int = LARGEST_HEAD) -> bool:
+def kernels_usable(tensor: Tensor, head_size: int = LARGEST_HEAD) -> bool:
     """Whether the kernels can take this tensor: float32 on a CPU and not under autocast, and heads small enough."""
     return (
         tensor.device.type == "cpu"
@@ -94,23 +110,37 @@ def usable(tensor: Tensor, head_size: int = LARGEST_HEAD) -> bool:
     )
 
 
-def _call(name: str, *arguments: Tensor | int | float | None) -> None:
+def kernels_callable(tensor: Tensor, head_size: int = LARGEST_HEAD) -> bool:
+    """As `kernels_usable`, for the two kernels that are no operators of PyTorch: not while a graph is being traced."""
+    return not torch.compiler.is_compiling() and type(tensor) is Tensor and kernels_usable(tensor, head_size)
+
+
+def _address(tensor: Tensor) -> int:
+    if tensor.device.type != "cpu" or tensor.dtype not in (torch.float32, torch.int64):
+        raise TypeError(
+            f"a kernel for float32 on the CPU was given {tensor.dtype} on {tensor.device}: "
+            f"all weights of a model must be of one kind, as after model.float()"
+        )
+    return tensor.data_ptr()
+
+
+def _call(name: str, *arguments: Tensor | int | float | ctypes.Array[ctypes.c_void_p] | None) -> None:
     """Run a kernel: contiguous tensors go as pointers, numbers as they are, the number of threads last."""
     given: list[Any] = []
     for argument in arguments:
         if isinstance(argument, Tensor):
-            given.append(ctypes.c_void_p(argument.data_ptr()))
+            given.append(ctypes.c_void_p(_address(argument)))
         elif isinstance(argument, int):
             given.append(ctypes.c_int64(argument))
         elif isinstance(argument, float):
             given.append(ctypes.c_float(argument))
         else:
-            given.append(None)
+            given.append(argument)
     getattr(library(), name)(*given, ctypes.c_int64(torch.get_num_threads()))
 
 
 @torch.library.custom_op("mu_sota::attention", mutates_args=())
-def attention(qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def fused_attention(qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Causal attention of [B, T, 3, H, K]: outputs [B, T, H, K], entropies [B, H, T] in nats, log2-sums [B, H, T]."""
     batch, length, _, heads, size = qkv.shape
     output = qkv.new_empty(batch, length, heads, size)
@@ -119,7 +149,7 @@ def attention(qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return output, entropy, log_sum
 
 
-@attention.register_fake
+@fused_attention.register_fake
 def _(qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     batch, length, _, heads, size = qkv.shape
     row = (batch, heads, length)
@@ -151,11 +181,11 @@ def _differentiate_attention(ctx: Any, grad_output: Tensor, grad_entropy: Tensor
     return _attention_backward(grad_output, grad_entropy, *ctx.saved_tensors)
 
 
-attention.register_autograd(_differentiate_attention, setup_context=_keep_attention)
+fused_attention.register_autograd(_differentiate_attention, setup_context=_keep_attention)
 
 
 @torch.library.custom_op("mu_sota::block_attention", mutates_args=())
-def block_attention(
+def fused_block_attention(
     blocks: Tensor, qkv_weight: Tensor, qkv_bias: Tensor, out_weight: Tensor, out_bias: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Causal attention of every block [B, T, H, K] by itself, its own projections included.
@@ -171,7 +201,7 @@ def block_attention(
     return output, mixed, log_sum
 
 
-@block_attention.register_fake
+@fused_block_attention.register_fake
 def _(blocks: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     batch, length, heads, size = blocks.shape
     output = torch.empty_like(blocks, memory_format=torch.contiguous_format)
@@ -218,11 +248,11 @@ def _differentiate_block_attention(ctx: Any, grad_output: Tensor, *_: Tensor) ->
     return _block_attention_backward(grad_output, *ctx.saved_tensors)
 
 
-block_attention.register_autograd(_differentiate_block_attention, setup_context=_keep_block_attention)
+fused_block_attention.register_autograd(_differentiate_block_attention, setup_context=_keep_block_attention)
 
 
 @torch.library.custom_op("mu_sota::feed_forward", mutates_args=())
-def feed_forward(
+def fused_feed_forward(
     state: Tensor, up: Tensor, up_bias: Tensor, down: Tensor, down_bias: Tensor, dropout: float, seed: Tensor
 ) -> Tensor:
     """Linear, GELU, dropout, linear of [..., D]; weights are [F, D] and [D, F]. The seed says what is dropped."""
@@ -234,7 +264,7 @@ def feed_forward(
     return output
 
 
-@feed_forward.register_fake
+@fused_feed_forward.register_fake
 def _(state: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(state, memory_format=torch.contiguous_format)
 
@@ -279,22 +309,66 @@ def _differentiate_feed_forward(ctx: Any, grad_output: Tensor) -> tuple[Tensor |
     return *_feed_forward_backward(grad_output, *tensors, ctx.dropout, seed), None, None
 
 
-feed_forward.register_autograd(_differentiate_feed_forward, setup_context=_keep_feed_forward)
+fused_feed_forward.register_autograd(_differentiate_feed_forward, setup_context=_keep_feed_forward)
 
 
-def cross_entropy(
+def layer_step(
+    state: Tensor,
+    affinity: Tensor,
+    weights: list[Tensor],
+    block_cache: tuple[Tensor, Tensor],
+    cross_cache: tuple[Tensor, Tensor],
+    epsilon: float,
+) -> Tensor:
+    """A whole layer for one new token of each text, without gradients: states [B, 1, D] to [B, 1, D].
+
+    Keys and values, [B, N, T, S] and [B, H, T, K], are views of larger tensors; those of the new token are written to
+    their last place. The weights come in the order of `mu_layer_step` in kernels.cpp.
+    """
+    batch, _, size = state.shape
+    blocks, length = block_cache[0].shape[1:3]
+    heads = cross_cache[0].shape[1]
+    output = torch.empty_like(state, memory_format=torch.contiguous_format)
+    weights = [weight.contiguous() for weight in weights]
+    pointers = (ctypes.c_void_p * len(weights))(*map(_address, weights))
+    rooms = [cache[0].stride(1) // cache[0].stride(2) for cache in (block_cache, cross_cache)]
+    sizes = (batch, size, blocks, heads, len(weights[10]), len(weights[17]))
+    caches = (*block_cache, *cross_cache)
+    _call(
+        "mu_layer_step",
+        state.contiguous(),
+        affinity.contiguous(),
+        output,
+        pointers,
+        *caches,
+        *rooms,
+        length,
+        *sizes,
+        epsilon,
+    )
+    return output
+
+
+def fused_cross_entropy(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, gradients: bool
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
     """Cross-entropy of `softmax(hidden @ weight.T + bias)`, and its gradients, for `loss.chunked_cross_entropy`.
 
-    Hidden states are [R, D], labels [R], negative where they count for nothing. Returns the summed loss, the number of
-    right predictions, and, if asked for, the gradients by hidden, weight and bias.
+    Hidden states are [R, D], D a multiple of 16; labels are [R], negative where they count for nothing. Returns the
+    summed loss, the number of right predictions, and, if asked for, the gradients by hidden, weight and bias.
+
+    Raises:
+        IndexError: a label is not in the vocabulary.
     """
     (rows, size), vocabulary = hidden.shape, len(weight)
+    if rows and (largest := int(labels.max())) >= vocabulary:
+        raise IndexError(f"label {largest} is not in a vocabulary of {vocabulary}")
+    hidden, weight, labels = hidden.contiguous(), weight.float().contiguous(), labels.long().contiguous()
+    bias = None if bias is None else bias.float().contiguous()
     losses, right = hidden.new_empty(2, rows).unbind()
-    by_hidden = torch.empty_like(hidden) if gradients else None
-    by_weight = torch.empty_like(weight) if gradients else None
-    by_bias = torch.empty_like(bias) if gradients and bias is not None else None
-    tensors = (hidden, weight, bias, labels, losses, right, by_hidden, by_weight, by_bias)
-    _call("mu_cross_entropy", *tensors, rows, size, vocabulary)
+    by_hidden = hidden.new_empty(hidden.shape) if gradients else None
+    by_weight = weight.new_empty(weight.shape) if gradients else None
+    by_bias = bias.new_empty(bias.shape) if gradients and bias is not None else None
+    given = (hidden, weight, bias, labels)
+    _call("mu_cross_entropy", *given, losses, right, by_hidden, by_weight, by_bias, rows, size, vocabulary)
     return losses.sum(), right.sum().long(), by_hidden, by_weight, by_bias

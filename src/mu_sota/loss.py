@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import kernels
+from .kernels import fused_cross_entropy, kernels_callable
 
 IGNORE_INDEX = -100
 
@@ -41,8 +41,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         dtype = torch.bfloat16 if bf16 else torch.float32 if hidden.dtype == torch.float16 else hidden.dtype
         exact = torch.promote_types(dtype, torch.float32)  # sums: float32, or float64 for float64 inputs
         training = any(ctx.needs_input_grad[:3])
-        if not bf16 and kernels.usable(hidden):
-            total, correct, *grads = kernels.cross_entropy(hidden, weight, bias, labels, training)
+        if hidden.shape[-1] % 16 == 0 and kernels_callable(hidden):
+            total, correct, *grads = fused_cross_entropy(hidden, weight, bias, labels, training)
             if training:
                 ctx.save_for_backward(*grads)
             ctx.mark_non_differentiable(correct)

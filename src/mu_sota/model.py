@@ -12,22 +12,74 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache, GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
+from transformers.cache_utils import DynamicLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils import can_return_tuple, logging
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from . import kernels
 from .attention import attention_bias, causal_attention, causal_attention_with_entropy
 from .config import MuConfig
+from .kernels import (
+    fused_attention,
+    fused_block_attention,
+    fused_feed_forward,
+    kernels_callable,
+    kernels_usable,
+    layer_step,
+)
 from .layout import NUM_BLOCKS, join_blocks, split_blocks
 from .loss import IGNORE_INDEX, chunked_cross_entropy
 
 SENSITIVITY_HIDDEN = 32
+_ENOUGH_TOKENS = 16  # for the feed-forward kernel, which first lays its weights out anew
+_ROOM = 64  # tokens that a slot of the cache makes room for at a time
 ATTENTIONS = 2  # of a layer, each with a slot of its own in the key/value cache
 
 logger = logging.get_logger(__name__)
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
+
+
+def _begins(cached: Tensor | None, room: Tensor) -> bool:
+    """Whether what is cached is the beginning of the room, and nothing has put another tensor in its place."""
+    return cached is not None and cached.data_ptr() == room.data_ptr() and cached.stride() == room.stride()
+
+
+class GrowingLayer(DynamicLayer):
+    """A slot of the cache that keeps room for tokens to come: a new one is written behind the others.
+
+    The slot of `transformers` copies all keys and values for every token, which took a third of a step.
+    """
+
+    _room: Tensor | None = None  # [2, B, H, tokens, K]: keys and values are views of its beginning
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """As in `transformers`: takes keys and values of new tokens, returns those of all."""
+        if key_states.requires_grad or key_states.shape != value_states.shape:
+            return super().update(key_states, value_states, *args, **kwargs)
+        new = key_states.shape[-2]
+        keys, values = self.grow(key_states)
+        keys[:, :, -new:], values[:, :, -new:] = key_states, value_states
+        return keys, values
+
+    def grow(self, new: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values with more places at their end, as many as `new` [B, H, new, K] has, to be filled."""
+        if not self.is_initialized:
+            self.lazy_initialization(new, new)
+        past, length = self.get_seq_length(), self.get_seq_length() + new.shape[-2]
+        keys, values, room = self.keys, self.values, self._room
+        if room is None or length > room.shape[-2] or not _begins(keys, room[0]) or not _begins(values, room[1]):
+            room = new.new_empty(2, *new.shape[:2], length + _ROOM, new.shape[-1])
+            if past:
+                room[:, :, :, :past] = torch.stack([keys, values])  # type: ignore[list-item]
+            self._room = room
+        self.keys, self.values = room[:, :, :, :length].unbind()
+        return self.keys, self.values
+
+    def reset(self) -> None:
+        """As in `transformers`: nothing is cached any more."""
+        super().reset()
+        self._room = None
 
 
 class BlockLinear(nn.Module):
@@ -49,7 +101,7 @@ def _as_made(*modules: nn.Module) -> bool:
     parametrizations.
     """
     return all(
-        type(module) in (nn.Linear, nn.Dropout, BlockLinear)
+        type(module) in _MADE
         and "forward" not in module.__dict__
         and not (module._forward_hooks or module._forward_pre_hooks)
         and not (module._backward_hooks or module._backward_pre_hooks)
@@ -71,16 +123,16 @@ class BlockAttention(nn.Module):
 
     def forward(self, state: Tensor, bias: Tensor | None, cache: Cache | None) -> Tensor:
         blocks = split_blocks(state)
-        compiled = bias is None and kernels.usable(blocks, blocks.shape[-1])
+        compiled = bias is None and kernels_usable(blocks, blocks.shape[-1])
         if compiled and cache is None and _as_made(self.qkv, self.out):
             weights = (self.qkv.weight, self.qkv.bias, self.out.weight, self.out.bias)
-            return join_blocks(kernels.block_attention(blocks, *weights)[0])
+            return join_blocks(fused_block_attention(blocks, *weights)[0])
         heads = self.qkv(blocks).unflatten(-1, (3, -1)).transpose(2, 3)  # [B, T, 3, N, S]
         query, key, value = heads.permute(2, 0, 3, 1, 4)  # [B, N, T, S] each
         if cache is not None:
             key, value = cache.update(key, value, self.slot)
         if compiled and key.shape == query.shape:
-            mixed = kernels.attention(heads)[0]
+            mixed = fused_attention(heads)[0]
         else:
             mixed = causal_attention(query, key, value, bias).transpose(1, 2)
         return join_blocks(self.out(mixed))
@@ -104,8 +156,8 @@ class CrossBlockAttention(nn.Module):
         query, key, value = heads.permute(2, 0, 3, 1, 4)  # [B, H, T, D/H] each
         if cache is not None:
             key, value = cache.update(key, value, self.slot)
-        if bias is None and key.shape == query.shape and kernels.usable(heads, heads.shape[-1]):
-            mixed, entropy, _ = kernels.attention(heads)
+        if bias is None and key.shape == query.shape and kernels_usable(heads, heads.shape[-1]):
+            mixed, entropy, _ = fused_attention(heads)
         else:
             mixed, entropy = causal_attention_with_entropy(query, key, value, bias)
             mixed = mixed.transpose(1, 2)
@@ -122,11 +174,12 @@ class FeedForward(nn.Module):
         self.down = nn.Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, state: Tensor) -> Tensor:
-        if kernels.usable(state) and self.up.out_features % 16 == 0 and _as_made(self.up, self.dropout, self.down):
+        worth_it = state.shape[:-1].numel() >= _ENOUGH_TOKENS and self.up.out_features % 16 == 0
+        if worth_it and kernels_usable(state) and _as_made(self.up, self.dropout, self.down):
             rate = self.dropout.p if self.training else 0.0
             seed = torch.randint(2**62, ()) if rate else torch.zeros((), dtype=torch.int64)
             weights = (self.up.weight, self.up.bias, self.down.weight, self.down.bias)
-            return kernels.feed_forward(state, *weights, rate, seed)
+            return fused_feed_forward(state, *weights, rate, seed)
         return self.down(self.dropout(F.gelu(self.up(state))))
 
 
@@ -164,12 +217,59 @@ class MuLayer(nn.Module):
         self.sensitivity = DynamicSensitivity(config)
 
     def forward(self, state: Tensor, affinity: Tensor, bias: Tensor | None, cache: Cache | None = None) -> Tensor:
+        slots = self._slots_for_a_step(state, bias, cache)
+        if slots is not None:
+            return self._step(state, affinity, *slots)
         blocks = self.block_attention(state, bias, cache)
         crossed, entropy = self.cross_attention(blocks, bias, cache)
         output = self.attention_norm(blocks + crossed)
         output = self.feed_forward_norm(output + self.feed_forward(output))
         sensitivity = self.sensitivity(affinity, entropy)
         return state + join_blocks(sensitivity[..., None] * split_blocks(output - state))
+
+    def _slots_for_a_step(
+        self, state: Tensor, bias: Tensor | None, cache: Cache | None
+    ) -> tuple[GrowingLayer, GrowingLayer] | None:
+        """The layer's slots in the cache, if the kernel for one new token of a cached text can do the whole layer."""
+        if state.shape[1] > 1 or bias is not None or cache is None or torch.is_grad_enabled() or self.training:
+            return None
+        block, cross = self.block_attention, self.cross_attention
+        feed_forward, sensitivity = self.feed_forward, self.sensitivity
+        block_slot, cross_slot = cache.layers[block.slot], cache.layers[cross.slot]
+        if not isinstance(block_slot, GrowingLayer) or not isinstance(cross_slot, GrowingLayer):
+            return None
+        possible = (
+            feed_forward.up.out_features % 16 == 0
+            and kernels_callable(state, state.shape[-1] // min(NUM_BLOCKS, cross.num_heads))
+            and _as_made(block, block.qkv, block.out, cross, cross.qkv, cross.out)
+            and _as_made(feed_forward, feed_forward.up, feed_forward.dropout, feed_forward.down)
+            and _as_made(sensitivity, sensitivity.up, sensitivity.dropout, sensitivity.down)
+            and _as_made(self.attention_norm, self.feed_forward_norm)
+        )
+        return (block_slot, cross_slot) if possible else None
+
+    def _step(self, state: Tensor, affinity: Tensor, block_slot: GrowingLayer, cross_slot: GrowingLayer) -> Tensor:
+        block, cross, sensitivity = self.block_attention, self.cross_attention, self.sensitivity
+        batch, _, size = state.shape
+        block_cache = block_slot.grow(state.new_empty(batch, NUM_BLOCKS, 1, size // NUM_BLOCKS))
+        cross_cache = cross_slot.grow(state.new_empty(batch, cross.num_heads, 1, size // cross.num_heads))
+        weights = [
+            *(block.qkv.weight, block.qkv.bias, block.out.weight, block.out.bias),
+            *(cross.qkv.weight, cross.qkv.bias, cross.out.weight, cross.out.bias),
+            *(self.attention_norm.weight, self.attention_norm.bias),
+            *(self.feed_forward.up.weight, self.feed_forward.up.bias),
+            *(self.feed_forward.down.weight, self.feed_forward.down.bias),
+            *(self.feed_forward_norm.weight, self.feed_forward_norm.bias),
+            *(sensitivity.interaction, sensitivity.up.weight, sensitivity.up.bias),
+            *(sensitivity.down.weight, sensitivity.down.bias, sensitivity.base),
+        ]
+        return layer_step(state, affinity, weights, block_cache, cross_cache, self.attention_norm.eps)
+
+
+_MADE = (
+    *(nn.Linear, nn.LayerNorm, nn.Dropout, BlockLinear),
+    *(BlockAttention, CrossBlockAttention, FeedForward, DynamicSensitivity),
+)
 
 
 def _starting_at(std: float, module: AnyModule) -> AnyModule:
@@ -302,6 +402,10 @@ def _give_slots(cache: Cache, slots: int) -> None:
     Raises:
         ValueError: the cache has been filled by another model.
     """
+    untouched = all(type(layer) is DynamicLayer and not layer.is_initialized for layer in cache.layers)
+    if type(cache) is DynamicCache and not cache.offloading and untouched:
+        cache.layers = [GrowingLayer() for _ in range(slots)]
+        return
     missing = slots - len(cache.layers)
     if not cache.layers or not missing:
         return

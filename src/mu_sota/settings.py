@@ -117,7 +117,6 @@ RUN_PRESETS: dict[str, dict[str, Any]] = {
     "mu-sota": {},
     "quickstart": {
         "batch_size": 16,
-        "micro_batch_size": 16,
         "learning_rate": 3e-3,
         "warmup_steps": 200,
         "window": 128,

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
+from .kernels import plain_pytorch
 from .model import MuForCausalLM
 from .settings import MODEL_KEYS, RunSettings, Settings
 
@@ -36,15 +37,16 @@ def parameter_table(model: MuForCausalLM) -> dict[str, int]:
 def flops_per_token(model: MuForCausalLM, length: int) -> tuple[int, int]:
     """Floating-point operations per token of a forward pass, and of forward and backward, as PyTorch counts them.
 
-    Counted while one sequence runs on the CPU. A multiplication and an addition count as two; look-ups, norms and
-    activations are not counted. Attention counts the full square of positions, as is the convention.
+    Counted while one sequence runs on the CPU, in PyTorch's own operations. A multiplication and an addition count as
+    two; look-ups, norms and activations are not counted. Attention counts the full square of positions, as is the
+    convention.
 
     Args:
         model: on the CPU.
         length: of the sequence, since attention grows with it.
     """
     ids = torch.zeros(1, length, dtype=torch.long)
-    with FlopCounterMode(display=False, custom_mapping=_FUSED_ATTENTION) as forward:
+    with plain_pytorch(), FlopCounterMode(display=False, custom_mapping=_FUSED_ATTENTION) as forward:
         logits = model.eval()(ids).logits
     with FlopCounterMode(display=False, custom_mapping=_FUSED_ATTENTION) as backward:
         logits.sum().backward()

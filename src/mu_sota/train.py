@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 from transformers.integrations import get_reporting_integration_callbacks
 
-from . import machine
+from . import kernels, machine
 from .causality import Report, assert_causal
 from .config import MuConfig
 from .data import Corpus, TrainWindows, load_corpus
@@ -515,7 +515,7 @@ def _remove_leftovers(out: Path) -> None:
 
 def _default_micro_batch(settings: RunSettings, processes: int) -> int:
     share = math.ceil(settings.batch_size / processes)
-    return share if torch.cuda.is_available() else min(share, 8)
+    return share if torch.cuda.is_available() else min(share, 16)
 
 
 def _after_out_of_memory(error: Exception, micro_batch_size: int, processes: int) -> int:
@@ -534,6 +534,17 @@ def _after_out_of_memory(error: Exception, micro_batch_size: int, processes: int
     return micro_batch_size // 2
 
 
+def _kernels(process: PartialState, precision: str) -> str:
+    """Which code does the work on a CPU."""
+    if process.device.type != "cpu":
+        return ""
+    if precision != "fp32":
+        return ", PyTorch's kernels (those of mu-sota, several times as fast, are for fp32)"
+    if kernels.library() is None:
+        return ", PyTorch's kernels (a C++ compiler, such as g++, makes training several times as fast)"
+    return ", compiled kernels"
+
+
 def _heading(
     preset: str, config: MuConfig, corpus: Corpus, settings: RunSettings, precision: str, process: PartialState
 ) -> str:
@@ -544,7 +555,8 @@ def _heading(
         where += f" (1 of {torch.cuda.device_count()}; all of them: torchrun --nproc-per-node gpu -m mu_sota ...)"
     return (
         f"MU-SOTA, preset {preset}: {parameters:,} parameters, {config.num_hidden_layers} layers, "
-        f"{config.matrix_size}x{config.matrix_size} state, {config.vocab_size:,} tokens, on {where} in {precision}\n"
+        f"{config.matrix_size}x{config.matrix_size} state, {config.vocab_size:,} tokens, on {where} in {precision}"
+        f"{_kernels(process, precision)}\n"
         f"Data {corpus.source}: {corpus.train.n_predicted:,} training tokens, "
         f"{corpus.validation.n_predicted:,} validation tokens; windows of {settings.window}, "
         f"batch {settings.batch_size}"

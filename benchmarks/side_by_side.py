@@ -1,0 +1,67 @@
+"""What the benchmarks share: the models compared, and timing in turn."""
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from mu_sota import MuConfig, MuForCausalLM
+
+VOCABULARY, LENGTH = 50_000, 512
+
+
+def mu(**overrides: Any) -> MuForCausalLM:
+    """The preset `mu-sota`: 26,946,256 parameters."""
+    torch.manual_seed(0)
+    return MuForCausalLM(MuConfig.from_preset("mu-sota", **overrides))
+
+
+def gpt2() -> GPT2LMHeadModel:
+    """The GPT-2 of `transformers` with as many parameters, 27,147,264; its own defaults otherwise."""
+    torch.manual_seed(0)
+    shape = {"n_layer": 18, "n_embd": 256, "n_head": 4, "n_positions": LENGTH, "vocab_size": VOCABULARY}
+    return GPT2LMHeadModel(GPT2Config(**shape, bos_token_id=None, eos_token_id=None))
+
+
+def training_step(model: nn.Module, batch: int, loss: Callable[[torch.Tensor], torch.Tensor] | None = None) -> Any:
+    """A function that takes one step of AdamW on random tokens [batch, LENGTH], and returns the loss."""
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    ids = torch.randint(4, VOCABULARY, (batch, LENGTH), generator=torch.Generator().manual_seed(0))
+
+    def step() -> float:
+        value = loss(ids) if loss else model(ids, labels=ids).loss
+        value.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return value.item()
+
+    return step
+
+
+def seconds(function: Callable[[], Any]) -> float:
+    """Wall-clock time of a call."""
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def in_turn(functions: dict[str, Callable[[], Any]], rounds: int, warm_up: int = 1) -> dict[str, list[float]]:
+    """Seconds of every call, the functions taking turns: other work on the machine meets all of them alike."""
+    for function in functions.values():
+        for _ in range(warm_up):
+            function()
+    taken: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(rounds):
+        for name, function in functions.items():
+            taken[name].append(seconds(function))
+    return taken
+
+
+def median_ratio(slow: list[float], fast: list[float]) -> float:
+    """The median over rounds of how many times as long `slow` took."""
+    return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
