@@ -44,8 +44,8 @@ class TwoHeads(BlockAttention):
     def forward(self, state: Tensor, bias: Tensor | None, cache: Cache | None) -> Tensor:
         heads = self.qkv(split_blocks(state)).unflatten(-1, (3, 2, -1))  # [B, T, N, 3, 2, S/2]
         heads = heads.transpose(2, 3).flatten(3, 4)  # [B, T, 3, 2N, S/2]
-        if kernels.usable(heads, heads.shape[-1]):
-            mixed = kernels.attention(heads.contiguous())[0]
+        if kernels.kernels_usable(heads, heads.shape[-1]):
+            mixed = kernels.fused_attention(heads.contiguous())[0]
         else:
             query, key, value = heads.permute(2, 0, 3, 1, 4)
             mixed = causal_attention(query, key, value, bias).transpose(1, 2)

@@ -542,7 +542,6 @@ void mu_block_attention_backward(const float* grad_output, const float* state, c
         memset(q, 0, sizeof(float) * 3 * Z * P);
         memset(slope, 0, sizeof(float) * P);
         memset(o, 0, sizeof(float) * Z * P);
-        memset(dq, 0, sizeof(float) * Z * P);  // places beyond T are summed into the bias, and nobody writes them
 #pragma omp for schedule(dynamic)
         for (int task = 0; task < B * H; task++) {
             const int b = task / H, h = task % H;
