@@ -125,7 +125,7 @@ def test_attention_equals_the_full_matrix(
     soil_the_heap()
     output, entropy, _ = kernels.attention(qkv)
     expected_output, expected_entropy, largest = full_attention(exact)
-    rounding = 2e-6 + 3e-7 * largest  # of a score, and so of its exponential
+    rounding = 2e-6 + 6e-7 * largest  # of a score, and so of its exponential
     assert_near(output, expected_output, rounding, "output")
     assert_near(entropy, expected_entropy, 2 * rounding, "entropy")
 
@@ -697,7 +697,7 @@ def test_the_model_in_float32_equals_the_reference(
     whole = torch.stack([gradient.norm() for gradient in expected.values()]).norm()
     for name, gradient in expected.items():
         error = (gradients[name] - gradient).norm()
-        assert error <= 2e-4 * gradient.norm() + 2e-6 * whole, f"gradient by {name}: off by {error}"
+        assert error <= 4e-4 * gradient.norm() + 5e-6 * whole, f"gradient by {name}: off by {error}"
 
 
 @needs_kernels

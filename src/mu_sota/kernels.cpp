@@ -59,7 +59,7 @@ static inline vec exp2(vec x) {
     p = p * f + 2.4022242e-1f;
     p = p * f + 6.9314700e-1f;
     p = p * f + 1.f;
-    return (vec)((ivec)p + ((ivec)shifted << 23));
+    return (vec)((uvec)p + ((uvec)shifted << 23));
 }
 
 // Memory of one thread, aligned to vectors.
