@@ -54,6 +54,12 @@ def doubled(*tensors: Tensor) -> list[Tensor]:
     return [tensor.detach().double().requires_grad_() for tensor in tensors]
 
 
+def soil_the_heap() -> None:
+    """Leave NaN in memory that is free: what a kernel forgets to set then shows."""
+    dirty = [torch.full((1 << power,), math.nan) for power in range(6, 17) for _ in range(3)]
+    del dirty
+
+
 @pytest.fixture
 def threads() -> Iterator[Callable[[int], None]]:
     """Sets PyTorch's number of threads until the end of the test."""
@@ -119,15 +125,17 @@ def test_attention_equals_the_full_matrix(
     """Output, entropy and the gradient through either and both, from diffuse rows to scores of hundreds."""
     qkv = scaled_qkv((batch, length, heads, size), scale, seed)
     (exact,) = doubled(qkv)
+    soil_the_heap()
     output, entropy, _ = kernels.fused_attention(qkv)
     expected_output, expected_entropy, largest = full_attention(exact)
-    rounding = 2e-6 + 3e-7 * largest  # of a score, and so of its exponential
+    rounding = 2e-6 + 6e-7 * largest  # of a score, and so of its exponential
     assert_near(output, expected_output, rounding, "output")
     assert_near(entropy, expected_entropy, 2 * rounding, "entropy")
 
     into_output, into_entropy = (tensor.detach() for tensor in randoms(seed + 1, output.shape, entropy.shape))
     for part in ("output", "entropy", "both"):
         by_output, by_entropy = into_output * (part != "entropy"), into_entropy * (part != "output")
+        soil_the_heap()
         (found,) = torch.autograd.grad([output, entropy], [qkv], [by_output, by_entropy], retain_graph=True)
         (expected,) = torch.autograd.grad(
             [expected_output, expected_entropy], [exact], [by_output.double(), by_entropy.double()], retain_graph=True
@@ -146,6 +154,19 @@ def test_attention_takes_the_maximum_out_of_scores_that_are_alike(score: float) 
     counts = torch.arange(1.0, 41.0)
     assert_near(entropy, counts.double().log().expand(1, 2, 40), 2e-4)
     assert_near(output, (qkv[:, :, 2].double().cumsum(1) / counts[:, None, None]).detach(), 1e-5)
+
+
+@needs_kernels
+def test_the_exponential_is_good_to_the_last_digits() -> None:
+    """Of two keys the second has the weight of a sigmoid: to a few units in the last place of float32."""
+    scores = torch.linspace(-3, 3, 5000)
+    qkv = torch.zeros(5000, 2, 3, 1, 1)
+    qkv[:, :, 0] = 1
+    qkv[:, 1, 1, 0, 0] = scores
+    qkv[:, 1, 2] = 1
+    output = kernels.fused_attention(qkv)[0][:, 1, 0, 0].double()
+    expected = scores.double().sigmoid()
+    assert ((output - expected) / expected).abs().max() <= 6e-7
 
 
 @needs_kernels
@@ -246,12 +267,6 @@ def plain_block_attention(blocks: Tensor, *weights: Tensor) -> tuple[Tensor, flo
         by_head.append(mixed[:, :, 0] @ out_weight[head].T + out_bias[head])
         largest = max(largest, score)
     return torch.stack(by_head, 2), largest
-
-
-def soil_the_heap() -> None:
-    """Leave large numbers in memory that is free: what a kernel forgets to set then shows."""
-    dirty = [torch.full((1 << power,), 1e30) for power in range(6, 17) for _ in range(3)]
-    del dirty
 
 
 @needs_kernels
@@ -378,6 +393,7 @@ def test_feed_forward_equals_plain_operations(rows: int, size: int, width: int, 
     """Output and all gradients, for rows that fill no tile too."""
     inputs = feed_forward_inputs(rows, size, width, scale, seed)
     exact = doubled(*inputs)
+    soil_the_heap()
     output = kernels.fused_feed_forward(*inputs, 0.0, NO_SEED)
     expected = plain_feed_forward(None, *exact)
     assert_near(output, expected, 3e-6, "output")
@@ -690,7 +706,7 @@ def test_the_model_in_float32_equals_the_reference(
     whole = torch.stack([gradient.norm() for gradient in expected.values()]).norm()
     for name, gradient in expected.items():
         error = (gradients[name] - gradient).norm()
-        assert error <= 2e-4 * gradient.norm() + 2e-6 * whole, f"gradient by {name}: off by {error}"
+        assert error <= 4e-4 * gradient.norm() + 5e-6 * whole, f"gradient by {name}: off by {error}"
 
 
 @needs_kernels

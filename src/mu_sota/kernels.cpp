@@ -47,18 +47,19 @@ static inline ivec lanes_from(int first) {
     return value;
 }
 
-// 2^x to a unit in the last place for x <= 127; 2^-126 for all that is less. NaN stays NaN.
+// 2^x to 2e-7 of itself for x <= 127, and 2^-126 for all that is less; 2^0 is 1. NaN stays NaN. The polynomial has the
+// smallest largest error of its degree over -1/2 to 1/2 among those that are 1 at 0.
 static inline vec exp2(vec x) {
     x = x < -126.f ? splat(-126.f) : x;
     const vec shifted = x + 12582912.f;  // 1.5 * 2^23: the nearest integer stands in the low bits
     const vec f = x - (shifted - 12582912.f);
-    vec p = splat(1.3390672e-3f);
-    p = p * f + 9.6183495e-3f;
-    p = p * f + 5.5503633e-2f;
-    p = p * f + 2.4022647e-1f;
-    p = p * f + 6.9314718e-1f;
+    vec p = splat(1.3264727e-3f);
+    p = p * f + 9.6715130e-3f;
+    p = p * f + 5.5507336e-2f;
+    p = p * f + 2.4022242e-1f;
+    p = p * f + 6.9314700e-1f;
     p = p * f + 1.f;
-    return (vec)((ivec)p + ((ivec)shifted << 23));
+    return (vec)((uvec)p + ((uvec)shifted << 23));
 }
 
 static inline vec shuffle(vec value, ivec from) {

@@ -41,7 +41,10 @@ def library() -> ctypes.CDLL | None:
         return None
     compiler = next(filter(None, map(shutil.which, [os.environ.get("CXX", ""), "c++", "g++", "clang++"])), None)
     if compiler is None:
-        logger.warning("there is no C++ compiler: training on this CPU takes several times as long as with one")
+        logger.warning(
+            "there is no C++ compiler, with which training on this CPU would be several times as fast: "
+            "install g++ or clang++, or name one in the environment variable CXX"
+        )
         return None
     try:
         return ctypes.CDLL(str(_compiled(compiler)))

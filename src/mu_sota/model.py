@@ -102,6 +102,7 @@ def _as_made(*modules: nn.Module) -> bool:
     """
     return all(
         type(module) in _MADE
+        and getattr(module, "bias", True) is not None
         and "forward" not in module.__dict__
         and not (module._forward_hooks or module._forward_pre_hooks)
         and not (module._backward_hooks or module._backward_pre_hooks)
