@@ -12,6 +12,7 @@ import contextlib
 import statistics
 from pathlib import Path
 
+import torch
 from side_by_side import in_turn, median_ratio, mu, seconds, training_step
 
 from mu_sota import machine
@@ -29,6 +30,7 @@ def main() -> None:
     arguments = parser.parse_args()
     results = {}
     for name, how in {"with kernels": contextlib.nullcontext, "without": plain_pytorch}.items():
+        torch.compiler.reset()  # or the second would run what was compiled for the first
         compiled = mu()
         for layer in compiled.model.layers:
             layer.compile()

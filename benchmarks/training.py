@@ -4,8 +4,8 @@ kernel brings; peak memory.
     python benchmarks/training.py --out docs/results/training-cpu.json
 
 Each model runs at its own best batch size, found first; then steps alternate. A step is forward, backward and AdamW on
-sequences of 512 random tokens in float32. Memory (on Linux) is the peak resident set of a fresh process less what it held before
-its first step, weights included.
+sequences of 512 random tokens in float32. Memory (on Linux) is the peak resident set of a fresh process less what it
+held before its first step: gradients and the optimizer's state are in it, weights are not.
 """
 
 import argparse
