@@ -1185,7 +1185,7 @@ def test_a_growing_slot_is_as_that_of_transformers() -> None:
     copy.update(*torch.zeros(2, 2, 3, 1, 5).unbind())
     assert torch.equal(ours.keys, theirs.keys), "a copy of the cache writes into room of its own"
     both(lambda slot: slot.reset())
-    both(add(2, 1))
+    both(add(2, 2))
 
 
 def test_a_branch_of_a_cache_does_not_write_into_the_other() -> None:

@@ -55,7 +55,7 @@ class GrowingLayer(DynamicLayer):
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """As in `transformers`: takes keys and values of new tokens, returns those of all."""
-        if key_states.requires_grad or key_states.shape != value_states.shape:
+        if key_states.requires_grad or key_states.shape != value_states.shape or torch.compiler.is_compiling():
             return super().update(key_states, value_states, *args, **kwargs)
         new = key_states.shape[-2]
         keys, values = self.grow(key_states)
