@@ -36,7 +36,7 @@ test: $(VENV)/.installed-dev ## Check format, lint, types, and run the tests
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
-bench: $(VENV)/.installed-dev ## Time training, decoding and reading of text on this CPU, in runs/bench; DATA=corpus
+bench: $(VENV)/.installed-dev ## Time training, decoding and reading of text here (6 minutes), in runs/bench; DATA=corpus
 	$(BIN)/python benchmarks/training.py --out runs/bench/training.json
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/decoding.py --out runs/bench/decoding.json
 	$(BIN)/python benchmarks/tokenizer.py $(DATA) --out runs/bench/tokenizer.json
