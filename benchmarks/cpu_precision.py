@@ -11,8 +11,9 @@ import time
 from pathlib import Path
 
 import torch
+from side_by_side import mu
 
-from mu_sota import MuConfig, MuForCausalLM, machine
+from mu_sota import machine
 from mu_sota.files import write_json
 
 
@@ -24,8 +25,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8, help="sequences of 512 tokens")
     arguments = parser.parse_args()
 
-    torch.manual_seed(0)
-    model = MuForCausalLM(MuConfig.from_preset("mu-sota"))
+    model = mu()
     ids = torch.randint(model.config.vocab_size, (arguments.batch, 513))
 
     def step(bf16: bool) -> float:

@@ -11,13 +11,12 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-import torch
-from side_by_side import VOCABULARY, mu, seconds
+from side_by_side import LENGTH, VOCABULARY, mu, seconds, training_step
 
 from mu_sota import machine
 from mu_sota.files import replacing, write_json
 
-BATCH, LENGTH = 8, 512
+BATCH = 8
 SIZES: dict[str, tuple[int, ...]] = {
     "sequence length": (64, 128, 256, 512, 1024, 2048),
     "batch": (1, 2, 4, 8, 16, 32),
@@ -42,15 +41,7 @@ def step_seconds(what: str, size: int, steps: int) -> float:
     else:
         vocabulary = size
         overrides = {"vocab_size": size}
-    model = mu(**overrides).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-    ids = torch.randint(4, vocabulary, (batch, length))
-
-    def step() -> None:
-        model(ids, labels=ids).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
+    step = training_step(mu(**overrides), batch, length=length, vocabulary=vocabulary)
     step()
     return statistics.median(seconds(step) for _ in range(steps))
 

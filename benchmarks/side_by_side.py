@@ -27,11 +27,17 @@ def gpt2() -> GPT2LMHeadModel:
     return GPT2LMHeadModel(GPT2Config(**shape, bos_token_id=None, eos_token_id=None))
 
 
-def training_step(model: nn.Module, batch: int, loss: Callable[[torch.Tensor], torch.Tensor] | None = None) -> Any:
-    """A function that takes one step of AdamW on random tokens [batch, LENGTH], and returns the loss."""
+def training_step(
+    model: nn.Module,
+    batch: int,
+    loss: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    length: int = LENGTH,
+    vocabulary: int = VOCABULARY,
+) -> Callable[[], float]:
+    """A function that takes one step of AdamW on random tokens [batch, length], and returns the loss."""
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-    ids = torch.randint(4, VOCABULARY, (batch, LENGTH), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(4, vocabulary, (batch, length), generator=torch.Generator().manual_seed(0))
 
     def step() -> float:
         value = loss(ids) if loss else model(ids, labels=ids).loss
@@ -50,11 +56,13 @@ def seconds(function: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def in_turn(functions: dict[str, Callable[[], Any]], rounds: int, warm_up: int = 1) -> dict[str, list[float]]:
-    """Seconds of every call, the functions taking turns: other work on the machine meets all of them alike."""
+def in_turn(functions: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of every call, the functions taking turns: other work on the machine meets all of them alike.
+
+    Each is called once before, untimed.
+    """
     for function in functions.values():
-        for _ in range(warm_up):
-            function()
+        function()
     taken: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(rounds):
         for name, function in functions.items():

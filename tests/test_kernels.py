@@ -33,6 +33,7 @@ needs_kernels = pytest.mark.skipif(kernels.library() is None, reason="the CPU ke
 
 LENGTHS = st.integers(1, 70)
 SEEDS = st.integers(0, 10_000)
+SHAPES = {"batch": st.integers(1, 3), "length": LENGTHS, "heads": st.integers(1, 5), "size": st.integers(1, 16)}
 
 
 def assert_near(ours: Tensor, theirs: Tensor, tolerance: float, what: str = "") -> None:
@@ -108,10 +109,7 @@ def scaled_qkv(shape: tuple[int, int, int, int], scale: float, seed: int) -> Ten
 @needs_kernels
 @settings(deadline=None, max_examples=60)
 @given(
-    batch=st.integers(1, 3),
-    length=LENGTHS,
-    heads=st.integers(1, 5),
-    size=st.integers(1, 16),
+    **SHAPES,
     scale=st.sampled_from([1e-4, 1.0, 8.0, 30.0, 300.0]),
     seed=SEEDS,
 )
@@ -272,10 +270,7 @@ def plain_block_attention(blocks: Tensor, *weights: Tensor) -> tuple[Tensor, flo
 @needs_kernels
 @settings(deadline=None, max_examples=60)
 @given(
-    batch=st.integers(1, 3),
-    length=LENGTHS,
-    heads=st.integers(1, 5),
-    size=st.integers(1, 16),
+    **SHAPES,
     scale=st.sampled_from([1e-3, 1.0, 100.0]),
     seed=SEEDS,
 )

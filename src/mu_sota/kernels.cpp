@@ -1,7 +1,8 @@
-// The model's inner loops for a CPU, in float32: attention with many small heads, and the feed-forward network.
+// The model's inner loops for a CPU, in float32: attention with many small heads, the feed-forward network, the
+// cross-entropy of a large vocabulary, and a whole layer for one new token.
 //
-// Each function has its equation in PyTorch in `attention.py` or `model.py`; the tests hold one against the other. Plain
-// C++ with the vector extension of GCC and Clang, compiled by `kernels.py` for the processor it runs on.
+// Each function has its equation in PyTorch in `attention.py`, `model.py` or `loss.py`; the tests hold one against the
+// other. Plain C++ with the vector extension of GCC and Clang, compiled by `kernels.py` for the processor it runs on.
 //
 // Legend: B batch, T time, H heads (or blocks), K size of a head, D state, F width inside the feed-forward network,
 // P = T filled up to vectors. Inside a head, values lie [K][P]: a vector is one component of LANES tokens.
@@ -223,12 +224,21 @@ static void attend_backward(int K, const float* query, const float* key, const f
     run(query, key, value, grad_output, log_sum, offset, slope, grad_query, grad_key, grad_value, scale, T, P);
 }
 
-// [T] rows of K values, `stride` apart, to [padded K][P] times `factor`, with zeros around; and back.
+// [T] rows of K values, `stride` apart, to [padded K][P] times `factor`, with zeros around.
 static void gather(const float* from, size_t stride, int K, int T, float factor, float* to, int padded, int P) {
     memset(to, 0, sizeof(float) * padded * P);
     for (int t = 0; t < T; t++)
         for (int c = 0; c < K; c++) to[c * P + t] = from[t * stride + c] * factor;
 }
+// Queries (times `factor`), keys and values of a head from [T, 3, H, K].
+static void gather_heads(const float* from, int H, int K, int T, float factor, float* query, float* key, float* value,
+                         int padded, int P) {
+    const size_t stride = (size_t)3 * H * K;
+    gather(from, stride, K, T, factor, query, padded, P);
+    gather(from + H * K, stride, K, T, 1, key, padded, P);
+    gather(from + 2 * H * K, stride, K, T, 1, value, padded, P);
+}
+// And back to rows.
 static void scatter(const float* from, int P, int K, int T, float* to, size_t stride) {
     for (int t = 0; t < T; t++)
         for (int c = 0; c < K; c++) to[t * stride + c] = from[c * P + t];
@@ -238,13 +248,14 @@ static void scatter(const float* from, int P, int K, int T, float* to, size_t st
 static void project(const float* weight, const float* bias, const float* from, float* to, int outputs, int K, int P) {
     for (int o = 0; o < outputs; o++)
         for (int t = 0; t < P; t += LANES) {
-            vec y = splat(bias ? bias[o] : 0.f);
+            vec y = splat(bias[o]);
             for (int c = 0; c < K; c++) y += weight[o * K + c] * load(from + c * P + t);
             store(to + o * P + t, y);
         }
 }
 // The gradients of that: by[c][t] += sum over o of weight[o][c] grad[o][t], and those by weight and bias.
-static void project_backward(const float* weight, const float* grad, const float* from, float* by_from, float* by_weight,
+static void project_backward(const float* weight, const float* grad, const float* from, float* by_from,
+                             float* by_weight,
                              float* by_bias, int outputs, int K, int P) {
     for (int o = 0; o < outputs; o++) {
         vec total{};
@@ -255,11 +266,20 @@ static void project_backward(const float* weight, const float* grad, const float
             for (int t = 0; t < P; t += LANES) {
                 const vec g = load(grad + o * P + t);
                 product += g * load(from + c * P + t);
-                if (by_from) store(by_from + c * P + t, load(by_from + c * P + t) + weight[o * K + c] * g);
+                store(by_from + c * P + t, load(by_from + c * P + t) + weight[o * K + c] * g);
             }
             by_weight[o * K + c] = sum(product);
         }
     }
+}
+
+// Queries (times `factor`), keys and values [K][P] of a block, from the weight [3K][K] and bias [3K] of all three.
+static void project_heads(const float* weight, const float* bias, const float* from, float* query, float* key,
+                          float* value, float factor, int K, int P) {
+    project(weight, bias, from, query, K, K, P);
+    project(weight + K * K, bias + K, from, key, K, K, P);
+    project(weight + 2 * K * K, bias + 2 * K, from, value, K, K, P);
+    for (int i = 0; i < K * P; i++) query[i] *= factor;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -273,7 +293,8 @@ constexpr int PANEL = 2;
 constexpr int ROWS = 6;
 
 template <int R, int C>
-static inline INLINE void multiply_part(int k, const float* a, size_t a_row, size_t a_column, const float* b, size_t b_row,
+static inline INLINE void multiply_part(int k, const float* a, size_t a_row, size_t a_column, const float* b,
+                                        size_t b_row,
                                         float* c, size_t c_row, const float* bias, bool add) {
     vec total[R][C];
     for (int r = 0; r < R; r++)
@@ -434,7 +455,8 @@ static float attend_one(const float* query, const float* key, const float* value
 extern "C" {
 
 // qkv [B, T, 3, H, K] to output [B, T, H, K], log_sum and entropy [B, H, T].
-void mu_attention(const float* qkv, float* output, float* log_sum, float* entropy, int64_t B, int64_t T, int64_t H, int64_t K, int64_t threads) {
+void mu_attention(const float* qkv, float* output, float* log_sum, float* entropy,
+                  int64_t B, int64_t T, int64_t H, int64_t K, int64_t threads) {
     const int P = row_length(T), Z = padded_size(K);
     const float scale = 1 / std::sqrt((float)K);
 #pragma omp parallel num_threads(threads)
@@ -446,9 +468,7 @@ void mu_attention(const float* qkv, float* output, float* log_sum, float* entrop
         for (int task = 0; task < B * H; task++) {
             const int b = task / H, h = task % H;
             const float* from = qkv + (size_t)b * T * 3 * H * K + h * K;
-            gather(from, 3 * H * K, K, T, scale / LN2, q, Z, P);
-            gather(from + H * K, 3 * H * K, K, T, 1, k, Z, P);
-            gather(from + 2 * H * K, 3 * H * K, K, T, 1, v, Z, P);
+            gather_heads(from, H, K, T, scale / LN2, q, k, v, Z, P);
             attend(Z, q, k, v, o, lse, spread, T, P);
             scatter(o, P, K, T, output + (size_t)b * T * H * K + h * K, H * K);
             memcpy(log_sum + (size_t)task * T, lse, sizeof(float) * T);
@@ -458,7 +478,8 @@ void mu_attention(const float* qkv, float* output, float* log_sum, float* entrop
 }
 
 void mu_attention_backward(const float* grad_output, const float* grad_entropy, const float* qkv, const float* output,
-                           const float* log_sum, const float* entropy, float* grad_qkv, int64_t B, int64_t T, int64_t H, int64_t K, int64_t threads) {
+                           const float* log_sum, const float* entropy, float* grad_qkv,
+                           int64_t B, int64_t T, int64_t H, int64_t K, int64_t threads) {
     const int P = row_length(T), Z = padded_size(K);
     const float scale = 1 / std::sqrt((float)K);
 #pragma omp parallel num_threads(threads)
@@ -471,9 +492,7 @@ void mu_attention_backward(const float* grad_output, const float* grad_entropy, 
         for (int task = 0; task < B * H; task++) {
             const int b = task / H, h = task % H;
             const size_t first = (size_t)b * T * 3 * H * K + h * K, out = (size_t)b * T * H * K + h * K;
-            gather(qkv + first, 3 * H * K, K, T, scale / LN2, q, Z, P);
-            gather(qkv + first + H * K, 3 * H * K, K, T, 1, k, Z, P);
-            gather(qkv + first + 2 * H * K, 3 * H * K, K, T, 1, v, Z, P);
+            gather_heads(qkv + first, H, K, T, scale / LN2, q, k, v, Z, P);
             gather(grad_output + out, H * K, K, T, 1, g, Z, P);
             for (int t = T; t < P; t++) lse[t] = INFINITY;  // the weights of rows that are not there
             memset(offset, 0, sizeof(float) * P);
@@ -497,7 +516,8 @@ void mu_attention_backward(const float* grad_output, const float* grad_entropy, 
 // state [B, T, H, K] to output [B, T, H, K]: each block's own projections around its own attention. Kept for the
 // backward pass: mixed [B, H, K, T] before the last projection, and log_sum [B, H, T].
 void mu_block_attention(const float* state, const float* qkv_weight, const float* qkv_bias, const float* out_weight,
-                        const float* out_bias, float* output, float* mixed, float* log_sum, int64_t B, int64_t T, int64_t H, int64_t K, int64_t threads) {
+                        const float* out_bias, float* output, float* mixed, float* log_sum,
+                        int64_t B, int64_t T, int64_t H, int64_t K, int64_t threads) {
     const int P = row_length(T), Z = padded_size(K);
     const float factor = 1 / (std::sqrt((float)K) * LN2);
 #pragma omp parallel num_threads(threads)
@@ -512,10 +532,7 @@ void mu_block_attention(const float* state, const float* qkv_weight, const float
             const size_t first = (size_t)b * T * H * K + h * K;
             const float *weight = qkv_weight + (size_t)h * 3 * K * K, *bias = qkv_bias + h * 3 * K;
             gather(state + first, H * K, K, T, 1, x, Z, P);
-            project(weight, bias, x, q, K, K, P);
-            project(weight + K * K, bias + K, x, k, K, K, P);
-            project(weight + 2 * K * K, bias + 2 * K, x, v, K, K, P);
-            for (int i = 0; i < K * P; i++) q[i] *= factor;
+            project_heads(weight, bias, x, q, k, v, factor, K, P);
             attend(Z, q, k, v, o, lse, nullptr, T, P);
             project(out_weight + (size_t)h * K * K, out_bias + h * K, o, y, K, K, P);
             scatter(y, P, K, T, output + first, H * K);
@@ -530,7 +547,8 @@ void mu_block_attention(const float* state, const float* qkv_weight, const float
 void mu_block_attention_backward(const float* grad_output, const float* state, const float* qkv_weight,
                                  const float* qkv_bias, const float* out_weight, const float* mixed,
                                  const float* log_sum, float* grad_state, float* grad_qkv_weight, float* grad_qkv_bias,
-                                 float* grad_out_weight, float* grad_out_bias, int64_t B, int64_t T, int64_t H, int64_t K, int64_t threads) {
+                                 float* grad_out_weight, float* grad_out_bias,
+                                 int64_t B, int64_t T, int64_t H, int64_t K, int64_t threads) {
     const int P = row_length(T), Z = padded_size(K);
     const float scale = 1 / std::sqrt((float)K), factor = scale / LN2;
 #pragma omp parallel num_threads(threads)
@@ -550,10 +568,7 @@ void mu_block_attention_backward(const float* grad_output, const float* state, c
             const float *weight = qkv_weight + (size_t)h * 3 * K * K, *bias = qkv_bias + h * 3 * K;
             float *by_weight = grad_qkv_weight + (size_t)task * 3 * K * K, *by_bias = grad_qkv_bias + task * 3 * K;
             gather(state + first, H * K, K, T, 1, x, Z, P);
-            project(weight, bias, x, q, K, K, P);
-            project(weight + K * K, bias + K, x, k, K, K, P);
-            project(weight + 2 * K * K, bias + 2 * K, x, v, K, K, P);
-            for (int i = 0; i < K * P; i++) q[i] *= factor;
+            project_heads(weight, bias, x, q, k, v, factor, K, P);
             gather(grad_output + first, H * K, K, T, 1, y, Z, P);
             for (int c = 0; c < K; c++)
                 memcpy(o + c * P, mixed + ((size_t)task * K + c) * T, sizeof(float) * T);
@@ -577,7 +592,8 @@ void mu_block_attention_backward(const float* grad_output, const float* state, c
 
 // x [n, D] to output [n, D]. The transposed weights are up [D, F] and down [F, D].
 void mu_feed_forward(const float* x, const float* up_transposed, const float* up_bias, const float* down_transposed,
-                     const float* down_bias, float* output, int64_t seed, int64_t n, int64_t D, int64_t F, float p, int64_t threads) {
+                     const float* down_bias, float* output, int64_t seed, int64_t n, int64_t D, int64_t F, float p,
+                     int64_t threads) {
     const Dropout dropout{(uint64_t)seed, (uint32_t)(p * 4294967296.0), 1 / (1 - p)};
 #pragma omp parallel num_threads(threads)
     {
@@ -603,7 +619,8 @@ void mu_feed_forward(const float* x, const float* up_transposed, const float* up
 // Gradients by weights and biases come for each thread alone, [threads, ...], and must be 0 before.
 void mu_feed_forward_backward(const float* grad_output, const float* x, const float* up, const float* up_transposed,
                               const float* up_bias, const float* down, float* grad_x, float* grad_up, float* grad_up_bias,
-                              float* grad_down, float* grad_down_bias, int64_t seed, int64_t n, int64_t D, int64_t F, float p, int64_t threads) {
+                              float* grad_down, float* grad_down_bias, int64_t seed, int64_t n, int64_t D,
+                              int64_t F, float p, int64_t threads) {
     const Dropout dropout{(uint64_t)seed, (uint32_t)(p * 4294967296.0), 1 / (1 - p)};
 #pragma omp parallel num_threads(threads)
     {
@@ -649,8 +666,10 @@ void mu_feed_forward_backward(const float* grad_output, const float* x, const fl
 // With gradients asked for, those of the summed loss: by_hidden [n, D], by_weight [V, D], by_bias [V]. A first pass, rows
 // shared out over threads, finds each row's sum of exponentials, and its gradient by the way: terms are scaled again
 // when a larger logit turns up (Milakov and Gimelshein 2018). A second, the vocabulary shared out, makes the logits anew.
-void mu_cross_entropy(const float* hidden, const float* weight, const float* bias, const int64_t* labels, float* losses,
-                      float* right, float* by_hidden, float* by_weight, float* by_bias, int64_t n, int64_t D, int64_t V, int64_t threads) {
+void mu_cross_entropy(const float* hidden, const float* weight, const float* bias, const int64_t* labels,
+                      float* losses,
+                      float* right, float* by_hidden, float* by_weight, float* by_bias, int64_t n, int64_t D, int64_t V,
+                      int64_t threads) {
     constexpr int TILE = 128, BLOCK = 32 * ROWS;
     float* log_sums = (float*)std::malloc(sizeof(float) * n);
 #pragma omp parallel num_threads(threads)
