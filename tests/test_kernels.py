@@ -4,12 +4,15 @@ Legend: B batch, T time, H heads or blocks, K size of a head, D state, F width i
 vocabulary.
 """
 
+import gc
 import logging
 import math
 import os
+import pickle
 import shutil
 import stat
 import subprocess
+import weakref
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
@@ -20,8 +23,9 @@ import torch
 import torch.nn.functional as F
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from reference import lively_model, reference_of, small_model, to_reference
+from reference import lively_model, reference_of, small_config, small_model, to_reference
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers.cache_utils import DynamicLayer
 
 from mu_sota import MuForCausalLM, kernels
@@ -1102,7 +1106,7 @@ def in_steps(model: MuForCausalLM, ids: Tensor, prompt: int) -> Tensor:
 @needs_kernels
 @pytest.mark.parametrize(("matrix_size", "heads"), [(8, 4), (8, 8), (8, 64), (12, 16), (16, 16)])
 def test_a_text_in_steps_equals_the_full_pass(matrix_size: int, heads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel for a whole layer, against a pass over all the text in float64; and it is what ran."""
+    """The kernel for one new token, against a pass over all the text in float64; and it is what ran."""
     model = lively_model(matrix_size=matrix_size, num_attention_heads=heads, max_position_embeddings=100)
     ids = torch.randint(model.config.vocab_size, (3, 100))
     expected = model(ids).logits
@@ -1110,11 +1114,11 @@ def test_a_text_in_steps_equals_the_full_pass(matrix_size: int, heads: int, monk
 
     def counted(*arguments: Any) -> Tensor:
         steps.append(1)
-        return kernels.layer_step(*arguments)
+        return kernels.decode_step(*arguments)
 
-    monkeypatch.setattr(model_module, "layer_step", counted)
+    monkeypatch.setattr(model_module, "decode_step", counted)
     made = in_steps(model.float(), ids, prompt=3)
-    assert len(steps) == 97 * model.config.num_hidden_layers
+    assert len(steps) == 97
     torch.testing.assert_close(made.double(), expected, rtol=1e-4, atol=1e-4)
 
 
@@ -1130,20 +1134,119 @@ def test_scores_far_apart_in_a_step() -> None:
     torch.testing.assert_close(in_steps(model.float(), ids, prompt=5).double(), expected, rtol=1e-3, atol=1e-3)
 
 
+def replaced(module: nn.Module, path: str, value: Any) -> None:
+    """Set what stands at `path`."""
+    *parents, name = path.split(".")
+    setattr(module.get_submodule(".".join(parents)), name, value)
+
+
+def halved(layer: nn.Module) -> nn.Module:
+    """A module of another class around a layer."""
+    return nn.Sequential(layer, nn.Hardtanh(-0.1, 0.1))
+
+
+CHANGES: dict[str, Callable[[MuForCausalLM], Any]] = {
+    **{
+        f"hook on {where}": lambda model, where=where: model.get_submodule(where).register_forward_hook(
+            lambda module, args, output: output.roll(1, -1)
+        )
+        for where in (
+            *("model.layers.1.cross_attention.qkv", "model.layers.1.sensitivity", "model.layers.1.attention_norm"),
+            *("model.layers.1.feed_forward.down", "model.layers.1", "model.token_embedding", "model.norm", "lm_head"),
+        )
+    },
+    "hook before a layer": lambda model: model.model.layers[1].register_forward_pre_hook(
+        lambda module, args: (args[0].roll(1, -1), *args[1:])
+    ),
+    "method": lambda model: replaced(model, "model.layers.1.feed_forward.forward", torch.zeros_like),
+    "weight": lambda model: replaced(model, "model.norm.weight", nn.Parameter(torch.linspace(0, 1, 64))),
+    "weight's memory": lambda model: setattr(model.model.norm.weight, "data", torch.linspace(0, 1, 64)),
+    "weight's layout": lambda model: setattr(
+        model.model.layers[0].cross_attention.out.weight, "data", torch.randn(64, 64).T
+    ),
+    "weight's numbers": lambda model: model.model.layers[1].feed_forward.up.weight.data.mul_(0.5),
+    "module of the same class": lambda model: replaced(model, "model.layers.1.cross_attention.out", nn.Linear(64, 64)),
+    "module of another class": lambda model: replaced(model, "lm_head", halved(model.lm_head)),
+    "module without bias": lambda model: replaced(
+        model, "model.layers.1.cross_attention.out", nn.Linear(64, 64, bias=False)
+    ),
+    "module in a layer": lambda model: replaced(model, "model.layers.1.block_attention.out", nn.Identity()),
+    "width of one layer": lambda model: replaced(
+        model, "model.layers.1.feed_forward", FeedForward(small_config(intermediate_size=16))
+    ),
+    "order of layers": lambda model: replaced(model, "model.layers", nn.ModuleList(reversed(model.model.layers))),
+    "table of tokens": lambda model: replaced(model, "model.token_embedding", nn.Embedding(37, 64)),
+}
+
+
 @needs_kernels
-@pytest.mark.parametrize("where", ["cross_attention.qkv", "sensitivity", "attention_norm", "feed_forward.down"])
-def test_a_hook_acts_in_a_step(where: str) -> None:
-    """What is hooked is called, not passed over by the kernel."""
-    model = lively_model().float()
-    ids = torch.randint(model.config.vocab_size, (1, 12))
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_step_sees_every_change_of_the_model(change: str) -> None:
+    """Weights are gathered once; what changes afterwards, between two tokens of a text, takes effect at once."""
+    model = lively_model(max_position_embeddings=12).float().requires_grad_(False)
+    ids = torch.randint(37, (1, 12))
     before = in_steps(model, ids, prompt=4)
-    module = model.model.layers[1].get_submodule(where)
-    handle = module.register_forward_hook(lambda module, args, output: output * 0.5)
-    hooked, full = in_steps(model, ids, prompt=4), model(ids).logits
-    handle.remove()
-    torch.testing.assert_close(hooked, full, rtol=1e-3, atol=1e-3)
-    assert (hooked - before).abs().max() > 1e-2
+    handle = CHANGES[change](model)
+    changed, full = in_steps(model, ids, prompt=4), model(ids).logits
+    torch.testing.assert_close(changed, full, rtol=1e-3, atol=1e-3)
+    assert (changed - before).abs().max() > 1e-2
+    if isinstance(handle, RemovableHandle):
+        handle.remove()
+        assert torch.equal(in_steps(model, ids, prompt=4), before)
+
+
+@needs_kernels
+def test_a_copy_of_a_model_steps_with_its_own_weights() -> None:
+    """What was gathered for a model is not handed on, and keeps neither it nor a pickle of it from working."""
+    model = lively_model().float()
+    ids = torch.randint(37, (1, 9))
+    before = in_steps(model, ids, prompt=4)
+    copy = deepcopy(model)
+    assert torch.equal(in_steps(copy, ids, prompt=4), before)
+    copy.model.norm.weight.data.mul_(2)
+    assert not torch.equal(in_steps(copy, ids, prompt=4), before)
     assert torch.equal(in_steps(model, ids, prompt=4), before)
+    assert torch.equal(in_steps(pickle.loads(pickle.dumps(model)), ids, prompt=4), before)  # noqa: S301
+    gone = weakref.ref(copy)
+    del copy
+    gc.collect()
+    assert gone() is None
+
+
+def test_the_kernel_for_a_step_is_given_every_weight() -> None:
+    """Each parameter of the model but the head's stands once in what the kernel takes."""
+    model = small_model().model
+    given = [*model.weights(), *(weight for layer in model.layers for weight in layer.weights())]
+    assert sorted(map(id, given)) == sorted(map(id, model.parameters()))
+
+
+@needs_kernels
+def test_a_step_that_fails_leaves_the_cache_as_it_was() -> None:
+    """An id or a position beyond the tables is refused, as in the pass over a prompt."""
+    model = lively_model(max_position_embeddings=12).float()
+    ids = torch.randint(37, (1, 6))
+    with torch.no_grad():
+        cache = model(ids[:, :5], use_cache=True).past_key_values
+        for wrong in (37, -1):
+            with pytest.raises(IndexError):
+                model(torch.tensor([[wrong]]), past_key_values=cache)
+        with pytest.raises(IndexError):
+            model(ids[:, 5:], past_key_values=cache, position_ids=torch.tensor([[12]]))
+        assert {slot.get_seq_length() for slot in cache.layers} == {5}
+        assert torch.equal(model(ids[:, 5:], past_key_values=cache).logits, in_steps(model, ids, prompt=5)[:, 5:])
+
+
+@needs_kernels
+def test_a_cache_of_another_kind_is_refused() -> None:
+    """Of fewer texts, of another precision: a kernel would write beyond it."""
+    model = lively_model().float()
+    with torch.no_grad():
+        cache = model(torch.randint(37, (1, 5)), use_cache=True).past_key_values
+        with pytest.raises(ValueError, match=r"the cache holds keys of \(1, 16, 4, torch\.float32"):
+            model(torch.zeros(2, 1, dtype=torch.long), past_key_values=cache)
+        cache = model.double()(torch.randint(37, (1, 5)), use_cache=True).past_key_values
+        with pytest.raises(ValueError, match=r"torch\.float64"):
+            model.float()(torch.zeros(1, 1, dtype=torch.long), past_key_values=cache)
 
 
 def test_a_growing_slot_is_as_that_of_transformers() -> None:
@@ -1179,6 +1282,10 @@ def test_a_growing_slot_is_as_that_of_transformers() -> None:
     assert copy.get_seq_length() == ours.get_seq_length() - 3
     copy.update(*torch.zeros(2, 2, 3, 1, 5).unbind())
     assert torch.equal(ours.keys, theirs.keys), "a copy of the cache writes into room of its own"
+    both(add(1, 2))
+    for slot in (ours, theirs):
+        slot.keys, slot.values = slot.keys[:1], slot.values[:1]
+    both(add(1, 1))
     both(lambda slot: slot.reset())
     both(add(2, 2))
 
@@ -1204,3 +1311,9 @@ def test_weights_of_another_kind_are_refused() -> None:
     model.model.layers[0].block_attention.qkv.double()
     with pytest.raises(TypeError, match=r"float64 on cpu.*model\.float\(\)"):
         model(torch.randint(37, (1, 5)))
+    model.float()
+    with torch.no_grad():
+        cache = model(torch.randint(37, (1, 5)), use_cache=True).past_key_values
+        model.model.layers[0].block_attention.qkv.double()
+        with pytest.raises(TypeError, match=r"float64 on cpu.*model\.float\(\)"):
+            model(torch.zeros(1, 1, dtype=torch.long), past_key_values=cache)

@@ -63,13 +63,14 @@ static inline vec exp2(vec x) {
     return (vec)((uvec)p + ((uvec)shifted << 23));
 }
 
-static inline vec shuffle(vec value, ivec from) {
+// Lanes of a, and from LANES on those of b.
+static inline vec shuffle(vec a, vec b, ivec from) {
 #ifdef __clang__
     vec result;
-    for (int lane = 0; lane < LANES; lane++) result[lane] = value[from[lane]];
+    for (int lane = 0; lane < LANES; lane++) result[lane] = from[lane] < LANES ? a[from[lane]] : b[from[lane] - LANES];
     return result;
 #else
-    return __builtin_shuffle(value, from);
+    return __builtin_shuffle(a, b, from);
 #endif
 }
 
@@ -90,8 +91,8 @@ class Scratch {
     size_t taken = 0;
 };
 
-// Floats from one component of a head to the next: whole vectors, and an odd number of them, so that the components of a
-// token do not fall on the same few lines of the cache.
+// Floats from one component of a head to the next: whole vectors, and an odd number of them, so that the components of
+// a token do not fall on the same few lines of the cache.
 static inline int row_length(int T) { return ((T + LANES - 1) / LANES | 1) * LANES; }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -319,7 +320,8 @@ static void multiply(int n, int m, int k, const float* a, size_t a_row, size_t a
         const float* offset = bias ? bias + x : nullptr;
         int r = 0;
         for (; r + ROWS <= n; r += ROWS)
-            multiply_part<ROWS, C>(k, a + r * a_row, a_row, a_column, b + x, b_row, c + r * c_row + x, c_row, offset, add);
+            multiply_part<ROWS, C>(k, a + r * a_row, a_row, a_column, b + x, b_row, c + r * c_row + x, c_row, offset,
+                                   add);
         for (; r < n; r++)
             multiply_part<1, C>(k, a + r * a_row, a_row, a_column, b + x, b_row, c + r * c_row + x, c_row, offset, add);
     };
@@ -347,6 +349,13 @@ static inline void gelu(vec x, vec& value, vec& slope) {
     const vec below = x < 0.f ? tail : 1.f - tail;
     value = x * below;
     slope = below + x * density * 0.3989422804f;
+}
+static void apply_gelu(float* x, int size) {
+    for (int i = 0; i < size; i += LANES) {
+        vec value, slope;
+        gelu(load(x + i), value, slope);
+        store(x + i, value);
+    }
 }
 
 // Which values of a row are kept, as factors 0 or 1 / (1 - p): a hash of seed, row and column, the same forward and
@@ -376,79 +385,113 @@ struct Dropout {
 // ---------------------------------------------------------------------------------------------------------------------
 // One token of a cached text.
 
+// N vectors, N a power of 2, hold LANES groups of N neighbours: the sum of each group, in their order.
+template <int N>
+static inline INLINE vec sums_of_neighbours(vec* parts) {
+    if constexpr (N > 1) {
+        ivec even;
+        for (int lane = 0; lane < LANES; lane++) even[lane] = 2 * lane;
+        for (int i = 0; i < N / 2; i++) {
+            const vec left = parts[2 * i], right = parts[2 * i + 1];
+            parts[i] = shuffle(left, right, even) + shuffle(left, right, even + 1);
+        }
+        return sums_of_neighbours<N / 2>(parts);
+    }
+    return parts[0];
+}
+
 // y = W x + b, W [outputs][inputs]
 static void affine(const float* weight, const float* bias, const float* x, float* y, int outputs, int inputs) {
-    for (int o = 0; o < outputs; o++) {
-        const float* row = weight + (size_t)o * inputs;
-        vec part{};
-        float total = bias[o];
-        int i = 0;
-        for (; i + LANES <= inputs; i += LANES) part += load(row + i) * load(x + i);
-        for (; i < inputs; i++) total += row[i] * x[i];
-        y[o] = total + (inputs >= LANES ? sum(part) : 0);
+    int o = 0;
+    for (; inputs % LANES == 0 && o + LANES <= outputs; o += LANES) {
+        vec parts[LANES];
+        for (int r = 0; r < LANES; r++) {
+            const float* row = weight + (size_t)(o + r) * inputs;
+            parts[r] = load(row) * load(x);
+            for (int i = LANES; i < inputs; i += LANES) parts[r] += load(row + i) * load(x + i);
+        }
+        store(y + o, load(bias + o) + sums_of_neighbours<LANES>(parts));
+    }
+    for (; o < outputs; o++) {
+        y[o] = bias[o];
+        for (int i = 0; i < inputs; i++) y[o] += weight[(size_t)o * inputs + i] * x[i];
     }
 }
 
 static void layer_norm(float* x, const float* weight, const float* bias, float epsilon, int D) {
-    double mean = 0, square = 0;
-    for (int d = 0; d < D; d++) mean += x[d];
-    mean /= D;
-    for (int d = 0; d < D; d++) square += (x[d] - mean) * (x[d] - mean);
-    const float factor = 1 / std::sqrt(square / D + epsilon);
-    for (int d = 0; d < D; d++) x[d] = (float)(x[d] - mean) * factor * weight[d] + bias[d];
+    vec total{}, square{};
+    for (int d = 0; d < D; d += LANES) total += load(x + d);
+    const float mean = sum(total) / D;
+    for (int d = 0; d < D; d += LANES) square += (load(x + d) - mean) * (load(x + d) - mean);
+    const float factor = 1 / std::sqrt(sum(square) / D + epsilon);
+    for (int d = 0; d < D; d += LANES)
+        store(x + d, (load(x + d) - mean) * factor * load(weight + d) + load(bias + d));
 }
 
-// Attention of one query over cached keys and values [length][K]; `scores` has room for them. Returns the entropy.
-template <int FIXED>
+// Attention of one query over cached keys and values [length][K]; `scores` has room for them and LANES more. Returns
+// the entropy. LANES keys are K vectors; where K is no power of 2, K = 0 here and the keys go one by one.
+template <int K>
 static float attend_one(const float* query, const float* key, const float* value, float* output, float* scores,
                         int length, int size) {
-    const int K = FIXED ? FIXED : size;
-    const float scale = 1 / (std::sqrt((float)K) * LN2);
-    float top = -INFINITY, total = 0, score_sum = 0;
-    for (int j = 0; j < length; j++) {
-        float s = query[0] * key[j * K];
-        for (int c = 1; c < K; c++) s += query[c] * key[j * K + c];
-        scores[j] = s * scale;
+    constexpr int PARTS = K < LANES ? K : LANES, EACH = K ? K / PARTS : 0;  // sums to be made, vectors in each
+    const float scale = 1 / (std::sqrt((float)size) * LN2);
+    const int whole = K ? length / LANES * LANES : 0, rest = length - whole;
+    float last_keys[LANES * (K + 1)] = {}, last_values[LANES * (K + 1)] = {};
+    if constexpr (K > 0) {
+        memcpy(last_keys, key + (size_t)whole * K, sizeof(float) * rest * K);
+        memcpy(last_values, value + (size_t)whole * K, sizeof(float) * rest * K);
+        vec q[EACH];
+        for (int x = 0; x < EACH; x++)
+            for (int lane = 0; lane < LANES; lane++) q[x][lane] = query[(x * LANES + lane) % K] * scale;
+        for (int j = 0; j < length; j += LANES) {
+            const float* from = j < whole ? key + (size_t)j * K : last_keys;
+            vec parts[PARTS] = {};
+            for (int v = 0; v < K; v++) parts[v / EACH] += load(from + v * LANES) * q[v % EACH];
+            store(scores + j, sums_of_neighbours<PARTS>(parts));
+        }
+    } else {
+        for (int j = 0; j < length; j++) {
+            scores[j] = 0;
+            for (int c = 0; c < size; c++) scores[j] += query[c] * scale * key[(size_t)j * size + c];
+        }
     }
-    for (int j = 0; j < length; j++) top = scores[j] <= top ? top : scores[j];
-    vec totals{}, score_sums{};
     for (int j = length; j < length + LANES; j++) scores[j] = -INFINITY;
+    vec tops = load(scores), totals{}, score_sums{}, mixed[K + 1] = {};
+    for (int j = LANES; j < length; j += LANES) tops = load(scores + j) <= tops ? tops : load(scores + j);
+    float top = tops[0];
+    for (int lane = 1; lane < LANES; lane++) top = tops[lane] <= top ? top : tops[lane];
     for (int j = 0; j < length; j += LANES) {
         const vec s = load(scores + j) - top;
-        const vec p = exp2(s);
-        store(scores + j, p);
+        const vec p = s < -126.f ? vec{} : exp2(s);
         totals += p;
         score_sums += s < -126.f ? vec{} : p * s;
-    }
-    total = sum(totals), score_sum = sum(score_sums);
-    if (FIXED && LANES % (FIXED ? FIXED : 1) == 0) {
-        // A vector of values is LANES / K keys; each weight is spread over the K lanes of its key.
-        vec mixed{};
-        int j = 0;
-        for (; j + LANES <= length; j += LANES) {
-            const vec p = load(scores + j);
-            for (int part = 0; part < K; part++) {
-                ivec from;
-                for (int lane = 0; lane < LANES; lane++) from[lane] = (part * LANES + lane) / K;
-                mixed += shuffle(p, from) * load(value + j * K + part * LANES);
+        if constexpr (K > 0) {
+            const float* from = j < whole ? value + (size_t)j * K : last_values;
+            for (int v = 0; v < K; v++) {
+                ivec owner;
+                for (int lane = 0; lane < LANES; lane++) owner[lane] = (v * LANES + lane) / K;
+                mixed[v] += shuffle(p, p, owner) * load(from + v * LANES);
             }
+        } else {
+            store(scores + j, p);
         }
-        for (int c = 0; c < K; c++) output[c] = 0;
-        for (int lane = 0; lane < LANES; lane++) output[lane % K] += mixed[lane];
-        for (; j < length; j++)
-            for (int c = 0; c < K; c++) output[c] += scores[j] * value[j * K + c];
-    } else {
-        for (int c = 0; c < K; c++) output[c] = 0;
-        for (int j = 0; j < length; j++)
-            for (int c = 0; c < K; c++) output[c] += scores[j] * value[j * K + c];
     }
-    for (int c = 0; c < K; c++) output[c] /= total;
-    return (std::log2(total) - score_sum / total) * LN2;
+    for (int c = 0; c < size; c++) output[c] = 0;
+    if constexpr (K > 0) {
+        for (int v = EACH; v < K; v++) mixed[v % EACH] += mixed[v];
+        for (int x = 0; x < EACH * LANES; x++) output[x % K] += mixed[x / LANES][x % LANES];
+    } else {
+        for (int j = 0; j < length; j++)
+            for (int c = 0; c < size; c++) output[c] += scores[j] * value[(size_t)j * size + c];
+    }
+    const float total = sum(totals);
+    for (int c = 0; c < size; c++) output[c] /= total;
+    return (std::log2(total) - sum(score_sums) / total) * LN2;
 }
 
 static float attend_one(const float* query, const float* key, const float* value, float* output, float* scores,
                         int length, int K) {
-    auto* run = K == 4 ? attend_one<4> : K == 8 ? attend_one<8> : attend_one<0>;
+    auto* run = K == 4 ? attend_one<4> : K == 8 ? attend_one<8> : K == 16 ? attend_one<16> : attend_one<0>;
     return run(query, key, value, output, scores, length, K);
 }
 
@@ -618,9 +661,9 @@ void mu_feed_forward(const float* x, const float* up_transposed, const float* up
 
 // Gradients by weights and biases come for each thread alone, [threads, ...], and must be 0 before.
 void mu_feed_forward_backward(const float* grad_output, const float* x, const float* up, const float* up_transposed,
-                              const float* up_bias, const float* down, float* grad_x, float* grad_up, float* grad_up_bias,
-                              float* grad_down, float* grad_down_bias, int64_t seed, int64_t n, int64_t D,
-                              int64_t F, float p, int64_t threads) {
+                              const float* up_bias, const float* down, float* grad_x, float* grad_up,
+                              float* grad_up_bias, float* grad_down, float* grad_down_bias, int64_t seed, int64_t n,
+                              int64_t D, int64_t F, float p, int64_t threads) {
     const Dropout dropout{(uint64_t)seed, (uint32_t)(p * 4294967296.0), 1 / (1 - p)};
 #pragma omp parallel num_threads(threads)
     {
@@ -759,7 +802,8 @@ void mu_cross_entropy(const float* hidden, const float* weight, const float* bia
                             store(line + v, label < 0 ? vec{} : share);
                         }
                         if (label >= tile && label < tile + width) line[label - tile] -= 1;
-                        for (int v = 0; v < TILE; v += LANES) store(by_offset + v, load(by_offset + v) + load(line + v));
+                        for (int v = 0; v < TILE; v += LANES)
+                            store(by_offset + v, load(by_offset + v) + load(line + v));
                     }
                     multiply(width, D, count, terms, 1, TILE, rows, D, gradient, D, nullptr, true);
                 }
@@ -770,67 +814,87 @@ void mu_cross_entropy(const float* hidden, const float* weight, const float* bia
     std::free(log_sums);
 }
 
-// A whole layer for one new token of each of B texts, state [B, D] to output [B, D]. Keys and values of the new token are
-// written to place length - 1 of the cache: block_keys is [B][N][block_room][S], cross_keys [B][H][cross_room][D / H],
-// and so are the values. `weights` are those of the layer, in the order in which they are taken here.
-void mu_layer_step(const float* state, const float* affinity, float* output, const float** weights, float* block_keys,
-                   float* block_values, float* cross_keys, float* cross_values, int64_t block_room, int64_t cross_room,
-                   int64_t length, int64_t B, int64_t D, int64_t N, int64_t H, int64_t F, int64_t G, float epsilon,
-                   int64_t threads) {
-    const float *block_qkv = weights[0], *block_qkv_bias = weights[1], *block_out = weights[2], *block_out_bias = weights[3];
-    const float *qkv = weights[4], *qkv_bias = weights[5], *out = weights[6], *out_bias = weights[7];
-    const float *norm_weight = weights[8], *norm_bias = weights[9];
-    const float *up = weights[10], *up_bias = weights[11], *down = weights[12], *down_bias = weights[13];
-    const float *last_weight = weights[14], *last_bias = weights[15];
-    const float *interaction = weights[16], *gate_up = weights[17], *gate_up_bias = weights[18];
-    const float *gate_down = weights[19], *gate_down_bias = weights[20], *base = weights[21];
+// y [outputs] = W x + b for one x [inputs]: bound by the reading of W [outputs, inputs].
+void mu_linear(const float* x, const float* weight, const float* bias, float* y, int64_t outputs, int64_t inputs,
+               int64_t threads) {
+    constexpr int SHARE = 1024;
+#pragma omp parallel for num_threads(threads) if (outputs > SHARE)
+    for (int64_t first = 0; first < outputs; first += SHARE) {
+        const int count = first + SHARE < outputs ? SHARE : outputs - first;
+        affine(weight + first * inputs, bias + first, x, y + first, count, inputs);
+    }
+}
+
+// The whole model for one new token of each of B texts: ids and positions [B] to final states [B, D]. `weights` come in
+// the order in which they are taken here, first the model's OWN and then PER_LAYER of each layer. A layer has two
+// caches, each of keys and then values: those of the blocks, [2][B][N][room][S], and those of whole states,
+// [2][B][H][room][D / H]; `rooms` are the rooms of all caches. Keys and values of the new token are written to place
+// length - 1.
+void mu_decode_step(const int64_t* ids, const int64_t* positions, float* states, const float* const* weights,
+                    float* const* caches, const int64_t* rooms, int64_t length, int64_t layers, int64_t B, int64_t D,
+                    int64_t N, int64_t H, int64_t F, int64_t G, float epsilon, int64_t threads) {
+    constexpr int OWN = 5, PER_LAYER = 22;
     const int S = D / N, K = D / H, last = length - 1;
+    const float *tokens = weights[0], *places = weights[1], *affinities = weights[2];
 #pragma omp parallel for num_threads(threads) if (B > 1)
-    for (int b = 0; b < B; b++) {
-        Scratch scratch((size_t)length + LANES + 6 * D + F + 2 * G + 4 * N + 64);
+    for (int task = 0; task < B; task++) {
+        Scratch scratch((size_t)length + LANES + 6 * D + F + G + 3 * N + 64);
         float *scores = scratch.take(length + LANES), *blocks = scratch.take(D), *mixed = scratch.take(D);
         float *heads = scratch.take(3 * D), *x = scratch.take(D), *hidden = scratch.take(F);
         float *features = scratch.take(N + 1), *gate_hidden = scratch.take(G), *gate = scratch.take(N);
-        const float* old = state + b * D;
-        for (int n = 0; n < N; n++) {
-            float one[3 * 16], mean[16];
-            const size_t place = ((size_t)b * N + n) * block_room * S;
-            affine(block_qkv + n * 3 * S * S, block_qkv_bias + n * 3 * S, old + n * S, one, 3 * S, S);
-            memcpy(block_keys + place + (size_t)last * S, one + S, sizeof(float) * S);
-            memcpy(block_values + place + (size_t)last * S, one + 2 * S, sizeof(float) * S);
-            attend_one(one, block_keys + place, block_values + place, mean, scores, length, S);
-            affine(block_out + n * S * S, block_out_bias + n * S, mean, blocks + n * S, S, S);
+        float* state = states + task * D;
+        for (int d = 0; d < D; d++) state[d] = tokens[ids[task] * D + d] + places[positions[task] * D + d];
+        for (int layer = 0; layer < layers; layer++) {
+            auto next = [w = weights + OWN + layer * PER_LAYER]() mutable { return *w++; };
+            const float *block_qkv = next(), *block_qkv_bias = next(), *block_out = next(), *block_out_bias = next();
+            const float *qkv = next(), *qkv_bias = next(), *out = next(), *out_bias = next();
+            const float *norm_weight = next(), *norm_bias = next();
+            const float *up = next(), *up_bias = next(), *down = next(), *down_bias = next();
+            const float *last_weight = next(), *last_bias = next();
+            const float *interaction = next(), *gate_up = next(), *gate_up_bias = next();
+            const float *gate_down = next(), *gate_down_bias = next(), *base = next();
+            const float* affinity = affinities + ((size_t)ids[task] * layers + layer) * N;
+            const int64_t block_room = rooms[2 * layer], cross_room = rooms[2 * layer + 1];
+            float *block_keys = caches[2 * layer], *block_values = block_keys + (size_t)B * D * block_room;
+            float *cross_keys = caches[2 * layer + 1], *cross_values = cross_keys + (size_t)B * D * cross_room;
+            for (int n = 0; n < N; n++) {
+                float one[3 * 16], mean[16];
+                const size_t place = ((size_t)task * N + n) * block_room * S;
+                affine(block_qkv + n * 3 * S * S, block_qkv_bias + n * 3 * S, state + n * S, one, 3 * S, S);
+                float *keys = block_keys + place, *values = block_values + place;
+                memcpy(keys + (size_t)last * S, one + S, sizeof(float) * S);
+                memcpy(values + (size_t)last * S, one + 2 * S, sizeof(float) * S);
+                attend_one(one, keys, values, mean, scores, length, S);
+                affine(block_out + n * S * S, block_out_bias + n * S, mean, blocks + n * S, S, S);
+            }
+            affine(qkv, qkv_bias, blocks, heads, 3 * D, D);
+            float entropy = 0;
+            for (int h = 0; h < H; h++) {
+                const size_t place = ((size_t)task * H + h) * cross_room * K;
+                float *keys = cross_keys + place, *values = cross_values + place;
+                memcpy(keys + (size_t)last * K, heads + D + h * K, sizeof(float) * K);
+                memcpy(values + (size_t)last * K, heads + 2 * D + h * K, sizeof(float) * K);
+                entropy += attend_one(heads + h * K, keys, values, mixed + h * K, scores, length, K);
+            }
+            affine(out, out_bias, mixed, x, D, D);
+            for (int d = 0; d < D; d++) x[d] += blocks[d];
+            layer_norm(x, norm_weight, norm_bias, epsilon, D);
+            affine(up, up_bias, x, hidden, F, D);
+            apply_gelu(hidden, F);
+            affine(down, down_bias, hidden, mixed, D, F);
+            for (int d = 0; d < D; d++) x[d] += mixed[d];
+            layer_norm(x, last_weight, last_bias, epsilon, D);
+            for (int n = 0; n < N; n++) features[n] = 0;
+            for (int m = 0; m < N; m++)
+                for (int n = 0; n < N; n++) features[n] += affinity[m] * interaction[m * N + n];
+            features[N] = entropy / H;
+            affine(gate_up, gate_up_bias, features, gate_hidden, G, N + 1);
+            apply_gelu(gate_hidden, G);
+            affine(gate_down, gate_down_bias, gate_hidden, gate, N, G);
+            for (int n = 0; n < N; n++) gate[n] = base[n] / (1 + std::exp(-gate[n]));
+            for (int d = 0; d < D; d++) state[d] += gate[d / S] * (x[d] - state[d]);
         }
-        affine(qkv, qkv_bias, blocks, heads, 3 * D, D);
-        float entropy = 0;
-        for (int h = 0; h < H; h++) {
-            const size_t place = ((size_t)b * H + h) * cross_room * K;
-            memcpy(cross_keys + place + (size_t)last * K, heads + D + h * K, sizeof(float) * K);
-            memcpy(cross_values + place + (size_t)last * K, heads + 2 * D + h * K, sizeof(float) * K);
-            entropy += attend_one(heads + h * K, cross_keys + place, cross_values + place, mixed + h * K, scores, length, K);
-        }
-        affine(out, out_bias, mixed, x, D, D);
-        for (int d = 0; d < D; d++) x[d] += blocks[d];
-        layer_norm(x, norm_weight, norm_bias, epsilon, D);
-        affine(up, up_bias, x, hidden, F, D);
-        for (int f = 0; f < F; f += LANES) {
-            vec value, slope;
-            gelu(load(hidden + f), value, slope);
-            store(hidden + f, value);
-        }
-        affine(down, down_bias, hidden, mixed, D, F);
-        for (int d = 0; d < D; d++) x[d] += mixed[d];
-        layer_norm(x, last_weight, last_bias, epsilon, D);
-        for (int n = 0; n < N; n++) {
-            features[n] = 0;
-            for (int m = 0; m < N; m++) features[n] += affinity[b * N + m] * interaction[m * N + n];
-        }
-        features[N] = entropy / H;
-        affine(gate_up, gate_up_bias, features, gate_hidden, G, N + 1);
-        for (int g = 0; g < G; g++) gate_hidden[g] *= 0.5f * std::erfc(-gate_hidden[g] * 0.70710678f);
-        affine(gate_down, gate_down_bias, gate_hidden, gate, N, G);
-        for (int n = 0; n < N; n++) gate[n] = base[n] / (1 + std::exp(-gate[n]));
-        for (int d = 0; d < D; d++) output[b * D + d] = old[d] + gate[d / S] * (x[d] - old[d]);
+        layer_norm(state, weights[3], weights[4], epsilon, D);
     }
 }
 

@@ -12,14 +12,17 @@ import os
 import platform
 import shutil
 import subprocess
+from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 from transformers.utils import logging
 
 from .files import cache_folder, replacing
@@ -115,7 +118,8 @@ def kernels_usable(tensor: Tensor, head_size: int = LARGEST_HEAD) -> bool:
 
 def kernels_callable(tensor: Tensor, head_size: int = LARGEST_HEAD) -> bool:
     """As `kernels_usable`, for the two kernels that are no operators of PyTorch: not while a graph is being traced."""
-    return not torch.compiler.is_compiling() and type(tensor) is Tensor and kernels_usable(tensor, head_size)
+    plain = type(tensor) in (Tensor, Parameter)
+    return plain and not torch.compiler.is_compiling() and kernels_usable(tensor, head_size)
 
 
 def _address(tensor: Tensor) -> int:
@@ -127,12 +131,14 @@ def _address(tensor: Tensor) -> int:
     return tensor.data_ptr()
 
 
-def _call(name: str, *arguments: Tensor | int | float | ctypes.Array[ctypes.c_void_p] | None) -> None:
-    """Run a kernel: contiguous tensors go as pointers, numbers as they are, the number of threads last."""
+def _call(name: str, *arguments: "Tensor | array[int] | int | float | None") -> None:
+    """Run a kernel: contiguous tensors and arrays go as pointers, numbers as they are, the number of threads last."""
     given: list[Any] = []
     for argument in arguments:
         if isinstance(argument, Tensor):
             given.append(ctypes.c_void_p(_address(argument)))
+        elif isinstance(argument, array):
+            given.append(ctypes.c_void_p(argument.buffer_info()[0]))
         elif isinstance(argument, int):
             given.append(ctypes.c_int64(argument))
         elif isinstance(argument, float):
@@ -315,38 +321,37 @@ def _differentiate_feed_forward(ctx: Any, grad_output: Tensor) -> tuple[Tensor |
 fused_feed_forward.register_autograd(_differentiate_feed_forward, setup_context=_keep_feed_forward)
 
 
-def layer_step(
-    state: Tensor,
-    affinity: Tensor,
-    weights: list[Tensor],
-    block_cache: tuple[Tensor, Tensor],
-    cross_cache: tuple[Tensor, Tensor],
-    epsilon: float,
-) -> Tensor:
-    """A whole layer for one new token of each text, without gradients: states [B, 1, D] to [B, 1, D].
+def linear_of_one(state: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A linear map of a single state [1, 1, D], without gradients, to [1, 1, V]: as fast as its weight is read."""
+    output = state.new_empty(1, 1, len(weight))
+    _call("mu_linear", *(tensor.contiguous() for tensor in (state, weight, bias)), output, *weight.shape)
+    return output
 
-    Keys and values, [B, N, T, S] and [B, H, T, K], are views of larger tensors; those of the new token are written to
-    their last place. The weights come in the order of `mu_layer_step` in kernels.cpp.
+
+def decode_step(
+    ids: list[int], positions: list[int], weights: list[Tensor], rooms: list[Tensor], length: int, epsilon: float
+) -> Tensor:
+    """The whole model for one new token of each of B texts, without gradients: to final states [B, 1, D].
+
+    Ids and positions are those of the new tokens, and in the tables. The weights come in the order of `mu_decode_step`
+    in kernels.cpp. Each layer has two rooms for keys and values, [2, B, N, tokens, S] and [2, B, H, tokens, K], of
+    which `length` tokens are used: those of the new one are written to the last of these places.
+
+    Raises:
+        TypeError: a weight is not float32.
     """
-    batch, _, size = state.shape
-    blocks, length = block_cache[0].shape[1:3]
-    heads = cross_cache[0].shape[1]
-    output = torch.empty_like(state, memory_format=torch.contiguous_format)
-    weights = [weight.contiguous() for weight in weights]
-    pointers = (ctypes.c_void_p * len(weights))(*map(_address, weights))
-    rooms = [cache[0].stride(1) // cache[0].stride(2) for cache in (block_cache, cross_cache)]
-    sizes = (batch, size, blocks, heads, len(weights[10]), len(weights[17]))
-    caches = (*block_cache, *cross_cache)
+    if set(map(attrgetter("dtype"), weights)) != {torch.float32}:
+        list(map(_address, weights))
+    if not all(map(Tensor.is_contiguous, weights)):
+        weights = [weight.contiguous() for weight in weights]
+    size, blocks, heads = weights[0].shape[1], rooms[0].shape[2], rooms[1].shape[2]
+    output = weights[0].new_empty(len(ids), 1, size)
     _call(
-        "mu_layer_step",
-        state.contiguous(),
-        affinity.contiguous(),
-        output,
-        pointers,
-        *caches,
-        *rooms,
-        length,
-        *sizes,
+        "mu_decode_step",
+        *(array("q", ids), array("q", positions), output),
+        *(array("q", map(Tensor.data_ptr, tensors)) for tensors in (weights, rooms)),
+        array("q", [room.shape[3] for room in rooms]),
+        *(length, len(rooms) // 2, len(ids), size, blocks, heads, len(weights[15]), len(weights[22])),
         epsilon,
     )
     return output

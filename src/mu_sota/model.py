@@ -3,13 +3,18 @@
 Legend: B batch, T time, D state (block-major), N = 16 blocks, S values a block, H heads, V vocabulary, L layers.
 """
 
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from itertools import chain
+from operator import attrgetter, is_
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import Cache, DynamicCache, GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import DynamicLayer
@@ -20,12 +25,13 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .attention import attention_bias, causal_attention, causal_attention_with_entropy
 from .config import MuConfig
 from .kernels import (
+    decode_step,
     fused_attention,
     fused_block_attention,
     fused_feed_forward,
     kernels_callable,
     kernels_usable,
-    layer_step,
+    linear_of_one,
 )
 from .layout import NUM_BLOCKS, join_blocks, split_blocks
 from .loss import IGNORE_INDEX, chunked_cross_entropy
@@ -40,46 +46,93 @@ logger = logging.get_logger(__name__)
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
-def _begins(cached: Tensor | None, room: Tensor) -> bool:
-    """Whether what is cached is the beginning of the room, and nothing has put another tensor in its place."""
-    return cached is not None and cached.data_ptr() == room.data_ptr() and cached.stride() == room.stride()
-
-
 class GrowingLayer(DynamicLayer):
     """A slot of the cache that keeps room for tokens to come: a new one is written behind the others.
 
     The slot of `transformers` copies all keys and values for every token, which took a third of a step.
     """
 
-    _room: Tensor | None = None  # [2, B, H, tokens, K]: keys and values are views of its beginning
+    _room: Tensor | None = None  # [2, B, H, tokens, K]
+    _kind: tuple[Any, ...] | None = None  # batch, heads, size, dtype and device of the room
+    _length = 0  # tokens that are in the room
+    _given: list[Tensor | None] | None = None  # keys and values that something has put in the place of the room's
+
+    @property
+    def keys(self) -> Tensor | None:
+        """[B, H, T, K], a view of the room; None before the first token."""
+        return self._both()[0]
+
+    @keys.setter
+    def keys(self, keys: Tensor | None) -> None:
+        self._given = [keys, self._both()[1]]
+
+    @property
+    def values(self) -> Tensor | None:
+        """As `keys`."""
+        return self._both()[1]
+
+    @values.setter
+    def values(self, values: Tensor | None) -> None:
+        self._given = [self._both()[0], values]
+
+    def _both(self) -> list[Tensor | None]:
+        if self._given is not None:
+            return self._given
+        return [None, None] if self._room is None else [*self._room[:, :, :, : self._length].unbind()]
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """As in `transformers`: takes keys and values of new tokens, returns those of all."""
         if key_states.requires_grad or key_states.shape != value_states.shape or torch.compiler.is_compiling():
             return super().update(key_states, value_states, *args, **kwargs)
         new = key_states.shape[-2]
-        keys, values = self.grow(key_states)
-        keys[:, :, -new:], values[:, :, -new:] = key_states, value_states
+        room = self.grow(key_states.shape, key_states)[:, :, :, : self._length]
+        room[0, :, :, -new:], room[1, :, :, -new:] = key_states, value_states
+        keys, values = room.unbind()
         return keys, values
 
-    def grow(self, new: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values with more places at their end, as many as `new` [B, H, new, K] has, to be filled."""
-        if not self.is_initialized:
-            self.lazy_initialization(new, new)
-        past, length = self.get_seq_length(), self.get_seq_length() + new.shape[-2]
-        keys, values, room = self.keys, self.values, self._room
-        if room is None or length > room.shape[-2] or not _begins(keys, room[0]) or not _begins(values, room[1]):
-            room = new.new_empty(2, *new.shape[:2], length + _ROOM, new.shape[-1])
-            if past:
-                room[:, :, :, :past] = torch.stack([keys, values])  # type: ignore[list-item]
-            self._room = room
-        self.keys, self.values = room[:, :, :, :length].unbind()
-        return self.keys, self.values
+    def grow(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        """The room, [2, B, H, tokens, K], after places for keys and values of `shape` [B, H, new, K] are taken in it.
 
-    def reset(self) -> None:
-        """As in `transformers`: nothing is cached any more."""
-        super().reset()
-        self._room = None
+        They are to be filled. `like` has the dtype and device of what is to come.
+
+        Raises:
+            ValueError: what is cached is of another shape or kind.
+        """
+        if not self.is_initialized:
+            self.lazy_initialization(like, like)
+        batch, heads, new, size = shape
+        kind = (batch, heads, size, like.dtype, like.device)
+        if self._given is not None:
+            self._take_in(*self._given)
+        if self._room is not None and self._kind != kind:
+            raise ValueError(
+                f"the cache holds keys of {self._kind}, and new ones are of {kind}: batch, heads, size, type"
+            )
+        if self._room is None or self._length + new > self._room.shape[-2]:
+            room = like.new_empty(2, batch, heads, self._length + new + _ROOM, size)
+            if self._room is not None:
+                room[:, :, :, : self._length] = self._room[:, :, :, : self._length]
+            self._room, self._kind = room, kind
+        self._length += new
+        return self._room
+
+    def _take_in(self, keys: Tensor | None, values: Tensor | None) -> None:
+        """What something has put in the place of the room's keys and values: often they are just fewer of the same."""
+        self._given = None
+        self._length = 0 if keys is None or keys.numel() == 0 else keys.shape[-2]
+        if self._room is not None and _begins(keys, self._room[0]) and _begins(values, self._room[1]):
+            return
+        self._room = self._kind = None
+        if keys is not None and values is not None and self._length:
+            self._room = torch.stack([keys, values])
+            self._kind = (*keys.shape[:2], keys.shape[-1], keys.dtype, keys.device)
+
+
+def _begins(cached: Tensor | None, room: Tensor) -> bool:
+    """Whether what is cached is the beginning of the room, and nothing has put another tensor in its place."""
+    if cached is None or cached.shape[:2] != room.shape[:2]:
+        return False
+    return cached.data_ptr() == room.data_ptr() and cached.stride() == room.stride()
 
 
 class BlockLinear(nn.Module):
@@ -94,18 +147,17 @@ class BlockLinear(nn.Module):
         return torch.einsum("btni,noi->btno", blocks, self.weight) + self.bias
 
 
+_HOOKS = attrgetter("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
 def _as_made(*modules: nn.Module) -> bool:
     """Whether modules are still what this file made, so that a kernel may take their weights without calling them.
 
     They are not when hooks are on them, or when something has taken their place: adapters, quantised layers,
     parametrizations.
     """
-    return all(
-        type(module) in _MADE
-        and getattr(module, "bias", True) is not None
-        and "forward" not in module.__dict__
-        and not (module._forward_hooks or module._forward_pre_hooks)
-        and not (module._backward_hooks or module._backward_pre_hooks)
+    return not any(chain.from_iterable(map(_HOOKS, modules))) and all(
+        type(module) in _MADE and getattr(module, "bias", True) is not None and "forward" not in module.__dict__
         for module in modules
     )
 
@@ -218,9 +270,6 @@ class MuLayer(nn.Module):
         self.sensitivity = DynamicSensitivity(config)
 
     def forward(self, state: Tensor, affinity: Tensor, bias: Tensor | None, cache: Cache | None = None) -> Tensor:
-        slots = self._slots_for_a_step(state, bias, cache)
-        if slots is not None:
-            return self._step(state, affinity, *slots)
         blocks = self.block_attention(state, bias, cache)
         crossed, entropy = self.cross_attention(blocks, bias, cache)
         output = self.attention_norm(blocks + crossed)
@@ -228,33 +277,10 @@ class MuLayer(nn.Module):
         sensitivity = self.sensitivity(affinity, entropy)
         return state + join_blocks(sensitivity[..., None] * split_blocks(output - state))
 
-    def _slots_for_a_step(
-        self, state: Tensor, bias: Tensor | None, cache: Cache | None
-    ) -> tuple[GrowingLayer, GrowingLayer] | None:
-        """The layer's slots in the cache, if the kernel for one new token of a cached text can do the whole layer."""
-        if state.shape[1] > 1 or bias is not None or cache is None or torch.is_grad_enabled() or self.training:
-            return None
-        block, cross = self.block_attention, self.cross_attention
-        feed_forward, sensitivity = self.feed_forward, self.sensitivity
-        block_slot, cross_slot = cache.layers[block.slot], cache.layers[cross.slot]
-        if not isinstance(block_slot, GrowingLayer) or not isinstance(cross_slot, GrowingLayer):
-            return None
-        possible = (
-            feed_forward.up.out_features % 16 == 0
-            and kernels_callable(state, state.shape[-1] // min(NUM_BLOCKS, cross.num_heads))
-            and _as_made(block, block.qkv, block.out, cross, cross.qkv, cross.out)
-            and _as_made(feed_forward, feed_forward.up, feed_forward.dropout, feed_forward.down)
-            and _as_made(sensitivity, sensitivity.up, sensitivity.dropout, sensitivity.down)
-            and _as_made(self.attention_norm, self.feed_forward_norm)
-        )
-        return (block_slot, cross_slot) if possible else None
-
-    def _step(self, state: Tensor, affinity: Tensor, block_slot: GrowingLayer, cross_slot: GrowingLayer) -> Tensor:
+    def weights(self) -> list[Tensor]:
+        """All weights, in the order of `mu_decode_step` in kernels.cpp."""
         block, cross, sensitivity = self.block_attention, self.cross_attention, self.sensitivity
-        batch, _, size = state.shape
-        block_cache = block_slot.grow(state.new_empty(batch, NUM_BLOCKS, 1, size // NUM_BLOCKS))
-        cross_cache = cross_slot.grow(state.new_empty(batch, cross.num_heads, 1, size // cross.num_heads))
-        weights = [
+        return [
             *(block.qkv.weight, block.qkv.bias, block.out.weight, block.out.bias),
             *(cross.qkv.weight, cross.qkv.bias, cross.out.weight, cross.out.bias),
             *(self.attention_norm.weight, self.attention_norm.bias),
@@ -264,12 +290,12 @@ class MuLayer(nn.Module):
             *(sensitivity.interaction, sensitivity.up.weight, sensitivity.up.bias),
             *(sensitivity.down.weight, sensitivity.down.bias, sensitivity.base),
         ]
-        return layer_step(state, affinity, weights, block_cache, cross_cache, self.attention_norm.eps)
 
 
 _MADE = (
     *(nn.Linear, nn.LayerNorm, nn.Dropout, BlockLinear),
-    *(BlockAttention, CrossBlockAttention, FeedForward, DynamicSensitivity),
+    *(BlockAttention, CrossBlockAttention, FeedForward, DynamicSensitivity, MuLayer),
+    *(nn.Embedding, nn.ModuleList),
 )
 
 
@@ -321,6 +347,42 @@ class MuModelOutput(BaseModelOutputWithPast):
 
     sensitivities: tuple[Tensor, ...] | None = None
     entropies: tuple[Tensor, ...] | None = None
+
+
+class _Weights:
+    """All weights of a model, gathered once for the kernel that takes one new token of a cached text through it.
+
+    To ask 24 layers for their weights, and whether a kernel may take them, takes as long as the kernel.
+    """
+
+    def __init__(self, model: "MuModel") -> None:
+        self.handles = RemovableHandle.next_id
+        self.modules = list(model.modules())
+        self.holders = [
+            (at, name)
+            for at, module in enumerate(self.modules)
+            for name in ("_parameters", "_modules")
+            if vars(module)[name]
+        ]
+        self.parts, self.attributes = self.look()
+        layers: Any = [layer.weights() for layer in model.layers] if _as_made(*self.modules[1:]) else []  # type: ignore[operator]
+        alike = len({tuple(weight.shape for weight in layer) for layer in layers}) == 1
+        usable = alike and model.layers[0].feed_forward.up.out_features % 16 == 0  # type: ignore[operator, union-attr]
+        self.weights = [*model.weights(), *chain.from_iterable(layers)] if usable else None
+        self.slots = [part.slot for part in self.modules if isinstance(part, BlockAttention | CrossBlockAttention)]
+
+    def look(self) -> tuple[list[Any], list[int]]:
+        """What changes when something else takes the place of a weight, of a module, or of its method."""
+        attributes = [*map(vars, self.modules)]
+        contents = [attributes[at][name].values() for at, name in self.holders]
+        return [*chain.from_iterable(contents), *map(type, self.modules)], [*map(len, attributes)]
+
+    def valid(self) -> bool:
+        """Whether there are weights for the kernel, and the model is as it was, without new hooks."""
+        if self.weights is None or self.handles != RemovableHandle.next_id:  # it counts all hooks that were ever set
+            return False
+        parts, attributes = self.look()
+        return attributes == self.attributes and len(parts) == len(self.parts) and all(map(is_, parts, self.parts))
 
 
 class MuModel(MuPreTrainedModel):
@@ -385,6 +447,9 @@ class MuModel(MuPreTrainedModel):
         if not isinstance(past, Tensor) and past + new > positions:
             raise ValueError(f"the input has {past + new} tokens, but this model has learned {positions} positions")
         bias = attention_bias(attention_mask, new, keys, past, device)
+        step = bias is None and self._step(input_ids, position_ids, past_key_values)
+        if isinstance(step, Tensor):
+            return MuModelOutput(last_hidden_state=step, past_key_values=past_key_values)
         if position_ids is None:
             if attention_mask is None or attention_mask.dim() == 4:
                 position_ids = (past + torch.arange(new, device=device))[None]
@@ -395,6 +460,39 @@ class MuModel(MuPreTrainedModel):
         for layer, affinity in zip(self.layers, affinities, strict=True):
             state = layer(state, affinity, bias, past_key_values)
         return MuModelOutput(last_hidden_state=self.norm(state), past_key_values=past_key_values)
+
+    def _step(self, input_ids: Tensor, position_ids: Tensor | None, cache: Cache | None) -> Tensor | None:
+        """States of one new token of each cached text, from a kernel for just this; None where it cannot take it."""
+        if input_ids.shape[1] > 1 or not len(input_ids) or cache is None or torch.is_grad_enabled() or self.training:
+            return None
+        heads, size, weight = self.config.num_attention_heads, self.config.hidden_size, self.token_embedding.weight
+        if not kernels_callable(weight, size // min(NUM_BLOCKS, heads)) or input_ids.device != weight.device:
+            return None
+        if set(map(type, cache.layers)) != {GrowingLayer}:
+            return None
+        gathered = _gathered.get(self)
+        if gathered is None or not gathered.valid():
+            gathered = _gathered[self] = _Weights(self)
+        if gathered.weights is None:
+            return None
+        past, batch = cache.get_seq_length(), len(input_ids)
+        ids = input_ids.flatten().tolist()
+        positions = [past] * batch if position_ids is None else position_ids.expand(batch, 1).flatten().tolist()
+        tokens, places, affinities = map(len, gathered.weights[:3])
+        if min(*ids, *positions) < 0 or max(ids) >= min(tokens, affinities) or max(positions) >= places:
+            return None  # where PyTorch refuses
+        shapes = [(batch, count, 1, size // count) for count in (NUM_BLOCKS, heads)]
+        slots: list[Any] = [cache.layers[slot] for slot in gathered.slots]
+        rooms = [slot.grow(shapes[at % ATTENTIONS], weight) for at, slot in enumerate(slots)]
+        return decode_step(ids, positions, gathered.weights, rooms, past + 1, self.norm.eps)
+
+    def weights(self) -> list[Tensor]:
+        """All weights but those of the layers, in the order of `mu_decode_step` in kernels.cpp."""
+        tables = (self.token_embedding.weight, self.position_embedding.weight, self.affinity.weight)
+        return [*tables, self.norm.weight, self.norm.bias]
+
+
+_gathered: WeakKeyDictionary[MuModel, _Weights] = WeakKeyDictionary()
 
 
 def _give_slots(cache: Cache, slots: int) -> None:
@@ -498,7 +596,7 @@ class MuForCausalLM(MuPreTrainedModel, GenerationMixin):
         if skip_logits is None:
             skip_logits = self.training and loss is not None
         if not skip_logits:
-            logits = self.lm_head(hidden[:, -logits_to_keep:])
+            logits = self._logits(hidden[:, -logits_to_keep:])
         return MuCausalLMOutput(
             loss=loss,
             logits=logits,
@@ -508,6 +606,13 @@ class MuForCausalLM(MuPreTrainedModel, GenerationMixin):
             sensitivities=outputs.sensitivities,
             entropies=outputs.entropies,
         )
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        head = self.lm_head
+        one = hidden.shape[:2] == (1, 1) and not torch.is_grad_enabled()
+        if one and kernels_callable(hidden) and _as_made(head):
+            return linear_of_one(hidden, head.weight, head.bias)
+        return head(hidden)
 
     def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
         """Refused: its pages of keys and values do not reach these attentions, which would see the last token alone.
