@@ -121,6 +121,7 @@ def scaled_qkv(shape: tuple[int, int, int, int], scale: float, seed: int) -> Ten
 @example(batch=2, length=16, heads=2, size=8, scale=1.0, seed=0)
 @example(batch=1, length=17, heads=5, size=16, scale=300.0, seed=1)
 @example(batch=1, length=70, heads=3, size=3, scale=300.0, seed=2)
+@example(batch=1, length=10, heads=1, size=1, scale=300.0, seed=105)
 def test_attention_equals_the_full_matrix(
     batch: int, length: int, heads: int, size: int, scale: float, seed: int
 ) -> None:
@@ -142,7 +143,8 @@ def test_attention_equals_the_full_matrix(
         (expected,) = torch.autograd.grad(
             [expected_output, expected_entropy], [exact], [by_output.double(), by_entropy.double()], retain_graph=True
         )
-        assert_near(found, expected, 10 * rounding, f"gradient through {part}")
+        # A gradient is such an exponential times keys or queries, some of which are larger than `scale`.
+        assert_near(found, expected, 10 * rounding * max(1.0, scale / 30), f"gradient through {part}")
 
 
 @needs_kernels

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import chain
-from operator import attrgetter, is_
+from operator import is_
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -147,17 +147,18 @@ class BlockLinear(nn.Module):
         return torch.einsum("btni,noi->btno", blocks, self.weight) + self.bias
 
 
-_HOOKS = attrgetter("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-
-
 def _as_made(*modules: nn.Module) -> bool:
     """Whether modules are still what this file made, so that a kernel may take their weights without calling them.
 
     They are not when hooks are on them, or when something has taken their place: adapters, quantised layers,
     parametrizations.
     """
-    return not any(chain.from_iterable(map(_HOOKS, modules))) and all(
-        type(module) in _MADE and getattr(module, "bias", True) is not None and "forward" not in module.__dict__
+    return all(
+        type(module) in _MADE
+        and getattr(module, "bias", True) is not None
+        and "forward" not in module.__dict__
+        and not (module._forward_hooks or module._forward_pre_hooks)
+        and not (module._backward_hooks or module._backward_pre_hooks)
         for module in modules
     )
 
