@@ -1125,6 +1125,32 @@ def test_a_text_in_steps_equals_the_full_pass(matrix_size: int, heads: int, monk
 
 
 @needs_kernels
+def test_texts_of_a_step_have_positions_of_their_own() -> None:
+    """Given as `position_ids`, as when texts begin elsewhere than at the first position."""
+    model = lively_model()
+    ids, positions = torch.randint(37, (2, 9)), torch.arange(9) + torch.tensor([[0], [7]])
+    expected = model(ids, position_ids=positions).logits[:, -1:]
+    model.float()
+    with torch.no_grad():
+        cache = model(ids[:, :-1], position_ids=positions[:, :-1], use_cache=True).past_key_values
+        made = model(ids[:, -1:], position_ids=positions[:, -1:], past_key_values=cache).logits
+    torch.testing.assert_close(made.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+@needs_kernels
+@settings(deadline=None, max_examples=20)
+@given(outputs=st.integers(1, 3000), inputs=st.integers(1, 100), seed=SEEDS)
+@example(outputs=1024, inputs=64, seed=0)
+@example(outputs=2051, inputs=16, seed=0)
+def test_a_linear_map_of_one_state(outputs: int, inputs: int, seed: int) -> None:
+    """Of any size, in shares of 1,024 outputs."""
+    with torch.no_grad():
+        state, weight, bias = randoms(seed, (1, 1, inputs), (outputs, inputs), (outputs,))
+        exact = F.linear(state.double(), weight.double(), bias.double())
+        assert_near(kernels.linear_of_one(state, weight, bias), exact, 1e-5)
+
+
+@needs_kernels
 def test_scores_far_apart_in_a_step() -> None:
     """Softmax of scores in the hundreds: nearly all weight on one key, and an entropy that is a number."""
     model = lively_model(max_position_embeddings=40)
