@@ -1168,7 +1168,14 @@ def replaced(module: nn.Module, path: str, value: Any) -> None:
     setattr(module.get_submodule(".".join(parents)), name, value)
 
 
-def halved(layer: nn.Module) -> nn.Module:
+class NegatedLinear(nn.Linear):
+    """A linear map of another class: what parametrizations make of a module in its place."""
+
+    def forward(self, state: Tensor) -> Tensor:
+        return -super().forward(state)
+
+
+def clipped(layer: nn.Module) -> nn.Module:
     """A module of another class around a layer."""
     return nn.Sequential(layer, nn.Hardtanh(-0.1, 0.1))
 
@@ -1187,6 +1194,7 @@ CHANGES: dict[str, Callable[[MuForCausalLM], Any]] = {
         lambda module, args: (args[0].roll(1, -1), *args[1:])
     ),
     "method": lambda model: replaced(model, "model.layers.1.feed_forward.forward", torch.zeros_like),
+    "class": lambda model: replaced(model, "model.layers.1.cross_attention.out.__class__", NegatedLinear),
     "weight": lambda model: replaced(model, "model.norm.weight", nn.Parameter(torch.linspace(0, 1, 64))),
     "weight's memory": lambda model: setattr(model.model.norm.weight, "data", torch.linspace(0, 1, 64)),
     "weight's layout": lambda model: setattr(
@@ -1194,7 +1202,7 @@ CHANGES: dict[str, Callable[[MuForCausalLM], Any]] = {
     ),
     "weight's numbers": lambda model: model.model.layers[1].feed_forward.up.weight.data.mul_(0.5),
     "module of the same class": lambda model: replaced(model, "model.layers.1.cross_attention.out", nn.Linear(64, 64)),
-    "module of another class": lambda model: replaced(model, "lm_head", halved(model.lm_head)),
+    "module of another class": lambda model: replaced(model, "lm_head", clipped(model.lm_head)),
     "module without bias": lambda model: replaced(
         model, "model.layers.1.cross_attention.out", nn.Linear(64, 64, bias=False)
     ),

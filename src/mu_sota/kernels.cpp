@@ -462,7 +462,7 @@ static float attend_one(const float* query, const float* key, const float* value
     for (int lane = 1; lane < LANES; lane++) top = tops[lane] <= top ? top : tops[lane];
     for (int j = 0; j < length; j += LANES) {
         const vec s = load(scores + j) - top;
-        const vec p = s < -126.f ? vec{} : exp2(s);
+        const vec p = exp2(s);
         totals += p;
         score_sums += s < -126.f ? vec{} : p * s;
         if constexpr (K > 0) {
