@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from reference import lively_model, reference_of, small_config, small_model, to_reference
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from mu_sota import MuForCausalLM, kernels
 from mu_sota import model as model_module
@@ -1243,7 +1243,7 @@ def test_a_copy_of_a_model_steps_with_its_own_weights() -> None:
     assert not torch.equal(in_steps(copy, ids, prompt=4), before)
     assert torch.equal(in_steps(model, ids, prompt=4), before)
     assert torch.equal(in_steps(pickle.loads(pickle.dumps(model)), ids, prompt=4), before)  # noqa: S301
-    gone = weakref.ref(copy)
+    gone = weakref.ref(copy.model)
     del copy
     gc.collect()
     assert gone() is None
@@ -1338,6 +1338,23 @@ def test_a_branch_of_a_cache_does_not_write_into_the_other() -> None:
         again = [model(torch.tensor([[token]]), past_key_values=cache).logits for token in (1, 2, 3)]
     for left, right in zip(first, again, strict=True):
         assert torch.equal(left, right)
+
+
+class OwnSlot(DynamicLayer):
+    """A slot as others write it, to quantise or to offload."""
+
+
+def test_slots_of_another_make_are_filled_as_they_ask() -> None:
+    """The kernel for a step knows the room of our own slots alone."""
+    model = lively_model().float()
+    ids = torch.randint(37, (1, 9))
+    with torch.no_grad():
+        cache = DynamicCache()
+        cache.layers = [OwnSlot() for _ in range(2 * model.config.num_hidden_layers)]
+        model(ids[:, :-1], past_key_values=cache)
+        made = model(ids[:, -1:], past_key_values=cache).logits
+        torch.testing.assert_close(made, model(ids).logits[:, -1:], rtol=1e-4, atol=1e-4)
+    assert {slot.keys.shape[2] for slot in cache.layers} == {9}
 
 
 @needs_kernels

@@ -124,8 +124,10 @@ class GrowingLayer(DynamicLayer):
             return
         self._room = self._kind = None
         if keys is not None and values is not None and self._length:
-            self._room = torch.stack([keys, values])
-            self._kind = (*keys.shape[:2], keys.shape[-1], keys.dtype, keys.device)
+            batch, heads, length, size = keys.shape
+            self._room = keys.new_empty(2, batch, heads, length + _ROOM, size)
+            self._room[0, :, :, :length], self._room[1, :, :, :length] = keys, values
+            self._kind = (batch, heads, size, keys.dtype, keys.device)
 
 
 def _begins(cached: Tensor | None, room: Tensor) -> bool:
@@ -358,15 +360,11 @@ class _Weights:
 
     def __init__(self, model: "MuModel") -> None:
         self.handles = RemovableHandle.next_id
-        self.modules = list(model.modules())
-        self.holders = [
-            (at, name)
-            for at, module in enumerate(self.modules)
-            for name in ("_parameters", "_modules")
-            if vars(module)[name]
-        ]
-        self.parts, self.attributes = self.look()
-        layers: Any = [layer.weights() for layer in model.layers] if _as_made(*self.modules[1:]) else []  # type: ignore[operator]
+        _, *self.modules = model.modules()  # the model itself could then never be forgotten
+        self.attributes = [*map(vars, model.modules())]
+        self.holders = [(of, name) for of in self.attributes for name in ("_parameters", "_modules") if of[name]]
+        self.parts, self.sizes = self.look()
+        layers: Any = [layer.weights() for layer in model.layers] if _as_made(*self.modules) else []  # type: ignore[operator]
         alike = len({tuple(weight.shape for weight in layer) for layer in layers}) == 1
         usable = alike and model.layers[0].feed_forward.up.out_features % 16 == 0  # type: ignore[operator, union-attr]
         self.weights = [*model.weights(), *chain.from_iterable(layers)] if usable else None
@@ -374,16 +372,15 @@ class _Weights:
 
     def look(self) -> tuple[list[Any], list[int]]:
         """What changes when something else takes the place of a weight, of a module, or of its method."""
-        attributes = [*map(vars, self.modules)]
-        contents = [attributes[at][name].values() for at, name in self.holders]
-        return [*chain.from_iterable(contents), *map(type, self.modules)], [*map(len, attributes)]
+        contents = [attributes[name].values() for attributes, name in self.holders]
+        return [*chain.from_iterable(contents), *map(type, self.modules)], [*map(len, self.attributes)]
 
     def valid(self) -> bool:
         """Whether there are weights for the kernel, and the model is as it was, without new hooks."""
         if self.weights is None or self.handles != RemovableHandle.next_id:  # it counts all hooks that were ever set
             return False
-        parts, attributes = self.look()
-        return attributes == self.attributes and len(parts) == len(self.parts) and all(map(is_, parts, self.parts))
+        parts, sizes = self.look()
+        return sizes == self.sizes and len(parts) == len(self.parts) and all(map(is_, parts, self.parts))
 
 
 class MuModel(MuPreTrainedModel):
@@ -448,8 +445,8 @@ class MuModel(MuPreTrainedModel):
         if not isinstance(past, Tensor) and past + new > positions:
             raise ValueError(f"the input has {past + new} tokens, but this model has learned {positions} positions")
         bias = attention_bias(attention_mask, new, keys, past, device)
-        step = bias is None and self._step(input_ids, position_ids, past_key_values)
-        if isinstance(step, Tensor):
+        step = None if bias is not None else self._step(input_ids, position_ids, past_key_values)
+        if step is not None:
             return MuModelOutput(last_hidden_state=step, past_key_values=past_key_values)
         if position_ids is None:
             if attention_mask is None or attention_mask.dim() == 4:
