@@ -1,5 +1,5 @@
 // The model's inner loops for a CPU, in float32: attention with many small heads, the feed-forward network, the
-// cross-entropy of a large vocabulary, and a whole layer for one new token.
+// cross-entropy of a large vocabulary, and the whole model for one new token.
 //
 // Each function has its equation in PyTorch in `attention.py`, `model.py` or `loss.py`; the tests hold one against the
 // other. Plain C++ with the vector extension of GCC and Clang, compiled by `kernels.py` for the processor it runs on.
@@ -706,9 +706,10 @@ void mu_feed_forward_backward(const float* grad_output, const float* x, const fl
 // Cross-entropy of softmax(hidden weight^T + bias), hidden [n, D], weight [V, D], a tile of the vocabulary at a time.
 // Losses [n] (0 where the label is negative) and whether the first of the largest logits is the label's, right [n].
 //
-// With gradients asked for, those of the summed loss: by_hidden [n, D], by_weight [V, D], by_bias [V]. A first pass, rows
-// shared out over threads, finds each row's sum of exponentials, and its gradient by the way: terms are scaled again
-// when a larger logit turns up (Milakov and Gimelshein 2018). A second, the vocabulary shared out, makes the logits anew.
+// With gradients asked for, those of the summed loss: by_hidden [n, D], by_weight [V, D], by_bias [V]. A first pass,
+// rows shared out over threads, finds each row's sum of exponentials, and its gradient by the way: terms are scaled
+// again when a larger logit turns up (Milakov and Gimelshein 2018). A second, the vocabulary shared out, makes the
+// logits anew.
 void mu_cross_entropy(const float* hidden, const float* weight, const float* bias, const int64_t* labels,
                       float* losses,
                       float* right, float* by_hidden, float* by_weight, float* by_bias, int64_t n, int64_t D, int64_t V,
