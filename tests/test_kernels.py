@@ -25,6 +25,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from reference import lively_model, reference_of, small_config, small_model, to_reference
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 from torch.utils.hooks import RemovableHandle
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
@@ -1180,6 +1181,19 @@ def clipped(layer: nn.Module) -> nn.Module:
     return nn.Sequential(layer, nn.Hardtanh(-0.1, 0.1))
 
 
+def plain_weight(linear: nn.Linear) -> None:
+    """Another weight, which is an attribute and no parameter, as some methods of quantisation leave it."""
+    del linear.weight
+    linear.weight = torch.eye(64)
+
+
+def narrowed(feed_forward: FeedForward) -> None:
+    """Fewer values inside the network, the parameters still the same objects."""
+    feed_forward.up.weight.data = feed_forward.up.weight.data[:16].clone()
+    feed_forward.up.bias.data = feed_forward.up.bias.data[:16].clone()
+    feed_forward.down.weight.data = feed_forward.down.weight.data[:, :16].clone()
+
+
 CHANGES: dict[str, Callable[[MuForCausalLM], Any]] = {
     **{
         f"hook on {where}": lambda model, where=where: model.get_submodule(where).register_forward_hook(
@@ -1211,6 +1225,14 @@ CHANGES: dict[str, Callable[[MuForCausalLM], Any]] = {
         model, "model.layers.1.feed_forward", FeedForward(small_config(intermediate_size=16))
     ),
     "order of layers": lambda model: replaced(model, "model.layers", nn.ModuleList(reversed(model.model.layers))),
+    "weight that is no parameter": lambda model: plain_weight(model.model.layers[1].cross_attention.out),
+    "weight of fewer rows": lambda model: narrowed(model.model.layers[1].feed_forward),
+    "epsilon": lambda model: replaced(model, "model.layers.1.attention_norm.eps", 1.0),
+    "heads of one layer": lambda model: replaced(model, "model.layers.1.cross_attention.num_heads", 16),
+    "largest norm of tokens": lambda model: replaced(model, "model.token_embedding.max_norm", 1.0),
+    "hook on all modules": lambda model: register_module_forward_hook(
+        lambda module, args, output: output.roll(1, -1) if isinstance(module, nn.LayerNorm) else None
+    ),
     "table of tokens": lambda model: replaced(model, "model.token_embedding", nn.Embedding(37, 64)),
 }
 
@@ -1232,6 +1254,19 @@ def test_a_step_sees_every_change_of_the_model(change: str) -> None:
 
 
 @needs_kernels
+def test_a_layer_in_training_drops_in_a_step() -> None:
+    """Dropout at work in one layer, as for samples of uncertainty, also from the cache."""
+    model = lively_model(dropout=0.5).float()
+    ids = torch.randint(37, (1, 9))
+    before = in_steps(model, ids, prompt=4)
+    model.model.layers[1].train()
+    one, two = (in_steps(model, ids, prompt=4)[:, -1] for _ in range(2))
+    assert not torch.equal(one, two)
+    model.eval()
+    assert torch.equal(in_steps(model, ids, prompt=4), before)
+
+
+@needs_kernels
 def test_a_copy_of_a_model_steps_with_its_own_weights() -> None:
     """What was gathered for a model is not handed on, and keeps neither it nor a pickle of it from working."""
     model = lively_model().float()
@@ -1243,6 +1278,8 @@ def test_a_copy_of_a_model_steps_with_its_own_weights() -> None:
     assert not torch.equal(in_steps(copy, ids, prompt=4), before)
     assert torch.equal(in_steps(model, ids, prompt=4), before)
     assert torch.equal(in_steps(pickle.loads(pickle.dumps(model)), ids, prompt=4), before)  # noqa: S301
+    copy.model.norm.register_forward_hook(lambda module, args, output, model=copy: None)  # a cycle, as hooks make them
+    in_steps(copy, ids, prompt=4)
     gone = weakref.ref(copy.model)
     del copy
     gc.collect()
@@ -1273,16 +1310,67 @@ def test_a_step_that_fails_leaves_the_cache_as_it_was() -> None:
 
 
 @needs_kernels
-def test_a_cache_of_another_kind_is_refused() -> None:
-    """Of fewer texts, of another precision: a kernel would write beyond it."""
+@pytest.mark.parametrize("wrong", ["ids", "positions", "weight"])
+def test_arguments_of_another_kind_leave_the_cache_as_it_was(wrong: str) -> None:
+    """They are refused before a place in the cache is taken."""
     model = lively_model().float()
+    ids = torch.randint(37, (1, 6))
     with torch.no_grad():
-        cache = model(torch.randint(37, (1, 5)), use_cache=True).past_key_values
-        with pytest.raises(ValueError, match=r"the cache holds keys of \(1, 16, 4, torch\.float32"):
+        cache = model(ids[:, :5], use_cache=True).past_key_values
+        given: dict[str, Any] = {"input_ids": ids[:, 5:], "past_key_values": cache}
+        if wrong == "ids":
+            given["input_ids"] = given["input_ids"].float()
+        elif wrong == "positions":
+            given["position_ids"] = torch.tensor([[5.0]])
+        else:
+            model.model.layers[1].feed_forward.up.to("meta")
+        with pytest.raises((RuntimeError, TypeError)):
+            model(**given)
+    assert {slot.get_seq_length() for slot in cache.layers} == {5}
+
+
+@needs_kernels
+def test_a_cache_that_an_error_left_uneven_is_not_for_the_kernel() -> None:
+    """Later layers have fewer tokens, and less room, than the first: the kernel would write beyond it."""
+    model = lively_model(max_position_embeddings=300).float()
+    ids = torch.randint(37, (1, 291))
+
+    def fail(module: nn.Module, args: Any) -> None:
+        raise KeyboardInterrupt
+
+    with torch.no_grad():
+        cache = model(ids[:, :1], use_cache=True).past_key_values
+        handle = model.model.layers[1].register_forward_pre_hook(fail)
+        with pytest.raises(KeyboardInterrupt):
+            model(ids[:, 1:290], past_key_values=cache)
+        handle.remove()
+        assert [slot.get_seq_length() for slot in cache.layers] == [290, 290, 1, 1]
+        model(ids[:, 290:], past_key_values=cache)
+    assert [slot.get_seq_length() for slot in cache.layers] == [291, 291, 2, 2]
+
+
+@needs_kernels
+def test_a_cache_of_another_kind_is_not_for_the_kernel() -> None:
+    """Of fewer texts, which PyTorch refuses; of another precision, which it takes."""
+    model = lively_model().float()
+    ids = torch.randint(37, (1, 6))
+    with torch.no_grad():
+        cache = model(ids[:, :5], use_cache=True).past_key_values
+        with pytest.raises(RuntimeError, match="must match"):
             model(torch.zeros(2, 1, dtype=torch.long), past_key_values=cache)
-        cache = model.double()(torch.randint(37, (1, 5)), use_cache=True).past_key_values
-        with pytest.raises(ValueError, match=r"torch\.float64"):
-            model.float()(torch.zeros(1, 1, dtype=torch.long), past_key_values=cache)
+        assert {slot.get_seq_length() for slot in cache.layers} == {5}
+        with torch.autocast("cpu", torch.bfloat16):
+            mixed = model(ids[:, 5:], past_key_values=cache).logits
+    torch.testing.assert_close(mixed.float(), model(ids).logits[:, 5:], rtol=0.3, atol=0.3)
+
+
+@needs_kernels
+def test_a_head_of_another_width_is_refused() -> None:
+    """As by PyTorch, instead of reading the states by another measure."""
+    model = lively_model().float()
+    model.lm_head = nn.Linear(32, 37)
+    with torch.no_grad(), pytest.raises(RuntimeError, match="cannot be multiplied"):
+        model(torch.zeros(1, 1, dtype=torch.long), use_cache=True)
 
 
 def test_a_growing_slot_is_as_that_of_transformers() -> None:

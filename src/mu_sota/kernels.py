@@ -118,8 +118,8 @@ def kernels_usable(tensor: Tensor, head_size: int = LARGEST_HEAD) -> bool:
 
 def kernels_callable(tensor: Tensor, head_size: int = LARGEST_HEAD) -> bool:
     """As `kernels_usable`, for the two kernels that are no operators of PyTorch: not while a graph is being traced."""
-    plain = type(tensor) in (Tensor, Parameter)
-    return plain and not torch.compiler.is_compiling() and kernels_usable(tensor, head_size)
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return not traced and type(tensor) in (Tensor, Parameter) and kernels_usable(tensor, head_size)
 
 
 def _address(tensor: Tensor) -> int:
@@ -328,6 +328,19 @@ def linear_of_one(state: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return output
 
 
+def kernel_weights(weights: list[Tensor]) -> list[Tensor]:
+    """The weights as `decode_step` takes them: contiguous.
+
+    Raises:
+        TypeError: a weight is not float32 on the CPU.
+    """
+    if set(map(attrgetter("dtype", "is_cpu"), weights)) != {(torch.float32, True)}:
+        list(map(_address, weights))
+    if not all(map(Tensor.is_contiguous, weights)):
+        return [weight.contiguous() for weight in weights]
+    return weights
+
+
 def decode_step(
     ids: list[int], positions: list[int], weights: list[Tensor], rooms: list[Tensor], length: int, epsilon: float
 ) -> Tensor:
@@ -336,14 +349,7 @@ def decode_step(
     Ids and positions are those of the new tokens, and in the tables. The weights come in the order of `mu_decode_step`
     in kernels.cpp. Each layer has two rooms for keys and values, [2, B, N, tokens, S] and [2, B, H, tokens, K], of
     which `length` tokens are used: those of the new one are written to the last of these places.
-
-    Raises:
-        TypeError: a weight is not float32.
     """
-    if set(map(attrgetter("dtype"), weights)) != {torch.float32}:
-        list(map(_address, weights))
-    if not all(map(Tensor.is_contiguous, weights)):
-        weights = [weight.contiguous() for weight in weights]
     size, blocks, heads = weights[0].shape[1], rooms[0].shape[2], rooms[1].shape[2]
     output = weights[0].new_empty(len(ids), 1, size)
     _call(

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from itertools import chain
 from operator import is_
 from typing import Any, TypeVar
-from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 from torch.utils.hooks import RemovableHandle
 from transformers import Cache, DynamicCache, GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
@@ -29,6 +29,7 @@ from .kernels import (
     fused_attention,
     fused_block_attention,
     fused_feed_forward,
+    kernel_weights,
     kernels_callable,
     kernels_usable,
     linear_of_one,
@@ -82,7 +83,8 @@ class GrowingLayer(DynamicLayer):
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """As in `transformers`: takes keys and values of new tokens, returns those of all."""
-        if key_states.requires_grad or key_states.shape != value_states.shape or torch.compiler.is_compiling():
+        plain = not key_states.requires_grad and not torch.compiler.is_compiling()
+        if not plain or key_states.shape != value_states.shape or not self.takes(key_states.shape, key_states):
             return super().update(key_states, value_states, *args, **kwargs)
         new = key_states.shape[-2]
         room = self.grow(key_states.shape, key_states)[:, :, :, : self._length]
@@ -90,29 +92,32 @@ class GrowingLayer(DynamicLayer):
         keys, values = room.unbind()
         return keys, values
 
+    def takes(self, shape: Sequence[int], like: Tensor, past: int | None = None) -> bool:
+        """Whether there is nothing yet, or what can stand beside keys of `shape` [B, H, new, K], of a kind as `like`.
+
+        Given `past`, whether just so many tokens are cached, too.
+        """
+        if self._given is not None:
+            self._take_in(*self._given)
+        batch, heads, _, size = shape
+        same = self._room is None or self._kind == (batch, heads, size, like.dtype, like.device)
+        return same and past in (None, self._length)
+
     def grow(self, shape: Sequence[int], like: Tensor) -> Tensor:
-        """The room, [2, B, H, tokens, K], after places for keys and values of `shape` [B, H, new, K] are taken in it.
+        """The room, [2, B, H, tokens, K], after places for keys and values that it `takes` are taken in it.
 
-        They are to be filled. `like` has the dtype and device of what is to come.
-
-        Raises:
-            ValueError: what is cached is of another shape or kind.
+        They are to be filled.
         """
         if not self.is_initialized:
             self.lazy_initialization(like, like)
-        batch, heads, new, size = shape
-        kind = (batch, heads, size, like.dtype, like.device)
         if self._given is not None:
             self._take_in(*self._given)
-        if self._room is not None and self._kind != kind:
-            raise ValueError(
-                f"the cache holds keys of {self._kind}, and new ones are of {kind}: batch, heads, size, type"
-            )
+        batch, heads, new, size = shape
         if self._room is None or self._length + new > self._room.shape[-2]:
             room = like.new_empty(2, batch, heads, self._length + new + _ROOM, size)
             if self._room is not None:
                 room[:, :, :, : self._length] = self._room[:, :, :, : self._length]
-            self._room, self._kind = room, kind
+            self._room, self._kind = room, (batch, heads, size, like.dtype, like.device)
         self._length += new
         return self._room
 
@@ -155,7 +160,7 @@ def _as_made(*modules: nn.Module) -> bool:
     They are not when hooks are on them, or when something has taken their place: adapters, quantised layers,
     parametrizations.
     """
-    return all(
+    return not _has_any_global_hook() and all(
         type(module) in _MADE
         and getattr(module, "bias", True) is not None
         and "forward" not in module.__dict__
@@ -359,28 +364,66 @@ class _Weights:
     """
 
     def __init__(self, model: "MuModel") -> None:
+        config: Any = model.config
         self.handles = RemovableHandle.next_id
-        _, *self.modules = model.modules()  # the model itself could then never be forgotten
+        _, *self.modules = model.modules()
         self.attributes = [*map(vars, model.modules())]
         self.holders = [(of, name) for of in self.attributes for name in ("_parameters", "_modules") if of[name]]
         self.parts, self.sizes = self.look()
-        layers: Any = [layer.weights() for layer in model.layers] if _as_made(*self.modules) else []  # type: ignore[operator]
-        alike = len({tuple(weight.shape for weight in layer) for layer in layers}) == 1
-        usable = alike and model.layers[0].feed_forward.up.out_features % 16 == 0  # type: ignore[operator, union-attr]
-        self.weights = [*model.weights(), *chain.from_iterable(layers)] if usable else None
+        self.dropouts, self.norms, self.crosses, self.tables = (
+            [module for module in self.modules if type(module) is kind]
+            for kind in (nn.Dropout, nn.LayerNorm, CrossBlockAttention, nn.Embedding)
+        )
         self.slots = [part.slot for part in self.modules if isinstance(part, BlockAttention | CrossBlockAttention)]
+        self.obstacle = next((module for module in self.modules if not _as_made(module)), None)
+        self.weights: list[Tensor] = []
+        if self.obstacle is None and self.set_as_made(config):
+            self.weights = model.weights() + [weight for layer in model.layers for weight in layer.weights()]  # type: ignore[operator]
+        with torch.device("meta"):
+            shapes = [weight.shape for weight in MuLayer(config, 0).weights()] * len(model.layers)
+        size, width = config.hidden_size, len(model.layers) * NUM_BLOCKS
+        self.usable = (
+            [weight.shape for weight in self.weights[5:]] == shapes
+            and [weight.shape[-1] for weight in self.weights[:5]] == [size, size, width, size, size]
+            and config.intermediate_size % 16 == 0
+            and {type(weight) for weight in self.weights} == {nn.Parameter}
+            and {id(weight) for weight in self.weights} == {id(weight) for weight in model.parameters()}
+        )
+        self.counts = [*map(Tensor.numel, self.weights)]
 
     def look(self) -> tuple[list[Any], list[int]]:
         """What changes when something else takes the place of a weight, of a module, or of its method."""
         contents = [attributes[name].values() for attributes, name in self.holders]
         return [*chain.from_iterable(contents), *map(type, self.modules)], [*map(len, self.attributes)]
 
-    def valid(self) -> bool:
-        """Whether there are weights for the kernel, and the model is as it was, without new hooks."""
-        if self.weights is None or self.handles != RemovableHandle.next_id:  # it counts all hooks that were ever set
+    def set_as_made(self, config: MuConfig) -> bool:
+        """Whether the modules have the settings that the kernel knows of, and drop nothing."""
+        return (
+            not any(module.training and module.p for module in self.dropouts)
+            and all(module.eps == config.layer_norm_eps for module in self.norms)
+            and all(module.num_heads == config.num_attention_heads for module in self.crosses)
+            and all(module.max_norm is None for module in self.tables)
+        )
+
+    def unchanged(self) -> bool:
+        """Whether nothing has come since that would make these other weights."""
+        if self.obstacle is not None:
+            return not _as_made(self.obstacle)
+        if self.handles != RemovableHandle.next_id:  # it counts all hooks that were ever set
             return False
         parts, sizes = self.look()
-        return sizes == self.sizes and len(parts) == len(self.parts) and all(map(is_, parts, self.parts))
+        same = len(parts) == len(self.parts) and all(map(is_, parts, self.parts))
+        return same and sizes == self.sizes and [*map(Tensor.numel, self.weights)] == self.counts
+
+    def for_kernel(self, config: MuConfig) -> list[Tensor] | None:
+        """The weights, if the kernel may take them now.
+
+        Raises:
+            TypeError: some are of another dtype, or on another device.
+        """
+        if not self.usable or _has_any_global_hook() or not self.set_as_made(config):
+            return None
+        return kernel_weights(self.weights)
 
 
 class MuModel(MuPreTrainedModel):
@@ -394,7 +437,11 @@ class MuModel(MuPreTrainedModel):
         self.affinity = _starting_at(0.02, nn.Embedding(config.vocab_size, config.num_hidden_layers * NUM_BLOCKS))
         self.layers = nn.ModuleList(MuLayer(config, index) for index in range(config.num_hidden_layers))
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self._gathered: _Weights | None = None
         self.post_init()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_gathered": None}  # a copy gathers its own
 
     def get_input_embeddings(self) -> nn.Embedding:
         return self.token_embedding
@@ -463,34 +510,37 @@ class MuModel(MuPreTrainedModel):
         """States of one new token of each cached text, from a kernel for just this; None where it cannot take it."""
         if input_ids.shape[1] > 1 or not len(input_ids) or cache is None or torch.is_grad_enabled() or self.training:
             return None
-        heads, size, weight = self.config.num_attention_heads, self.config.hidden_size, self.token_embedding.weight
-        if not kernels_callable(weight, size // min(NUM_BLOCKS, heads)) or input_ids.device != weight.device:
+        config: Any = self.config
+        first = self.token_embedding.weight
+        heads, size = config.num_attention_heads, config.hidden_size
+        integers = all(ids is None or not ids.is_floating_point() for ids in (input_ids, position_ids))
+        largest_head = size // min(NUM_BLOCKS, heads)
+        if not integers or input_ids.device != first.device or not kernels_callable(first, largest_head):
             return None
         if set(map(type, cache.layers)) != {GrowingLayer}:
             return None
-        gathered = _gathered.get(self)
-        if gathered is None or not gathered.valid():
-            gathered = _gathered[self] = _Weights(self)
-        if gathered.weights is None:
+        if self._gathered is None or not self._gathered.unchanged():
+            self._gathered = _Weights(self)
+        weights = self._gathered.for_kernel(config)
+        if weights is None:
             return None
         past, batch = cache.get_seq_length(), len(input_ids)
         ids = input_ids.flatten().tolist()
         positions = [past] * batch if position_ids is None else position_ids.expand(batch, 1).flatten().tolist()
-        tokens, places, affinities = map(len, gathered.weights[:3])
+        tokens, places, affinities = map(len, weights[:3])
         if min(*ids, *positions) < 0 or max(ids) >= min(tokens, affinities) or max(positions) >= places:
             return None  # where PyTorch refuses
         shapes = [(batch, count, 1, size // count) for count in (NUM_BLOCKS, heads)]
-        slots: list[Any] = [cache.layers[slot] for slot in gathered.slots]
-        rooms = [slot.grow(shapes[at % ATTENTIONS], weight) for at, slot in enumerate(slots)]
-        return decode_step(ids, positions, gathered.weights, rooms, past + 1, self.norm.eps)
+        slots: list[Any] = [cache.layers[slot] for slot in self._gathered.slots]
+        if not all(slot.takes(shapes[at % ATTENTIONS], first, past) for at, slot in enumerate(slots)):
+            return None
+        rooms = [slot.grow(shapes[at % ATTENTIONS], first) for at, slot in enumerate(slots)]
+        return decode_step(ids, positions, weights, rooms, past + 1, config.layer_norm_eps)
 
     def weights(self) -> list[Tensor]:
         """All weights but those of the layers, in the order of `mu_decode_step` in kernels.cpp."""
         tables = (self.token_embedding.weight, self.position_embedding.weight, self.affinity.weight)
         return [*tables, self.norm.weight, self.norm.bias]
-
-
-_gathered: WeakKeyDictionary[MuModel, _Weights] = WeakKeyDictionary()
 
 
 def _give_slots(cache: Cache, slots: int) -> None:
@@ -608,7 +658,8 @@ class MuForCausalLM(MuPreTrainedModel, GenerationMixin):
     def _logits(self, hidden: Tensor) -> Tensor:
         head = self.lm_head
         one = hidden.shape[:2] == (1, 1) and not torch.is_grad_enabled()
-        if one and kernels_callable(hidden) and _as_made(head):
+        usable = one and _as_made(head) and kernels_callable(hidden) and kernels_callable(head.weight)
+        if usable and head.weight.shape[1] == hidden.shape[-1]:
             return linear_of_one(hidden, head.weight, head.bias)
         return head(hidden)
 
