@@ -1258,12 +1258,14 @@ def test_a_layer_in_training_drops_in_a_step() -> None:
     """Dropout at work in one layer, as for samples of uncertainty, also from the cache."""
     model = lively_model(dropout=0.5).float()
     ids = torch.randint(37, (1, 9))
-    before = in_steps(model, ids, prompt=4)
+    before = in_steps(deepcopy(model), ids, prompt=4)
     model.model.layers[1].train()
     one, two = (in_steps(model, ids, prompt=4)[:, -1] for _ in range(2))
     assert not torch.equal(one, two)
     model.eval()
+    state = torch.get_rng_state()
     assert torch.equal(in_steps(model, ids, prompt=4), before)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 @needs_kernels

@@ -377,7 +377,7 @@ class _Weights:
         self.slots = [part.slot for part in self.modules if isinstance(part, BlockAttention | CrossBlockAttention)]
         self.obstacle = next((module for module in self.modules if not _as_made(module)), None)
         self.weights: list[Tensor] = []
-        if self.obstacle is None and self.set_as_made(config):
+        if self.obstacle is None:
             self.weights = model.weights() + [weight for layer in model.layers for weight in layer.weights()]  # type: ignore[operator]
         with torch.device("meta"):
             shapes = [weight.shape for weight in MuLayer(config, 0).weights()] * len(model.layers)
@@ -396,7 +396,7 @@ class _Weights:
         contents = [attributes[name].values() for attributes, name in self.holders]
         return [*chain.from_iterable(contents), *map(type, self.modules)], [*map(len, self.attributes)]
 
-    def set_as_made(self, config: MuConfig) -> bool:
+    def settings_as_made(self, config: MuConfig) -> bool:
         """Whether the modules have the settings that the kernel knows of, and drop nothing."""
         return (
             not any(module.training and module.p for module in self.dropouts)
@@ -421,7 +421,7 @@ class _Weights:
         Raises:
             TypeError: some are of another dtype, or on another device.
         """
-        if not self.usable or _has_any_global_hook() or not self.set_as_made(config):
+        if not self.usable or _has_any_global_hook() or not self.settings_as_made(config):
             return None
         return kernel_weights(self.weights)
 
