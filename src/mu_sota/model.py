@@ -81,6 +81,10 @@ class GrowingLayer(DynamicLayer):
             return self._given
         return [None, None] if self._room is None else [*self._room[:, :, :, : self._length].unbind()]
 
+    def get_seq_length(self) -> int:
+        """As in `transformers`: tokens that are cached."""
+        return self._length if self._given is None else super().get_seq_length()
+
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """As in `transformers`: takes keys and values of new tokens, returns those of all."""
         plain = not key_states.requires_grad and not torch.compiler.is_compiling()
@@ -113,13 +117,22 @@ class GrowingLayer(DynamicLayer):
         if self._given is not None:
             self._take_in(*self._given)
         batch, heads, new, size = shape
-        if self._room is None or self._length + new > self._room.shape[-2]:
-            room = like.new_empty(2, batch, heads, self._length + new + _ROOM, size)
-            if self._room is not None:
-                room[:, :, :, : self._length] = self._room[:, :, :, : self._length]
-            self._room, self._kind = room, (batch, heads, size, like.dtype, like.device)
+        if self._room is None:
+            nothing = like.new_empty(batch, heads, 0, size)
+            self._room = self._move(nothing, nothing, new)
+        elif self._length + new > self._room.shape[-2]:
+            keys, values = self._room[:, :, :, : self._length].unbind()
+            self._room = self._move(keys, values, new)
         self._length += new
         return self._room
+
+    def _move(self, keys: Tensor, values: Tensor, new: int) -> Tensor:
+        """A larger room that begins with these."""
+        batch, heads, length, size = keys.shape
+        room = keys.new_empty(2, batch, heads, length + new + _ROOM, size)
+        room[0, :, :, :length], room[1, :, :, :length] = keys, values
+        self._kind = (batch, heads, size, keys.dtype, keys.device)
+        return room
 
     def _take_in(self, keys: Tensor | None, values: Tensor | None) -> None:
         """What something has put in the place of the room's keys and values: often they are just fewer of the same."""
@@ -127,12 +140,9 @@ class GrowingLayer(DynamicLayer):
         self._length = 0 if keys is None or keys.numel() == 0 else keys.shape[-2]
         if self._room is not None and _begins(keys, self._room[0]) and _begins(values, self._room[1]):
             return
-        self._room = self._kind = None
+        self._room = None
         if keys is not None and values is not None and self._length:
-            batch, heads, length, size = keys.shape
-            self._room = keys.new_empty(2, batch, heads, length + _ROOM, size)
-            self._room[0, :, :, :length], self._room[1, :, :, :length] = keys, values
-            self._kind = (batch, heads, size, keys.dtype, keys.device)
+            self._room = self._move(keys, values, 0)
 
 
 def _begins(cached: Tensor | None, room: Tensor) -> bool:
@@ -492,7 +502,7 @@ class MuModel(MuPreTrainedModel):
         if not isinstance(past, Tensor) and past + new > positions:
             raise ValueError(f"the input has {past + new} tokens, but this model has learned {positions} positions")
         bias = attention_bias(attention_mask, new, keys, past, device)
-        step = None if bias is not None else self._step(input_ids, position_ids, past_key_values)
+        step = None if bias is not None else self._step(input_ids, position_ids, past_key_values, past)
         if step is not None:
             return MuModelOutput(last_hidden_state=step, past_key_values=past_key_values)
         if position_ids is None:
@@ -506,7 +516,7 @@ class MuModel(MuPreTrainedModel):
             state = layer(state, affinity, bias, past_key_values)
         return MuModelOutput(last_hidden_state=self.norm(state), past_key_values=past_key_values)
 
-    def _step(self, input_ids: Tensor, position_ids: Tensor | None, cache: Cache | None) -> Tensor | None:
+    def _step(self, input_ids: Tensor, position_ids: Tensor | None, cache: Cache | None, past: int) -> Tensor | None:
         """States of one new token of each cached text, from a kernel for just this; None where it cannot take it."""
         if input_ids.shape[1] > 1 or not len(input_ids) or cache is None or torch.is_grad_enabled() or self.training:
             return None
@@ -524,8 +534,7 @@ class MuModel(MuPreTrainedModel):
         weights = self._gathered.for_kernel(config)
         if weights is None:
             return None
-        past, batch = cache.get_seq_length(), len(input_ids)
-        ids = input_ids.flatten().tolist()
+        batch, ids = len(input_ids), input_ids.flatten().tolist()
         positions = [past] * batch if position_ids is None else position_ids.expand(batch, 1).flatten().tolist()
         tokens, places, affinities = map(len, weights[:3])
         if min(*ids, *positions) < 0 or max(ids) >= min(tokens, affinities) or max(positions) >= places:
