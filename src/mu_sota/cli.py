@@ -340,6 +340,74 @@ def _trained_on_uniform_tokens(rebuild: "Callable[[], Any] | None", device: str,
         return train_on_uniform_tokens(lambda: rebuild().to(device), seconds, progress)
 
 
+@app.command("compare", short_help="MU beside standard Transformers")
+def _compare(
+    out: Annotated[
+        Path | None, typer.Option(help="folder for trainings, record and report; not needed with --plan")
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help=f"{_PRESET}. Default: mu-sota")] = None,
+    data: Annotated[str | None, typer.Option(help=f"{_DATA}. Default: pydocs")] = None,
+    match: Annotated[
+        str | None, typer.Option(help="what is made equal, a question each. Default: params,flops,time")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(help="trainings of every model that count. Default: 3")] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(help="time for everything, as 2h or 45min; or steps of every training, as 500steps. Default: 2h"),
+    ] = None,
+    trials: Annotated[int | None, typer.Option(help="settings tried for every model. Default: 8")] = None,
+    controls: Annotated[
+        bool | None,
+        typer.Option(
+            "--controls/--no-controls",
+            help="also a GPT-2 against itself, which must tie, and a crippled one, which must lose",
+        ),
+    ] = None,
+    assignments: Assignments = None,
+    config: SettingsFile = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="say what would be done, and how long it takes; train nothing")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="go on with the comparison in --out, if there is one")
+    ] = False,
+) -> None:
+    """Train MU beside GPT-2 and Llama style models of matching size, all tuned alike, and write a report.
+
+    With --resume, all that is not given is as the comparison was started.
+    """
+    if out is None and not plan:
+        raise InputError("give --out, a folder for the comparison, or --plan to see what it would do")
+    from .settings import load_settings, parse_assignments, read_yaml
+
+    _quiet()
+    from .compare import Comparison, recorded_request
+    from .plan import Request
+
+    before = recorded_request(out) if resume and out is not None else {}
+    given = {
+        "preset": preset,
+        "data": data,
+        "questions": None if match is None else tuple(part.strip() for part in match.split(",")),
+        "seeds": seeds,
+        "budget": budget,
+        "trials": trials,
+        "controls": controls,
+    }
+    changed = {**(read_yaml(config) if config else {}), **parse_assignments(assignments or [])}
+    overrides = {**before.get("overrides", {}), **changed}
+    kept = {key: value for key, value in before.items() if key in given}
+    request = Request(**kept | {key: value for key, value in given.items() if value is not None}, overrides=overrides)
+    comparison = Comparison(request, load_settings(request.preset, overrides=request.overrides))
+    if plan:
+        print(comparison.describe(comparison.make_plan()))
+        return
+    assert out is not None
+    record = comparison.run(out, resume)
+    print("\n" + "\n".join(record["verdict"]))
+    print(f"\n{out}: report.html (opens in any browser, prints to PDF), report.md, comparison.json")
+
+
 @app.command("info", short_help="Parameters, FLOPs, memory, settings")
 def _info(preset: Preset = "mu-sota", assignments: Assignments = None, config: SettingsFile = None) -> None:
     """Parameters part by part, FLOPs per token, memory of a training step, and all settings."""

@@ -158,7 +158,7 @@ def load_settings(
         raise InputError(f"no preset is named {preset!r}; choose one of: {', '.join(MODEL_PRESETS)}")
     merged: dict[str, Any] = {**MODEL_PRESETS[preset], **RUN_PRESETS[preset], **(recorded or {})}
     if file is not None:
-        merged.update(_read_yaml(Path(file)))
+        merged.update(read_yaml(Path(file)))
     merged.update(overrides or {})
 
     known = [*RunSettings.model_fields, *MODEL_KEYS]
@@ -201,7 +201,12 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
     return parsed
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Settings of a YAML file, not yet checked.
+
+    Raises:
+        InputError: it does not exist, or cannot be read as settings.
+    """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

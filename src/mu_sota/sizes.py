@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from transformers import PreTrainedModel
 
 from .kernels import plain_pytorch
 from .model import MuForCausalLM
@@ -34,7 +35,7 @@ def parameter_table(model: MuForCausalLM) -> dict[str, int]:
     return dict(parts)
 
 
-def flops_per_token(model: MuForCausalLM, length: int) -> tuple[int, int]:
+def flops_per_token(model: PreTrainedModel, length: int) -> tuple[int, int]:
     """Floating-point operations per token of a forward pass, and of forward and backward, as PyTorch counts them.
 
     Counted while one sequence runs on the CPU, in PyTorch's own operations. A multiplication and an addition count as

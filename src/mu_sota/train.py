@@ -318,7 +318,7 @@ def train(preset: str, data: str, out: Path, settings: Settings, resume: bool = 
     with process.main_process_first():
         corpus = load_corpus(data, tokenizer=settings.run.tokenizer, vocab_size=settings.model.vocab_size)
     windows = TrainWindows(corpus.train.tokens, settings.run.window, settings.run.stride)
-    config = _fit_to_tokenizer(settings.model, corpus)
+    config = fitted_to_tokenizer(settings.model, corpus)
     identity = {
         "preset": preset,
         "settings": settings.run.model_dump(exclude={"micro_batch_size", "log_steps", "checkpoint_minutes"}),
@@ -336,7 +336,7 @@ def train(preset: str, data: str, out: Path, settings: Settings, resume: bool = 
     for prompt in settings.run.prompts:  # found unusable now, not after the first epoch
         prompt_ids(corpus.tokenizer, prompt, settings.run.sample_tokens, config.max_position_embeddings)
     floor = unigram(corpus.train, corpus.validation, config.vocab_size)
-    micro_batch_size = settings.run.micro_batch_size or _default_micro_batch(settings.run, process.num_processes)
+    micro_batch_size = settings.run.micro_batch_size or default_micro_batch(settings.run, process.num_processes)
     causality = _check_causality(config, settings.run.seed, process.device)
     process.wait_for_everyone()
     if process.is_main_process:
@@ -448,7 +448,8 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def _fit_to_tokenizer(config: MuConfig, corpus: Corpus) -> MuConfig:
+def fitted_to_tokenizer(config: MuConfig, corpus: Corpus) -> MuConfig:
+    """The configuration with the vocabulary and special tokens that the corpus really has."""
     tokenizer = corpus.tokenizer
     return MuConfig(
         **{
@@ -513,7 +514,8 @@ def _remove_leftovers(out: Path) -> None:
             shutil.rmtree(leftover)
 
 
-def _default_micro_batch(settings: RunSettings, processes: int) -> int:
+def default_micro_batch(settings: RunSettings, processes: int) -> int:
+    """Sequences at once in a process, before the memory has had its say."""
     share = math.ceil(settings.batch_size / processes)
     return share if torch.cuda.is_available() else min(share, 16)
 

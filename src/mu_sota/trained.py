@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import GenerationConfig, PreTrainedTokenizerFast
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from . import tokenizer as tokenizers
 from .config import MuConfig
@@ -97,7 +97,7 @@ def load_trained(
 
 
 def save_trained(
-    model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast, sampling: Sampling, folder: Path, **more: Any
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, sampling: Sampling, folder: Path, **more: Any
 ) -> None:
     """Write model and tokenizer in Hugging Face layout; `generate` on what is loaded from there samples by `sampling`.
 
@@ -142,7 +142,7 @@ def prompt_ids(tokenizer: PreTrainedTokenizerFast, prompt: str, max_new_tokens: 
 
 
 def continued(
-    model: MuForCausalLM,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     ids: list[int],
     sampling: Sampling,
@@ -166,7 +166,7 @@ def continued(
     with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device], device_type=_fork_type(device)):
         torch.manual_seed(seed)
         try:
-            output = model.generate(  # type: ignore[misc]
+            output = model.generate(  # type: ignore[operator]
                 inputs,
                 attention_mask=torch.ones_like(inputs),
                 max_new_tokens=max_new_tokens,
@@ -194,7 +194,7 @@ def text_of(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> str:
 
 
 def sample(
-    model: MuForCausalLM,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     prompt: str,
     sampling: Sampling,

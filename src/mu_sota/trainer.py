@@ -15,14 +15,13 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm.auto import tqdm
-from transformers import PreTrainedTokenizerFast, Trainer, TrainerState, TrainingArguments
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, Trainer, TrainerState, TrainingArguments
 from transformers.integrations import TensorBoardCallback
 
 from .data import Corpus, TrainWindows
 from .evaluate import Score, evaluate
 from .files import replacing, write_json
 from .loss import IGNORE_INDEX
-from .model import MuForCausalLM
 from .settings import RunSettings
 from .trained import BEST_FOLDER, save_trained
 
@@ -130,7 +129,7 @@ class MuTrainer(Trainer):
 
     def __init__(
         self,
-        model: MuForCausalLM,
+        model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerFast,
         corpus: Corpus,
         windows: TrainWindows,

@@ -1,0 +1,114 @@
+"""What a comparison shows: from the test losses of its record to tables, controls and a verdict in plain words."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from .arms import MATCHINGS, SAID, Question
+from .significance import Difference, compare_losses, summarise
+
+METRICS = ("loss", "perplexity", "word_perplexity", "bits_per_byte", "accuracy")
+
+_TITLES: dict[Question, str] = {
+    "params": "The same number of parameters",
+    "flops": "The same number of operations",
+    "time": "The same time on this machine",
+}
+_ASKS: dict[Question, str] = {
+    "params": "Every model has as many parameters as MU: in all, or outside embeddings, token tables and output "
+    "projection. All see the same tokens; how much they compute for one, and how long that takes, differs.",
+    "flops": "Every model does as many floating-point operations for a token as MU, forward and backward together, and "
+    "sees the same tokens. Numbers of parameters and times differ.",
+    "time": "Every model has the size at which a training step takes as long as MU's on this machine, and sees the "
+    "same tokens. Numbers of parameters and operations differ, and so would the sizes on another machine.",
+}
+
+_NO_DIFFERENCE = "no difference shown"
+
+
+def conclude(
+    arms: Sequence[dict[str, Any]], references: Sequence[dict[str, Any]], questions: Sequence[Question]
+) -> dict[str, Any]:
+    """Tables, controls and verdict, all from losses on the test split.
+
+    Args:
+        arms: as `comparison.json` has them, MU first; their runs hold the scores.
+        references: likewise.
+        questions: a table each.
+    """
+    mu, opponents = arms[0], [arm for arm in arms if arm["matched_on"]]
+    tables = []
+    for question in questions:
+        matched = [arm for arm in opponents if arm["matched_on"] in MATCHINGS[question]]
+        rows = [
+            {"arm": mu["name"], "metrics": _metrics(mu["runs"]), "difference": None},
+            *({"arm": arm["name"]} | _row(mu, arm["runs"]) for arm in matched),
+            *({"reference": one["name"]} | _row(mu, [one] * len(mu["runs"])) for one in references),
+        ]
+        tables.append({"question": question, "title": _TITLES[question], "asks": _ASKS[question], "rows": rows})
+    named = {arm["name"]: arm for arm in arms}
+    controls = [_control(arm, named[arm["control_of"]]) for arm in arms if arm["control_of"]]
+    said = {
+        **{arm["name"]: f"{arm['label']} ({SAID[arm['matched_on']]})" for arm in opponents},
+        **{one["name"]: f"the {one['label']} model" for one in references},
+    }
+    verdict = [_sentence(table, said) for table in tables]
+    if references:
+        verdict.append(_against("Beside models that only count", _differences(tables[0], "reference"), said))
+    if failed := [control for control in controls if not control["passed"]]:
+        names = ", ".join(named[control["arm"]]["label"] for control in failed)
+        verdict.insert(0, f"A control did not come out as it must ({names}), so nothing below can be relied on.")
+    return {"tables": tables, "controls": controls, "verdict": verdict}
+
+
+def _losses(runs: Sequence[dict[str, Any]]) -> list[float]:
+    return [run["test"]["loss"] for run in runs]
+
+
+def _metrics(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {name: summarise([run["test"][name] for run in runs]).as_dict() for name in METRICS}
+
+
+def _row(mu: dict[str, Any], runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    found = compare_losses(_losses(mu["runs"]), _losses(runs))
+    said = found.verdict if found.verdict == _NO_DIFFERENCE else f"MU {found.verdict}"
+    return {"metrics": _metrics(runs), "difference": found.as_dict() | {"verdict": said}}
+
+
+def _control(arm: dict[str, Any], against: dict[str, Any]) -> dict[str, Any]:
+    found: Difference = compare_losses(_losses(arm["runs"]), _losses(against["runs"]))
+    expected = _NO_DIFFERENCE if arm["new_seeds"] else "worse"
+    return {
+        "arm": arm["name"],
+        "against": against["name"],
+        "expected": expected,
+        "difference": found.as_dict(),
+        "passed": found.verdict == expected,
+    }
+
+
+def _differences(table: dict[str, Any], kind: str) -> dict[str, dict[str, Any]]:
+    return {row[kind]: row["difference"] for row in table["rows"] if kind in row and row["difference"]}
+
+
+def _sentence(table: dict[str, Any], said: dict[str, str]) -> str:
+    return _against(table["title"], _differences(table, "arm"), said)
+
+
+def _against(title: str, differences: dict[str, dict[str, Any]], said: dict[str, str]) -> str:
+    parts = []
+    for verdict, words in (("MU better", "better than"), ("MU worse", "worse than")):
+        names = [
+            f"{said[name]} by {abs(found['mean']):.3f} nats a token"
+            for name, found in differences.items()
+            if found["verdict"] == verdict
+        ]
+        if names:
+            parts.append(f"MU is {words} {_listed(names)}")
+    open_ones = [said[name] for name, found in differences.items() if found["verdict"] == _NO_DIFFERENCE]
+    if open_ones:
+        parts.append(f"no difference is shown to {_listed(open_ones)}")
+    return f"{title}: {'; '.join(parts)}."
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

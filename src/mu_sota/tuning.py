@@ -1,0 +1,84 @@
+"""Hyperparameters of a comparison: one grid for every model, searched by successive halving on the validation split.
+
+Every model gets the same number of trials at the same lengths. A rung trains all settings that are left, each from the
+start and with the schedule of its own length, and keeps the better half (Jamieson and Talwalkar 2016, with halves).
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from .errors import InputError
+
+
+class Trial(NamedTuple):
+    """Hyperparameters of a training."""
+
+    learning_rate: float
+    weight_decay: float
+    dropout: float
+
+
+LEARNING_RATES = (1e-3, 3e-3, 1e-2, 3e-4)
+_CORNERS = ((0.01, 0.1), (0.1, 0.0), (0.01, 0.0), (0.1, 0.1))  # weight decay and dropout
+GRID = {
+    "learning_rate": sorted(LEARNING_RATES),
+    "weight_decay": sorted({decay for decay, _ in _CORNERS}),
+    "dropout": sorted({dropout for _, dropout in _CORNERS}),
+}
+"""What the settings are drawn from."""
+
+_SHORTEST = 8  # a first trial has at least an eighth of the steps
+
+
+class Rung(NamedTuple):
+    """Of successive halving: how many settings are tried, and optimizer steps of each."""
+
+    trials: int
+    steps: int
+
+
+def settings_tried(count: int) -> list[Trial]:
+    """The first `count` of the grid, in an order in which every beginning is spread over it.
+
+    Raises:
+        InputError: there are not so many, or less than 1 is asked for.
+    """
+    most = len(LEARNING_RATES) * len(_CORNERS)
+    if not 1 <= count <= most:
+        raise InputError(f"--trials is {count}, but the grid has 1 to {most} settings to try")
+    # The learning rate matters most, so all its values come first; and each time round with other corners.
+    every = [
+        Trial(rate, *_CORNERS[(lap + number) % len(_CORNERS)])
+        for lap in range(len(_CORNERS))
+        for number, rate in enumerate(LEARNING_RATES)
+    ]
+    return every[:count]
+
+
+def rungs(trials: int, steps: int) -> list[Rung]:
+    """Successive halving for so many settings, when the training that counts has `steps` steps.
+
+    The last rung has at most half of them, and no rung less than 4.
+    """
+    if trials == 1:
+        return []
+    depth = min(math.ceil(math.log2(trials)), int(math.log2(_SHORTEST)))
+    return [Rung(-(-trials // 2**level), max(steps // 2 ** (depth - level), 4)) for level in range(depth)]
+
+
+def survivors(losses: Sequence[float | None], keep: int) -> list[int]:
+    """Numbers of the `keep` settings with the least loss, best first; None is a training that diverged.
+
+    Raises:
+        InputError: all of them diverged.
+    """
+    finite = [(loss, number) for number, loss in enumerate(losses) if loss is not None and math.isfinite(loss)]
+    if not finite:
+        raise InputError("all trainings of a tuning round diverged; lower max_grad_norm with --set, or window")
+    return [number for _, number in sorted(finite)[:keep]]
+
+
+def at_edge(trial: Trial) -> list[str]:
+    """The learning rate, if it is the grid's lowest or highest: a better one may lie beyond."""
+    return ["learning_rate"] if trial.learning_rate in (min(LEARNING_RATES), max(LEARNING_RATES)) else []
