@@ -35,6 +35,7 @@ MAY_IMPORT: dict[str, set[str] | str] = {
     "data": {"errors", "files", "loss", "tokenizer"},
     "settings": {"errors", "config"},
     "evaluate": {"errors", "data", "tokenizer", "loss"},
+    "ngrams": {"errors", "data", "evaluate"},
     "sizes": {"kernels", "model", "settings"},
     "trained": {"config", "errors", "model", "settings", "tokenizer"},
     "interactive": {"errors", "files", "model", "settings", "tokenizer", "trained"},
