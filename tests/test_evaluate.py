@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from mu_sota import MuConfig, MuForCausalLM
 from mu_sota.data import Split
-from mu_sota.evaluate import Score, evaluate, unigram
+from mu_sota.evaluate import Score, evaluate
 
 VOCABULARY = 40
 
@@ -64,13 +64,3 @@ def test_evaluation_leaves_training_mode_and_random_state_as_they_were(model: Mu
     assert torch.equal(before, torch.random.get_rng_state())
     model.eval()
     assert first == evaluate(model, _split(50), window=16, stride=16, batch_size=2)
-
-
-def test_unigram_is_add_one_frequencies() -> None:
-    train, split = _split(500, seed=1), _split(80, seed=2)
-    counts = dict.fromkeys(range(VOCABULARY), 1)
-    for token in train.tokens[1:].tolist():
-        counts[token] += 1
-    total = sum(counts.values())
-    expected = sum(-math.log(counts[token] / total) for token in split.tokens[1:].tolist())
-    assert unigram(train, split, VOCABULARY).nll == pytest.approx(expected)

@@ -34,6 +34,7 @@ MAY_IMPORT: dict[str, set[str] | str] = {
     "data": {"errors", "files", "loss", "tokenizer"},
     "settings": {"errors", "config"},
     "evaluate": {"errors", "data", "tokenizer", "loss"},
+    "ngrams": {"errors", "data", "evaluate"},
     "sizes": {"kernels", "model", "settings"},
     "baselines": {"config", "errors", "loss", "model", "sizes"},
     "trained": {"config", "errors", "model", "settings", "tokenizer"},

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -101,18 +100,11 @@ def evaluate(
         total = torch.tensor([nll, correct], dtype=torch.float64, device=device)
         dist.all_reduce(total)
         nll, correct = total[0].item(), int(total[1])
-    return _score(split, nll, correct)
+    return score_of(split, nll, correct)
 
 
-def unigram(train: Split, split: Split, vocab_size: int) -> Score:
-    """Score of the model that predicts every token by its frequency in `train` (add-one smoothing), context unseen."""
-    counts = np.bincount(train.tokens[1:], minlength=vocab_size) + 1
-    targets = split.tokens[1:]
-    log_probability = np.log(counts / counts.sum())
-    return _score(split, float(-log_probability[targets].sum()), int((targets == counts.argmax()).sum()))
-
-
-def _score(split: Split, nll: float, num_correct: int) -> Score:
+def score_of(split: Split, nll: float, num_correct: int) -> Score:
+    """The score of a model that gives a split this summed negative log-likelihood and number of right predictions."""
     return Score(nll, num_correct, split.n_predicted, max(split.n_words, 1), max(split.n_bytes, 1))
 
 

@@ -28,9 +28,9 @@ from .causality import Report, assert_causal
 from .config import MuConfig
 from .data import Corpus, TrainWindows, load_corpus
 from .errors import InputError
-from .evaluate import unigram
 from .files import replacing, write_json
 from .model import MuForCausalLM
+from .ngrams import unigram
 from .settings import MODEL_KEYS, RunSettings, Settings
 from .tokenizer import TOKENIZER_FILE
 from .tokenizer import save as save_tokenizer
