@@ -49,6 +49,7 @@ class Arm:
 
     Attributes:
         name: in file names and records.
+        family: mu, gpt2 or llama.
         label: for people, without the matching.
         config: of the model; its dropout is set by tuning.
         parameters: counted on the real model.
@@ -62,6 +63,7 @@ class Arm:
     """
 
     name: str
+    family: str
     label: str
     config: PreTrainedConfig
     parameters: Parameters
@@ -87,7 +89,7 @@ def make_arms(
     Raises:
         InputError: no standard Transformer of the family can be matched.
     """
-    mu = Arm("mu", "MU", config, count_parameters(config), count_flops(config, run.window))
+    mu = Arm("mu", "mu", "MU", config, count_parameters(config), count_flops(config, run.window))
     arms = [mu]
     for name, family in FAMILIES.items():
         for matched in (matched for question in questions for matched in MATCHINGS[question]):
@@ -95,6 +97,7 @@ def make_arms(
             arms.append(
                 Arm(
                     f"{name}-{matched}",
+                    name,
                     family.label,
                     theirs,
                     count_parameters(theirs),
@@ -170,7 +173,9 @@ class Stepper:
         self.run, self.micro_batch_size, self.precision, self.device = run, micro_batch_size, precision, device
 
     def seconds(self, configs: Sequence[PreTrainedConfig], budget: float) -> list[float]:
-        """Median seconds of a step of each model; about `budget` seconds are spent, but at least 3 steps each.
+        """Seconds of a step of each model: the median of the first, times the median ratio to it of each other.
+
+        About `budget` seconds are spent, but at least 3 steps on each.
 
         Raises:
             InputError: a single sequence at once is still too much for the memory.
@@ -180,10 +185,14 @@ class Stepper:
                 steps = [self._step(config) for config in configs]
                 taken: list[list[float]] = [[] for _ in steps]
                 first = sum(step() for step in steps)  # untimed: caches and allocators warm up
-                for _ in range(min(max(round(budget / first), 3), 50)):
+                for _ in range(min(max(round(budget / first), 3), 30)):
                     for times, step in zip(taken, steps, strict=True):
                         times.append(step())
-                return [statistics.median(times) for times in taken]
+                unit = statistics.median(taken[0])
+                return [
+                    unit * statistics.median(mine / other for mine, other in zip(times, taken[0], strict=True))
+                    for times in taken
+                ]
             except (RuntimeError, MemoryError) as error:
                 if not (isinstance(error, MemoryError) or should_reduce_batch_size(error)):
                     raise

@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 import sys
+import time
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -23,7 +24,7 @@ from .errors import InputError
 from .evaluate import Score, evaluate
 from .files import write_json
 from .findings import conclude
-from .ngrams import kneser_ney, unigram
+from .ngrams import KneserNey, unigram
 from .plan import Plan, Request, asked_settings, describe, make_plan
 from .settings import Settings
 from .train import Interrupt, Interrupted, choose_precision, default_micro_batch, duration, fitted_to_tokenizer
@@ -112,7 +113,7 @@ class Comparison:
             print(self.describe(plan) + "\n", flush=True)
             known = asked | {
                 "plan": plan.as_dict(),
-                "leak_checks": {arm.name: self._leak_check(arm) for arm in plan.arms},
+                "leak_checks": {arm.name: self._leak_check(arm) for arm in plan.arms if arm.control_of is None},
                 "machine": machine.describe(),
                 "started": _now(),
             }
@@ -151,7 +152,7 @@ class Comparison:
         return {
             "name": arm.name,
             "label": arm.label,
-            "family": arm.config.model_type,
+            "family": arm.family,
             "matched_on": arm.matched_on,
             "match_ratio": arm.match_ratio,
             "control_of": arm.control_of,
@@ -161,7 +162,7 @@ class Comparison:
             "flops_per_token": arm.flops_per_token,
             "training_flops": plan.steps * per_step,
             "seconds_per_step": arm.seconds_per_step,
-            "leak_check": known["leak_checks"][arm.name],
+            "leak_check": known["leak_checks"][arm.control_of or arm.name],
             "tuning": work.tuning(arm),
             "chosen": trial._asdict(),
             "at_edge": [] if arm.control_of else at_edge(trial),
@@ -286,23 +287,23 @@ class _Work:
         return record
 
     def references(self) -> list[dict[str, Any]]:
-        """The models that need no gradient."""
+        """The models that need no gradient: frequencies, and n-grams with modified Kneser-Ney smoothing."""
         file = self.out / _REFERENCES_FILE
         if not (known := _read(file)):
             corpus, vocabulary = self.comparison.corpus, self.comparison.config.vocab_size
+            start = time.monotonic()
+            ngrams = KneserNey(corpus.train.tokens, vocabulary, _ORDER)
+            seconds = time.monotonic() - start
+            splits = {name: getattr(corpus, name) for name in ("validation", "test")}
             known = {
-                "unigram": {
-                    split: unigram(corpus.train, getattr(corpus, split), vocabulary).as_dict()
-                    for split in ("validation", "test")
-                },
-                "kneser-ney": {
-                    split: kneser_ney(corpus.train, getattr(corpus, split), vocabulary, _ORDER).as_dict()
-                    for split in ("validation", "test")
-                },
+                "unigram": {"label": "unigram", "entries": vocabulary, "seconds": 0.0}
+                | {name: unigram(corpus.train, split, vocabulary).as_dict() for name, split in splits.items()},
+                "kneser-ney": {"label": f"Kneser-Ney {_ORDER}-gram", "entries": ngrams.num_ngrams}
+                | {"seconds": round(seconds, 2)}
+                | {name: ngrams.score(split).as_dict() for name, split in splits.items()},
             }
             write_json(file, known)
-        labels = {"unigram": "unigram", "kneser-ney": f"Kneser-Ney {_ORDER}-gram"}
-        return [{"name": name, "label": labels[name], **scores} for name, scores in known.items()]
+        return [{"name": name} | one for name, one in known.items()]
 
     def score(self, arm: Arm, seed: int) -> dict[str, Any]:
         """Validation and test split, whole, of the best weights. Every training is over by now."""

@@ -70,6 +70,16 @@ class KneserNey:
             self._levels.append(_estimate(*level, lower, vocab_size))
             lower = self._levels[-1].probabilities
 
+    @property
+    def num_ngrams(self) -> int:
+        """Distinct n-grams of all orders that have a probability of their own."""
+        return sum(len(level.keys) for level in self._levels)
+
+    def score(self, split: Split) -> Score:
+        """What the model makes of a split."""
+        nll = -float(self.log_probabilities(split.tokens).sum())
+        return score_of(split, nll, int((self.predictions(split.tokens) == split.tokens[1:]).sum()))
+
     def log_probabilities(self, tokens: np.ndarray) -> np.ndarray:
         """Natural logarithm of the probability of every token but the first after those before it, (tokens - 1,).
 
@@ -126,13 +136,6 @@ class KneserNey:
                     "vocabulary size of its own tokenizer."
                 )
         return tokens.astype(np.int64)
-
-
-def kneser_ney(train: Split, split: Split, vocab_size: int, order: int = 5) -> Score:
-    """Score of the n-gram model of `train`, with modified Kneser-Ney smoothing: see `KneserNey`."""
-    model = KneserNey(train.tokens, vocab_size, order)
-    nll = -float(model.log_probabilities(split.tokens).sum())
-    return score_of(split, nll, int((model.predictions(split.tokens) == split.tokens[1:]).sum()))
 
 
 def unigram(train: Split, split: Split, vocab_size: int) -> Score:
