@@ -47,7 +47,7 @@ MAY_IMPORT: dict[str, set[str] | str] = {
     "significance": set(),
     "arms": {"baselines", "config", "errors", "settings"},
     "tuning": {"errors"},
-    "course": {"baselines", "data", "files", "settings", "train", "trained", "trainer", "tuning"},
+    "course": {"baselines", "data", "evaluate", "files", "settings", "train", "trained", "trainer", "tuning"},
     "plan": {"arms", "baselines", "course", "data", "errors", "settings", "train", "tuning"},
     "findings": {"arms", "significance"},
     "inspect_blocks": ANYTHING_ABOVE,

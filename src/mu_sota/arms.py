@@ -110,7 +110,7 @@ def make_arms(
     mu = arms[0]
     arms = [mu, *(dataclasses.replace(arm, match_ratio=_ratio(arm, mu)) for arm in arms[1:])]
     if controls:
-        again, slow = "other seeds", f"{CONTROL_RATE:g} of the learning rate"
+        again, slow = "other seeds", f"learning rate x {CONTROL_RATE:g}"
         repeated = dataclasses.replace(arms[1], matched_on=None, match_ratio=None, control_of=arms[1].name)
         label = arms[1].title
         arms += [

@@ -244,7 +244,15 @@ class _Work:
         trials = settings_tried(self.comparison.request.trials)
         for rung in self.plan.rungs:
             losses = [
-                self._training(arm, trial, _TUNING_SEED, rung.steps, 1, _tuning(rung, number))["loss"]
+                self._training(
+                    arm,
+                    trial,
+                    _TUNING_SEED,
+                    rung.steps,
+                    1,
+                    _tuning(rung, number),
+                    f"setting {number + 1} of {rung.trials}, {rung.steps} steps",
+                )["loss"]
                 for number, trial in enumerate(trials)
             ]
             trials = [trials[number] for number in survivors(losses, -(-len(trials) // 2))]
@@ -252,12 +260,14 @@ class _Work:
 
     def train(self, arm: Arm, trial: Trial, seed: int) -> dict[str, Any]:
         """A training that counts."""
-        return self._training(arm, trial, seed, self.plan.steps, CURVE_POINTS, f"seed-{seed}")
+        return self._training(arm, trial, seed, self.plan.steps, CURVE_POINTS, f"seed-{seed}", f"seed {seed}")
 
     def _place(self, arm: Arm, name: str) -> Path:
         return self.out / _TRAININGS / arm.name / name
 
-    def _training(self, arm: Arm, trial: Trial, seed: int, steps: int, points: int, name: str) -> dict[str, Any]:
+    def _training(
+        self, arm: Arm, trial: Trial, seed: int, steps: int, points: int, name: str, said: str
+    ) -> dict[str, Any]:
         place = self._place(arm, name)
         seconds = self.plan.training_seconds(arm, steps, points)
         self.finished += 1
@@ -265,12 +275,11 @@ class _Work:
         if record:
             self.bar.skip(seconds)
             return record
-        said = f"{self.finished} of {self.plan.trainings}: {arm.title}, {name.replace('-', ' ')}"
+        said = f"{self.finished} of {self.plan.trainings}: {arm.title}, {said}"
         self.bar.begin(said, steps, seconds)
         record = {"seed": seed, **trial._asdict(), "steps": steps}
         record |= train_once(self.ground, arm.config, trial, seed, steps, points, place)
-        tuning = name.startswith("tuning")
-        if tuning:
+        if seed == _TUNING_SEED:
             shutil.rmtree(place / BEST_FOLDER, ignore_errors=True)
         elif record["loss"] is None:
             raise InputError(
@@ -280,10 +289,8 @@ class _Work:
         write_json(place / _TRAINING_FILE, record)
         self.bar.end()
         loss = "diverged" if record["loss"] is None else f"validation loss {record['loss']:.4f}"
-        tqdm.write(
-            f"{said}: {loss}, {duration(record['seconds'])} ({trial.learning_rate:g}, {trial.weight_decay:g}, "
-            f"{trial.dropout:g})"
-        )
+        settings = ", ".join(f"{key.replace('_', ' ')} {value:g}" for key, value in trial._asdict().items())
+        tqdm.write(f"{said}: {loss} in {duration(record['seconds'])} ({settings})")
         return record
 
     def references(self) -> list[dict[str, Any]]:

@@ -22,6 +22,7 @@ from transformers import (
 
 from .baselines import build
 from .data import Corpus, Split, TrainWindows
+from .evaluate import evaluate
 from .files import write_json
 from .settings import RunSettings
 from .train import Interrupt, Interrupted
@@ -158,7 +159,6 @@ class _Course(TrainerCallback):
         self.ground.tick(step, self.curve[-1]["validation_loss"] if self.curve else math.nan)
         if self._is_point(step, state.max_steps):
             self._pause()
-            self.trainer.evaluate()
             self._add_point(state, control)
             self._go_on()
         self.stopped = self.ground.interrupt.received and step < state.max_steps
@@ -186,7 +186,14 @@ class _Course(TrainerCallback):
         return step * self.points // steps > (step - 1) * self.points // steps
 
     def _add_point(self, state: TrainerState, control: TrainerControl) -> None:
-        loss = self.trainer.score.loss
+        run = self.trainer.settings
+        loss = evaluate(
+            self.trainer.network,
+            self.ground.corpus.validation,
+            window=run.window,
+            stride=run.eval_stride or run.window,
+            batch_size=self.ground.micro_batch_size,
+        ).loss
         if not math.isfinite(loss):
             self.diverged = state.global_step
             control.should_training_stop = True

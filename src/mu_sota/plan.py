@@ -88,6 +88,8 @@ class Request:
             )
         if self.seeds < 1:
             raise InputError(f"--seeds is {self.seeds}; give at least 1, and 3 for intervals that say something")
+        if self.controls and self.seeds < 2:
+            raise InputError("--controls needs at least 2 seeds, since one shows no difference; give --seeds 3")
         parse_budget(self.budget)
         for key, reason in _DECIDED.items():
             if key in self.overrides:
