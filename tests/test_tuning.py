@@ -1,0 +1,63 @@
+"""The grid and successive halving: the same for every model, and nothing of it wasted."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mu_sota.errors import InputError
+from mu_sota.tuning import GRID, LEARNING_RATES, Trial, at_edge, rungs, settings_tried, survivors
+
+
+def test_all_of_the_grid_is_tried_once() -> None:
+    tried = settings_tried(16)
+    assert len(set(tried)) == 16
+    for trial in tried:
+        assert all(value in GRID[name] for name, value in trial._asdict().items())
+
+
+@given(count=st.integers(1, 16))
+def test_fewer_trials_are_spread_over_the_grid(count: int) -> None:
+    tried = settings_tried(count)
+    assert tried == settings_tried(16)[:count]
+    per_rate = [sum(trial.learning_rate == rate for trial in tried) for rate in LEARNING_RATES]
+    assert max(per_rate) - min(per_rate) <= 1
+    if count >= 4:
+        assert {trial.weight_decay for trial in tried} == set(GRID["weight_decay"])
+        assert {trial.dropout for trial in tried} == set(GRID["dropout"])
+
+
+@pytest.mark.parametrize("count", [0, -1, 17])
+def test_more_than_the_grid_holds_is_refused(count: int) -> None:
+    with pytest.raises(InputError, match=f"--trials is {count}, but the grid has 1 to 16"):
+        settings_tried(count)
+
+
+@given(trials=st.integers(2, 16), steps=st.integers(10, 5000))
+def test_every_rung_has_half_the_settings_and_twice_the_steps(trials: int, steps: int) -> None:
+    plan = rungs(trials, steps)
+    assert plan[0].trials == trials
+    assert plan[-1].steps == max(steps // 2, 4)
+    for before, after in zip(plan, plan[1:], strict=False):
+        assert after.trials == math.ceil(before.trials / 2)
+        assert before.steps <= after.steps <= max(2 * before.steps + 1, 4)
+    cost = sum(rung.trials * rung.steps for rung in plan)
+    assert cost <= 8 * max(steps, 32), "tuning costs no more than 8 trainings"
+
+
+def test_one_setting_needs_no_tuning() -> None:
+    assert rungs(1, 100) == []
+
+
+def test_the_best_survive_in_order_and_the_diverged_never() -> None:
+    assert survivors([3.0, None, 1.0, math.nan, 2.0], 2) == [2, 4]
+    assert survivors([None, 1.0], 2) == [1]
+    with pytest.raises(InputError, match="all trainings of a tuning round diverged"):
+        survivors([None, math.inf], 1)
+
+
+def test_the_edges_of_the_learning_rate() -> None:
+    assert at_edge(Trial(min(LEARNING_RATES), 0.01, 0.1)) == ["learning_rate"]
+    assert at_edge(Trial(max(LEARNING_RATES), 0.01, 0.1)) == ["learning_rate"]
+    assert at_edge(Trial(1e-3, 0.1, 0.0)) == []
