@@ -25,6 +25,7 @@ from mu_sota.baselines import (
     fit,
     load,
 )
+from mu_sota.causality import assert_causal
 from mu_sota.errors import InputError
 
 LIKE = MuConfig(vocab_size=300, num_hidden_layers=2, max_position_embeddings=32)
@@ -95,6 +96,13 @@ def test_dropout_acts_on_the_embedding_and_on_both_parts_of_every_layer(name: st
     shares.clear()
     model.eval()(ids)
     assert max(shares) < 0.01
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_leak_check_asks_a_baseline_all_that_it_asks_mu(name: str) -> None:
+    """The padding check needs a model that takes a mask by name."""
+    asked = {result.check for result in assert_causal(build(small(name), 0.1)).results if result.verdict == "ok"}
+    assert asked == {result.check for result in assert_causal(build(LIKE, 0.1)).results if result.verdict == "ok"}
 
 
 @pytest.mark.parametrize("name", FAMILIES)

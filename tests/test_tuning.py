@@ -1,6 +1,7 @@
 """The grid and successive halving: the same for every model, and nothing of it wasted."""
 
 import math
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -39,7 +40,7 @@ def test_every_rung_has_half_the_settings_and_twice_the_steps(trials: int, steps
     plan = rungs(trials, steps)
     assert plan[0].trials == trials
     assert plan[-1].steps == max(steps // 2, 4)
-    for before, after in zip(plan, plan[1:], strict=False):
+    for before, after in pairwise(plan):
         assert after.trials == math.ceil(before.trials / 2)
         assert before.steps <= after.steps <= max(2 * before.steps + 1, 4)
     cost = sum(rung.trials * rung.steps for rung in plan)

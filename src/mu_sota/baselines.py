@@ -17,7 +17,15 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    Cache,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from .config import MuConfig
@@ -45,15 +53,26 @@ class _TokenLoss:
     def forward(
         self,
         input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = None,
         shift_labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
         skip_logits: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast | MuCausalLMOutput:
         """With `shift_labels` [B, T], the loss and `num_correct` and no logits; else as in `transformers`."""
+        given: dict[str, Any] = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "position_ids": position_ids,
+            "past_key_values": past_key_values,
+        }
         if shift_labels is None:
-            return super().forward(input_ids=input_ids, **kwargs)  # type: ignore[misc]
-        hidden = self.base_model(input_ids=input_ids, use_cache=False).last_hidden_state  # type: ignore[attr-defined]
+            return super().forward(**given, use_cache=use_cache, logits_to_keep=logits_to_keep, **kwargs)  # type: ignore[misc]
+        hidden = self.base_model(**given, use_cache=False).last_hidden_state  # type: ignore[attr-defined]
         head: nn.Linear = self.lm_head  # type: ignore[attr-defined]
         total, num_correct = chunked_cross_entropy(hidden, head.weight, head.bias, shift_labels)
         if num_items_in_batch is None:
