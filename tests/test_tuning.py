@@ -12,30 +12,30 @@ from mu_sota.tuning import GRID, LEARNING_RATES, Trial, at_edge, rungs, settings
 
 
 def test_all_of_the_grid_is_tried_once() -> None:
-    tried = settings_tried(16)
-    assert len(set(tried)) == 16
+    tried = settings_tried(20)
+    assert len(set(tried)) == 20
     for trial in tried:
         assert all(value in GRID[name] for name, value in trial._asdict().items())
 
 
-@given(count=st.integers(1, 16))
+@given(count=st.integers(1, 20))
 def test_fewer_trials_are_spread_over_the_grid(count: int) -> None:
     tried = settings_tried(count)
-    assert tried == settings_tried(16)[:count]
+    assert tried == settings_tried(20)[:count]
     per_rate = [sum(trial.learning_rate == rate for trial in tried) for rate in LEARNING_RATES]
     assert max(per_rate) - min(per_rate) <= 1
-    if count >= 4:
+    if count >= 3:
         assert {trial.weight_decay for trial in tried} == set(GRID["weight_decay"])
         assert {trial.dropout for trial in tried} == set(GRID["dropout"])
 
 
-@pytest.mark.parametrize("count", [0, -1, 17])
+@pytest.mark.parametrize("count", [0, -1, 21])
 def test_more_than_the_grid_holds_is_refused(count: int) -> None:
-    with pytest.raises(InputError, match=f"--trials is {count}, but the grid has 1 to 16"):
+    with pytest.raises(InputError, match=f"--trials is {count}, but the grid has 1 to 20"):
         settings_tried(count)
 
 
-@given(trials=st.integers(2, 16), steps=st.integers(10, 5000))
+@given(trials=st.integers(2, 20), steps=st.integers(10, 5000))
 def test_every_rung_has_half_the_settings_and_twice_the_steps(trials: int, steps: int) -> None:
     plan = rungs(trials, steps)
     assert plan[0].trials == trials
@@ -44,7 +44,7 @@ def test_every_rung_has_half_the_settings_and_twice_the_steps(trials: int, steps
         assert after.trials == math.ceil(before.trials / 2)
         assert before.steps <= after.steps <= max(2 * before.steps + 1, 4)
     cost = sum(rung.trials * rung.steps for rung in plan)
-    assert cost <= 8 * max(steps, 32), "tuning costs no more than 8 trainings"
+    assert cost <= 9 * max(steps, 32), "tuning costs no more than 9 trainings"
 
 
 def test_one_setting_needs_no_tuning() -> None:

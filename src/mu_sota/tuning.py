@@ -19,7 +19,7 @@ class Trial(NamedTuple):
     dropout: float
 
 
-LEARNING_RATES = (1e-3, 3e-3, 1e-2, 3e-4)
+LEARNING_RATES = (3e-3, 1e-2, 1e-3, 3e-2, 3e-4)  # in the order in which they are tried
 _CORNERS = ((0.01, 0.1), (0.1, 0.0), (0.01, 0.0), (0.1, 0.1))  # weight decay and dropout
 GRID = {
     "learning_rate": sorted(LEARNING_RATES),

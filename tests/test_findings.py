@@ -1,0 +1,94 @@
+"""From test losses to a verdict: said only where the seeds show it."""
+
+from typing import Any
+
+import pytest
+
+from mu_sota.evaluate import Score
+from mu_sota.findings import conclude
+
+
+def runs(*losses: float) -> list[dict[str, Any]]:
+    return [{"test": Score(loss * 100, 20, 100, 50, 300).as_dict()} for loss in losses]
+
+
+def arm(name: str, matched_on: str | None, *losses: float, **more: Any) -> dict[str, Any]:
+    label = {"mu": "MU", "gpt2": "GPT-2", "llama": "Llama"}.get(name.split("-")[0], name)
+    return {"name": name, "label": label, "matched_on": matched_on, "control_of": None, "new_seeds": False} | {
+        "runs": runs(*losses),
+        **more,
+    }
+
+
+MU = arm("mu", None, 4.00, 4.01, 3.99)
+BETTER = arm("gpt2-params", "params", 4.50, 4.52, 4.51)
+WORSE = arm("gpt2-trunk", "trunk", 3.50, 3.52, 3.49)
+EQUAL = arm("llama-flops", "flops", 4.02, 3.98, 4.01)
+REFERENCES = [{"name": "unigram", "label": "unigram"} | runs(6.0)[0]]
+
+
+def found(*arms: dict[str, Any], questions: Any = ("params", "flops")) -> dict[str, Any]:
+    return conclude([MU, *arms], REFERENCES, questions)
+
+
+def test_every_question_has_its_opponents_and_all_have_the_references() -> None:
+    tables = found(BETTER, WORSE, EQUAL)["tables"]
+    names = [[row.get("arm") or row["reference"] for row in table["rows"]] for table in tables]
+    assert names == [["mu", "gpt2-params", "gpt2-trunk", "unigram"], ["mu", "llama-flops", "unigram"]]
+    verdicts = [[row["difference"] and row["difference"]["verdict"] for row in table["rows"]] for table in tables]
+    assert verdicts == [[None, "MU better", "MU worse", "MU better"], [None, "no difference shown", "MU better"]]
+
+
+def test_means_and_differences_are_of_the_test_losses() -> None:
+    (table, _) = found(BETTER, EQUAL)["tables"]
+    mu, gpt2, unigram = table["rows"]
+    assert mu["metrics"]["loss"]["mean"] == pytest.approx(4.0)
+    assert mu["metrics"]["word_perplexity"]["values"] == pytest.approx(
+        [2.718281828 ** (2 * x) for x in (4, 4.01, 3.99)]
+    )
+    assert gpt2["difference"]["values"] == pytest.approx([-0.50, -0.51, -0.52])
+    assert unigram["difference"]["mean"] == pytest.approx(-2.0)
+    assert unigram["metrics"]["loss"]["values"] == pytest.approx([6.0] * 3)
+
+
+def test_the_verdict_says_both_directions_and_what_is_not_shown() -> None:
+    said = found(BETTER, WORSE, EQUAL)["verdict"]
+    assert said == [
+        "The same number of parameters: MU is better than GPT-2 (same total parameters) by 0.510 nats a token; MU is "
+        "worse than GPT-2 (same parameters outside embeddings and tables) by 0.497 nats a token.",
+        "The same number of operations: no difference is shown to Llama (same FLOPs).",
+        "Beside models that only count: MU is better than the unigram model by 2.000 nats a token.",
+    ]
+
+
+def test_one_seed_gives_no_verdict() -> None:
+    single = [dict(one, runs=one["runs"][:1]) for one in (MU, BETTER)]
+    said = conclude(single, [], ["params"])["verdict"]
+    assert said == ["The same number of parameters: no difference is shown to GPT-2 (same total parameters)."]
+
+
+def control(name: str, new_seeds: bool, *losses: float) -> dict[str, Any]:
+    return arm(name, None, *losses, control_of="gpt2-params", new_seeds=new_seeds)
+
+
+def test_controls_that_come_out_as_they_must() -> None:
+    again, slow = control("control-again", True, 4.53, 4.50, 4.49), control("control-slow", False, 5.0, 5.02, 5.01)
+    result = found(BETTER, again, slow)
+    assert [(one["expected"], one["passed"]) for one in result["controls"]] == [
+        ("no difference shown", True),
+        ("worse", True),
+    ]
+    assert result["verdict"][0].startswith("The same number of parameters")
+    assert all(row.get("arm") not in ("control-again", "control-slow") for t in result["tables"] for row in t["rows"])
+
+
+@pytest.mark.parametrize(
+    "rigged",
+    [control("control-again", True, 4.40, 4.42, 4.41), control("control-slow", False, 4.53, 4.50, 4.49)],
+)
+def test_a_control_that_fails_comes_first(rigged: dict[str, Any]) -> None:
+    result = found(BETTER, rigged)
+    assert not result["controls"][0]["passed"]
+    assert result["verdict"][0] == (
+        f"A control did not come out as it must ({rigged['name']}), so nothing below can be relied on."
+    )
