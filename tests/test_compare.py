@@ -1,0 +1,325 @@
+"""A comparison as its user meets it: from the command to record and report, interrupted, resumed, refused."""
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from scipy import stats
+from transformers import AutoModelForCausalLM, logging
+
+from mu_sota import cli, compare
+from mu_sota.baselines import Gpt2Style
+from mu_sota.compare import Comparison
+from mu_sota.course import train_once
+from mu_sota.data import EvalWindows, load_corpus
+from mu_sota.plan import Request
+from mu_sota.settings import load_settings
+from mu_sota.tokenizer import load
+from mu_sota.train import Interrupted
+
+TINY: dict[str, Any] = {
+    "vocab_size": 300,
+    "num_hidden_layers": 2,
+    "max_position_embeddings": 16,
+    "window": 16,
+    "stride": 16,
+    "batch_size": 8,
+    "sample_tokens": 5,
+    "prompts": ["the state", "a block"],
+}
+ASKED = ["--preset", "quickstart", "--seeds", "2", "--trials", "2", "--budget", "20steps", "--controls"]
+SETTINGS = [f"--set={key}={value}" for key, value in TINY.items()]
+
+
+@pytest.fixture(autouse=True)
+def _quick_timings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr("mu_sota.arms._PROBE_SECONDS", 0.1)
+    monkeypatch.setattr("mu_sota.arms._CALIBRATION_SECONDS", 0.1)
+    monkeypatch.setattr("mu_sota.arms._SEARCHES", 2)
+    verbosity = logging.get_verbosity()
+    yield
+    logging.set_verbosity(verbosity)  # the command line silences the library for its whole process
+    logging.enable_progress_bar()
+
+
+def mu_sota(*arguments: str | Path) -> int:
+    with pytest.raises(SystemExit) as left:
+        cli.main([str(argument) for argument in arguments])
+    return int(left.value.code or 0)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, make_corpus: Callable[[Path], Path]) -> Iterator[Any]:
+    """One comparison of all questions: its corpus, its folder, and what it printed."""
+    base = tmp_path_factory.mktemp("compared")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MU_SOTA_CACHE", str(base / "cache"))
+        patch.setattr("mu_sota.arms._PROBE_SECONDS", 0.1)
+        patch.setattr("mu_sota.arms._CALIBRATION_SECONDS", 0.1)
+        patch.setattr("mu_sota.arms._SEARCHES", 2)
+        corpus = make_corpus(base)
+        assert mu_sota("compare", "--data", corpus, "--out", base / "out", *ASKED, *SETTINGS) == 0
+        yield corpus, base / "out"
+
+
+@pytest.fixture
+def record(finished: tuple[Path, Path]) -> dict[str, Any]:
+    return json.loads((finished[1] / "comparison.json").read_text(encoding="utf-8"))
+
+
+def weights(out: Path, arm: str, seed: int) -> Path:
+    return out / "trainings" / arm / f"seed-{seed}" / "best"
+
+
+def count(folder: Path, without: tuple[str, ...] = ()) -> int:
+    """Parameters in a safetensors file, but those whose names hold one of the words."""
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        names = [name for name in file.keys() if not any(word in name for word in without)]  # noqa: SIM118
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in names)
+
+
+def test_all_questions_have_both_families_and_the_references(record: dict[str, Any]) -> None:
+    rows = {
+        table["question"]: [row.get("arm") or row["reference"] for row in table["rows"]] for table in record["tables"]
+    }
+    assert rows == {
+        "params": ["mu", "gpt2-params", "gpt2-trunk", "llama-params", "llama-trunk", "unigram", "kneser-ney"],
+        "flops": ["mu", "gpt2-flops", "llama-flops", "unigram", "kneser-ney"],
+        "time": ["mu", "gpt2-time", "llama-time", "unigram", "kneser-ney"],
+    }
+    assert [one["arm"] for one in record["controls"]] == ["control-again", "control-slow"]
+
+
+EMBEDDINGS = ("embed", "wte", "wpe", "lm_head", "affinity")
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_what_is_matched_is_so_in_the_files_of_the_trained_models(finished: Any, record: Any, family: str) -> None:
+    out = finished[1]
+    mu = weights(out, "mu", 0)
+    total, outside = count(weights(out, f"{family}-params", 0)), count(weights(out, f"{family}-trunk", 1), EMBEDDINGS)
+    assert total == pytest.approx(count(mu), rel=0.005)
+    assert outside == pytest.approx(count(mu, EMBEDDINGS), rel=0.005)
+    arms = {arm["name"]: arm for arm in record["arms"]}
+    assert arms["mu"]["parameters"]["total"] == count(mu)
+    assert arms["mu"]["parameters"]["outside"] == count(mu, EMBEDDINGS)
+    assert arms[f"{family}-params"]["match_ratio"] == total / count(mu)
+    ours, theirs = arms["mu"]["flops_per_token"], arms[f"{family}-flops"]["flops_per_token"]
+    assert theirs == pytest.approx(ours, rel=0.005)
+    assert arms[f"{family}-flops"]["training_flops"] == 20 * 8 * 16 * theirs
+
+
+@pytest.mark.parametrize("arm", ["mu", "gpt2-trunk", "llama-flops", "control-slow"])
+def test_the_test_loss_is_that_of_the_saved_weights_in_the_library(finished: Any, record: Any, arm: str) -> None:
+    """From full logits of the model as `transformers` loads it."""
+    corpus_folder, out = finished
+    folder = weights(out, arm, 1)
+    corpus = load_corpus(str(corpus_folder), tokenizer=load(folder))
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    windows, nll = EvalWindows(corpus.test.tokens, 16, 16), 0.0
+    with torch.no_grad():
+        for index in range(len(windows)):
+            window = windows[index]
+            logits = model(window["input_ids"][None]).logits[0]
+            nll += F.cross_entropy(logits, window["shift_labels"], reduction="sum").item()
+    (entry,) = [one for one in record["arms"] if one["name"] == arm]
+    (run,) = [run for run in entry["runs"] if run["seed"] == 1]
+    assert run["test"]["num_tokens"] == corpus.test.n_predicted
+    assert run["test"]["nll"] == pytest.approx(nll, rel=1e-4)
+
+
+def test_the_statistics_are_those_of_scipy(record: dict[str, Any]) -> None:
+    losses = {arm["name"]: [run["test"]["loss"] for run in arm["runs"]] for arm in record["arms"]}
+    for table in record["tables"]:
+        for row in table["rows"]:
+            if "arm" in row and row["difference"]:
+                expected = stats.ttest_rel(losses["mu"], losses[row["arm"]])
+                assert row["difference"]["p"] == pytest.approx(expected.pvalue)
+                assert row["metrics"]["loss"]["mean"] == pytest.approx(np.mean(losses[row["arm"]]))
+    slow = record["controls"][1]["difference"]
+    assert slow["values"] == pytest.approx(np.subtract(losses["control-slow"], losses["gpt2-params"]))
+
+
+def test_every_model_is_tuned_alike_and_keeps_what_was_best(record: dict[str, Any]) -> None:
+    tried = None
+    for arm in record["arms"]:
+        if arm["control_of"]:
+            assert arm["tuning"] == []
+            continue
+        (rung,) = arm["tuning"]
+        settings = [{key: trial[key] for key in record["grid"]} for trial in rung["trials"]]
+        tried = tried or settings
+        assert settings == tried
+        assert rung["steps"] == 10
+        best = min(rung["trials"], key=lambda trial: trial["loss"])
+        assert arm["chosen"] == {key: best[key] for key in record["grid"]}
+        for run in arm["runs"]:
+            assert {key: run[key] for key in record["grid"]} == arm["chosen"]
+    arms = {arm["name"]: arm for arm in record["arms"]}
+    base, slow = arms["gpt2-params"]["chosen"], arms["control-slow"]["chosen"]
+    assert slow == base | {"learning_rate": pytest.approx(base["learning_rate"] / 10)}
+    assert [run["seed"] for run in arms["control-again"]["runs"]] == [2, 3]
+    assert [run["seed"] for run in arms["control-slow"]["runs"]] == [0, 1]
+
+
+def test_curves_are_given_against_steps_tokens_flops_and_seconds(record: dict[str, Any]) -> None:
+    for arm in record["arms"]:
+        for run in arm["runs"]:
+            assert [row["step"] for row in run["curve"]] == list(range(2, 21, 2))
+            assert [row["tokens"] for row in run["curve"]] == [step * 8 * 16 for step in range(2, 21, 2)]
+            assert run["curve"][-1]["flops"] == arm["training_flops"]
+            seconds = [row["seconds"] for row in run["curve"]]
+            assert seconds == sorted(seconds)
+            assert seconds[-1] <= run["seconds"]
+
+
+def test_every_model_has_passed_the_leak_check(record: dict[str, Any]) -> None:
+    for arm in record["arms"]:
+        assert arm["leak_check"]["clean"]
+        assert {check["verdict"] for check in arm["leak_check"]["checks"]} == {"ok"}, "none skipped"
+
+
+def test_the_test_split_is_read_when_every_training_is_over(finished: Any) -> None:
+    trainings = (finished[1] / "trainings").rglob("training.json")
+    scores = (finished[1] / "trainings").rglob("scores.json")
+    assert max(path.stat().st_mtime_ns for path in trainings) < min(path.stat().st_mtime_ns for path in scores)
+
+
+def test_samples_continue_the_prompts(record: dict[str, Any]) -> None:
+    for arm in record["arms"]:
+        for prompt, text in zip(TINY["prompts"], arm["samples"], strict=True):
+            assert text.startswith(prompt)
+            assert len(text) > len(prompt)
+
+
+def test_the_report_is_there(finished: Any, record: dict[str, Any]) -> None:
+    page = (finished[1] / "report.html").read_text(encoding="utf-8")
+    short = (finished[1] / "report.md").read_text(encoding="utf-8")
+    for text in (page, short):
+        assert "same total parameters" in text
+        assert record["command"].partition(" --data")[0] in text
+    assert not {path.name for path in finished[1].iterdir()} - {
+        *("comparison.json", "plan.json", "references.json", "report.html", "report.md", "figures", "trainings")
+    }
+
+
+def test_a_trained_model_of_it_can_be_used_like_any_other(finished: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = finished[1] / "trainings/mu/seed-0"
+    assert mu_sota("generate", folder, "--prompt", "the state", "--max-new-tokens", "3") == 0
+    assert capsys.readouterr().out.startswith("the state")
+
+
+def comparison(corpus: Path, **asked: Any) -> Comparison:
+    """A small comparison: one question, two seeds, no tuning."""
+    asked = {"questions": ("flops",), "seeds": 2, "trials": 1, "budget": "10steps"} | asked
+    request = Request(preset="quickstart", data=str(corpus), overrides=TINY, **asked)
+    return Comparison(request, load_settings("quickstart", overrides=TINY))
+
+
+def test_finished_work_is_not_done_again(finished: Any, record: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: Any, **__: Any) -> Any:
+        raise AssertionError("nothing is left to do")
+
+    for name in ("train_once", "evaluate", "KneserNey", "assert_causal", "make_arms"):
+        monkeypatch.setattr(compare, name, never)
+    assert mu_sota("compare", "--out", finished[1], "--resume") == 0, "asked for as it was"
+    again = json.loads((finished[1] / "comparison.json").read_text(encoding="utf-8"))
+    assert {**again, "finished": None} == {**record, "finished": None}
+
+
+def test_an_interrupted_comparison_ends_as_if_it_had_not_been(tiny_corpus: Path, tmp_path: Path) -> None:
+    whole = comparison(tiny_corpus).run(tmp_path / "whole", resume=False)
+    # The same plan: sizes for equal time hang on the clock.
+    (tmp_path / "parts").mkdir()
+    shutil.copy(tmp_path / "whole/plan.json", tmp_path / "parts")
+    parts = None
+    for stop_after in (7, 25, 31, 10_000):
+        once, steps = comparison(tiny_corpus), 0
+
+        def counted(ground: Any, *arguments: Any, once: Comparison = once, stop: int = stop_after) -> Any:
+            def tick(step: int, loss: float) -> None:
+                nonlocal steps
+                steps += 1
+                once.interrupt.received = steps == stop
+                ground.tick(step, loss)
+
+            return train_once(type(ground)(**{**vars(ground), "tick": tick}), *arguments)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(compare, "train_once", counted)
+            if stop_after < 10_000:
+                with pytest.raises(Interrupted, match="is saved at step"):
+                    once.run(tmp_path / "parts", resume=True)
+            else:
+                parts = once.run(tmp_path / "parts", resume=True)
+    assert steps == 6 * 10 - 7 - 25 - 31 + 3 - 3, "6 trainings of 10 steps, none done twice"
+    assert parts is not None
+    clocks = ("started", "finished", "seconds", "machine")
+
+    def without_clocks(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: without_clocks(item) for key, item in value.items() if key not in clocks}
+        return [without_clocks(item) for item in value] if isinstance(value, list) else value
+
+    assert without_clocks(parts) == without_clocks(whole)
+
+
+def test_a_model_that_leaks_is_not_compared(
+    tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    honest = Gpt2Style.forward
+
+    def leaking(self: Any, input_ids: Any = None, **rest: Any) -> Any:
+        output = honest(self, input_ids, **rest)
+        if output.logits is not None and input_ids is not None:
+            output.logits[:, :-1] += F.one_hot(input_ids[:, 1:], output.logits.shape[-1])
+        return output
+
+    monkeypatch.setattr(Gpt2Style, "forward", leaking)
+    out = tmp_path / "out"
+    assert mu_sota("compare", "--data", tiny_corpus, "--out", out, *ASKED, *SETTINGS, "--match", "flops") == 2
+    assert "the model is not causal" in capsys.readouterr().err
+    assert not out.exists(), "nothing half-written"
+
+
+def test_a_plan_trains_nothing_and_leaves_nothing(
+    tiny_corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path for path in tmp_path.rglob("*") if "cache" not in path.parts}
+    assert mu_sota("compare", "--plan", "--data", tiny_corpus, "--match", "flops", *ASKED, *SETTINGS) == 0
+    page = capsys.readouterr().out
+    for expected in ("GPT-2, same FLOPs", "Llama, same FLOPs", "FLOPs/token", "trainings, about"):
+        assert expected in page
+    assert "same total parameters" not in page
+    assert {path for path in tmp_path.rglob("*") if "cache" not in path.parts} == before
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    assert mu_sota("compare", *arguments) == 2
+    errors = capsys.readouterr().err
+    (said,) = [line for line in errors.splitlines() if line.startswith("mu-sota: ")]
+    assert "Traceback" not in errors
+    return said
+
+
+def test_what_cannot_be_compared_is_one_sentence(
+    finished: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus, out = finished
+    assert "give --out" in refusal(capsys, "--data", corpus)
+    assert "--match has 'speed'" in refusal(capsys, "--data", corpus, "--out", tmp_path, "--match", "speed")
+    assert "--trials is 21" in refusal(capsys, "--data", corpus, "--out", tmp_path, "--trials", "21", *SETTINGS)
+    assert "it is tuned" in refusal(capsys, "--data", corpus, "--out", tmp_path, "--set", "dropout=0.3")
+    assert "already holds a comparison" in refusal(capsys, "--data", corpus, "--out", out, *ASKED, *SETTINGS)
+    assert "was started with seeds 2, not 3" in refusal(capsys, "--out", out, "--resume", "--seeds", "3")
+    assert "was started with window 16, not 8" in refusal(capsys, "--out", out, "--resume", "--set", "window=8")
+    (corpus / "train.txt").write_text((corpus / "train.txt").read_text() + "One more sentence.\n")
+    assert "other text or tokens" in refusal(capsys, "--out", out, "--resume")
