@@ -169,7 +169,8 @@ def comparison(
                 }
             )
         tables.append({"question": question, "title": title, "asks": asks, "rows": rows})
-        verdict.append(f"{title}: GPT-2 {rows[1]['difference']['verdict']}, Llama {rows[2]['difference']['verdict']}.")
+        said = [f"{rows[place]['difference']['verdict']} against {who}" for place, who in ((1, "GPT-2"), (2, "Llama"))]
+        verdict.append(f"{title}: {said[0]}, {said[1]}.")
 
     checked = []
     if controls and f"gpt2-{questions[0]}" in losses:

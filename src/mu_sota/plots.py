@@ -112,7 +112,7 @@ def differences(record: dict[str, Any]) -> Drawn:
     axes.set_xlim(-reach, reach)
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel("test loss of MU minus that of the other, nats a token")
+    axes.set_xlabel("MU's test loss minus the other's, nats a token")
     axes.set_title("← MU better", loc="left", fontsize=9, color=SOFT)
     axes.set_title("MU worse →", loc="right", fontsize=9, color=SOFT)
     return Drawn("differences", "Test loss of MU minus that of each other model", "; ".join(said) + ".", figure)
@@ -207,7 +207,10 @@ def _scatter(record: dict[str, Any], name: str, words: str, size: Callable[[dict
         loss = losses[arm["name"]]
         _point(axes, arm, size(arm) / unit, loss["mean"], yerr=_bars(loss))
         points.append((size(arm) / unit, loss["mean"], short_label(arm)))
-    axes.margins(x=0.12, y=0.08)
+    axes.margins(y=0.08)
+    low, high = min(x for x, _, _ in points), max(x for x, _, _ in points)
+    beside = max(1.15, 1.75 / math.sqrt(high / low))  # at least a factor of 3 from edge to edge: nearly equal is equal
+    axes.set_xlim(low / beside, high * beside)
     _name_in_margin(axes, points)
     axes.set(xlabel=f"{words}{power}", ylabel="test loss, nats a token")
     _log_ticks(axes.xaxis)
@@ -274,7 +277,8 @@ def _name_in_margin(axes: Axes, points: Sequence[tuple[float, float, str]]) -> N
 
 def _log_ticks(axis: Axis) -> None:
     low, high = axis.get_view_interval()
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 50 * low else (1,)))
+    subs = (1, 1.5, 2, 3, 5, 7) if high < 8 * low else (1, 2, 5) if high < 50 * low else (1,)
+    axis.set_major_locator(LogLocator(subs=subs))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     axis.set_minor_locator(NullLocator())
 
