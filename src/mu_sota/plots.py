@@ -7,7 +7,9 @@ import io
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from html import escape
+from operator import mul
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -22,7 +24,7 @@ COLOURS = {"mu": "#0072b2", "gpt2": "#d55e00", "llama": "#009e73"}
 LINES: dict[str, Any] = {"mu": "-", "gpt2": (0, (5, 2)), "llama": (0, (5, 1.5, 1, 1.5))}
 MARKERS = {None: "*", "params": "o", "trunk": "^", "flops": "s", "time": "D"}
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.hashsalt": "mu-sota",  # the same figures give the same file
     "svg.fonttype": "none",  # text stays text, to be searched and read aloud
     "text.parse_math": False,
@@ -169,11 +171,9 @@ def _curve(record: dict[str, Any], table: dict[str, Any], quantity: str) -> Draw
     axes.set(xlabel=words, ylabel="validation loss, nats a token")
     _log_ticks(axes.xaxis)
     if quantity == "step":
-        per_step = record["tokens"] / record["steps"]
         unit, power = _unit(record["tokens"])
-        above = axes.secondary_xaxis(
-            "top", functions=(lambda steps: steps * per_step / unit, lambda tokens: tokens * unit / per_step)
-        )
+        per_step = record["tokens"] / record["steps"] / unit
+        above = axes.secondary_xaxis("top", functions=(partial(mul, per_step), partial(mul, 1 / per_step)))
         above.set_xlabel(f"tokens{power}, the same for all")
         _log_ticks(above.xaxis)
         words += " and tokens"

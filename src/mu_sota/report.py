@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from . import plots
 from .files import replacing
@@ -163,11 +162,11 @@ def _cell(text: str) -> str:
     return re.sub(r"([\\`*_\[\]<>|#&~$])", r"\\\1", " ".join(text.split()))
 
 
-def _inline(drawn: plots.Drawn) -> Markup:
-    """A figure in the page, in the page's colours."""
+def _inline(drawn: plots.Drawn) -> str:
+    """A figure in the page's colours, as markup: its texts are escaped."""
     names = {plots.INK: "ink", plots.SOFT: "soft", plots.FAINT: "faint", plots.PAPER: "paper"}
     names |= {colour: family for family, colour in plots.COLOURS.items()}
     text = drawn.svg()
     for colour, name in names.items():
         text = text.replace(colour, f"var(--{name})")
-    return Markup(text)  # of our own making, its texts escaped
+    return text
