@@ -127,7 +127,7 @@ def test_one_seed_one_question_and_no_controls() -> None:
 
 
 def test_a_leak_and_a_control_that_failed_are_told_first() -> None:
-    record = comparison()
+    record = comparison(match=("params",))
     record["arms"][2]["leak_check"] = {"clean": False, "text": "future tokens move predictions"}
     record["controls"][0]["passed"] = False
     for text in (Page(report.html(record)).text, report.markdown(record)):

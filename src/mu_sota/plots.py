@@ -154,6 +154,7 @@ def _curve(record: dict[str, Any], table: dict[str, Any], quantity: str) -> Draw
             marker=MARKERS[arm["matched_on"]],
             markevery=[-1],
             markersize=9 if arm["family"] == "mu" else 5.5,
+            markerfacecolor=PAPER if arm["family"] == "llama" else None,  # hollow: told apart without colour, too
             label=label(arm),
         )
         if len(losses) > 1:
@@ -226,7 +227,7 @@ def _point(axes: Axes, arm: dict[str, Any], x: float, y: float, **bars: Any) -> 
         color=COLOURS[arm["family"]],
         marker=MARKERS[arm["matched_on"]],
         markersize=11 if mine else 6.5,
-        markerfacecolor=PAPER if arm["family"] == "llama" else None,  # hollow: told apart without colour, too
+        markerfacecolor=PAPER if arm["family"] == "llama" else None,
         markeredgewidth=0 if mine else 1.4,
         elinewidth=1.2,
         capsize=2.5,
