@@ -3,12 +3,14 @@
 import os
 import re
 import shlex
+import shutil
 
 # Small models gain nothing from threads, and lose much where others use the same cores. Before torch is imported.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -121,3 +123,25 @@ def wikitext2() -> Path:
     if not folder.is_dir():
         pytest.skip(f"WikiText-2 is not at {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The path of a browser."""
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        if found := shutil.which(name):
+            return found
+    if os.environ.get("CI") == "true":
+        pytest.fail("no chromium, chromium-browser or google-chrome is on the PATH, and CI must have one")
+    pytest.skip("no chromium, chromium-browser or google-chrome is on the PATH")
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Any]:
+    """That browser, started; its pages are for the tests to open and close."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()

@@ -122,7 +122,7 @@ def test_a_control_has_seeds_of_its_own() -> None:
 
 def test_too_short_a_budget_is_refused_with_what_it_takes() -> None:
     with pytest.raises(
-        InputError, match=r"--budget is '5s', but 10 steps of each of 37 trainings .* about .*; give more"
+        InputError, match=r"--budget is '5s', but 10 steps of each of 37 trainings, .* about .*; give more"
     ):
         plan(budget="5s")
     with pytest.raises(InputError, match=r"--budget is '9steps'; give at least 10"):

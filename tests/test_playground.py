@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -443,16 +442,6 @@ def test_the_page_tells_a_model_s_name_and_not_where_it_lies(tmp_path: Path, mon
 
 
 @pytest.fixture(scope="session")
-def chromium() -> str:
-    for name in ("chromium", "chromium-browser", "google-chrome"):
-        if found := shutil.which(name):
-            return found
-    if os.environ.get("CI") == "true":
-        pytest.fail("no chromium, chromium-browser or google-chrome is on the PATH, and CI must have one")
-    pytest.skip("no chromium, chromium-browser or google-chrome is on the PATH")
-
-
-@pytest.fixture(scope="session")
 def served(small_run: Path) -> Iterator[str]:
     """The address of a playground that was started as a user starts it; it must end with Ctrl-C, and be silent."""
     with socket.socket() as taken:
@@ -506,16 +495,6 @@ def test_no_name_but_this_machine_s_own_is_answered(served: str, path: str) -> N
 def test_no_function_of_the_page_is_offered_to_programs(served: str) -> None:
     with urlopen(f"{served}/gradio_api/info") as response:
         assert json.load(response)["named_endpoints"] == {}
-
-
-@pytest.fixture(scope="module")
-def browser(chromium: str) -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

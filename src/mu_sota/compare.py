@@ -152,6 +152,7 @@ class Comparison:
         return {
             "name": arm.name,
             "label": arm.label,
+            "title": arm.title,
             "family": arm.family,
             "matched_on": arm.matched_on,
             "match_ratio": arm.match_ratio,

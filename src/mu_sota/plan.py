@@ -15,7 +15,7 @@ from .data import Corpus
 from .errors import InputError
 from .settings import MODEL_KEYS, RunSettings, Settings
 from .train import duration
-from .tuning import Rung, rungs
+from .tuning import Rung, rungs, settings_tried
 
 FORWARD_SHARE = 1 / 3
 """Of the time of a training step, what evaluating as many tokens is taken to need: of forward and backward, the forward
@@ -91,6 +91,7 @@ class Request:
         if self.controls and self.seeds < 2:
             raise InputError("--controls needs at least 2 seeds, since one shows no difference; give --seeds 3")
         parse_budget(self.budget)
+        settings_tried(self.trials)
         for key, reason in _DECIDED.items():
             if key in self.overrides:
                 raise InputError(f"--set {key} has no place in a comparison: {reason}")
