@@ -118,7 +118,7 @@ def comparison(
             arm("control-slow", "gpt2", "GPT-2, learning rate x 0.1", slow, **bare),
         ]
     references = [
-        {"name": "unigram", "label": "unigram", "seconds": 0.1, "entries": 4096},
+        {"name": "unigram", "label": "unigram model", "seconds": 0.1, "entries": 4096},
         {"name": "kneser-ney", "label": "Kneser-Ney 5-gram", "seconds": 21.0, "entries": 3_012_345},
     ]
     for reference, loss in zip(references, (UNIGRAM, KNESER_NEY), strict=True):

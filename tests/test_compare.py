@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from mu_sota.train import Interrupted
 
 TINY: dict[str, Any] = {
     "vocab_size": 300,
-    "num_hidden_layers": 2,
+    "num_hidden_layers": 1,
     "max_position_embeddings": 16,
     "window": 16,
     "stride": 16,
@@ -39,11 +40,17 @@ ASKED = ["--preset", "quickstart", "--seeds", "2", "--trials", "2", "--budget", 
 SETTINGS = [f"--set={key}={value}" for key, value in TINY.items()]
 
 
+def quick(patch: pytest.MonkeyPatch) -> None:
+    """Sizes and timings of a comparison that is to be over soon."""
+    patch.setattr("mu_sota.arms._PROBE_SECONDS", 0.1)
+    patch.setattr("mu_sota.arms._CALIBRATION_SECONDS", 0.1)
+    patch.setattr("mu_sota.arms._SEARCHES", 2)
+    patch.setattr("mu_sota.plan._SMALLEST_CURVE", 256)
+
+
 @pytest.fixture(autouse=True)
-def _quick_timings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr("mu_sota.arms._PROBE_SECONDS", 0.1)
-    monkeypatch.setattr("mu_sota.arms._CALIBRATION_SECONDS", 0.1)
-    monkeypatch.setattr("mu_sota.arms._SEARCHES", 2)
+def _quick_and_quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    quick(monkeypatch)
     verbosity = logging.get_verbosity()
     yield
     logging.set_verbosity(verbosity)  # the command line silences the library for its whole process
@@ -62,9 +69,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, make_corpus: Callable[[Pa
     base = tmp_path_factory.mktemp("compared")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MU_SOTA_CACHE", str(base / "cache"))
-        patch.setattr("mu_sota.arms._PROBE_SECONDS", 0.1)
-        patch.setattr("mu_sota.arms._CALIBRATION_SECONDS", 0.1)
-        patch.setattr("mu_sota.arms._SEARCHES", 2)
+        quick(patch)
         corpus = make_corpus(base)
         assert mu_sota("compare", "--data", corpus, "--out", base / "out", *ASKED, *SETTINGS) == 0
         yield corpus, base / "out"
@@ -86,14 +91,17 @@ def count(folder: Path, without: tuple[str, ...] = ()) -> int:
         return sum(math.prod(file.get_slice(name).get_shape()) for name in names)
 
 
+REFERENCES = ["unigram", "kneser-ney-5357", "kneser-ney-2560"]
+
+
 def test_all_questions_have_both_families_and_the_references(record: dict[str, Any]) -> None:
     rows = {
         table["question"]: [row.get("arm") or row["reference"] for row in table["rows"]] for table in record["tables"]
     }
     assert rows == {
-        "params": ["mu", "gpt2-params", "gpt2-trunk", "llama-params", "llama-trunk", "unigram", "kneser-ney"],
-        "flops": ["mu", "gpt2-flops", "llama-flops", "unigram", "kneser-ney"],
-        "time": ["mu", "gpt2-time", "llama-time", "unigram", "kneser-ney"],
+        "params": ["mu", "gpt2-params", "gpt2-trunk", "llama-params", "llama-trunk", *REFERENCES],
+        "flops": ["mu", "gpt2-flops", "llama-flops", *REFERENCES],
+        "time": ["mu", "gpt2-time", "llama-time", *REFERENCES],
     }
     assert [one["arm"] for one in record["controls"]] == ["control-again", "control-slow"]
 
@@ -235,33 +243,31 @@ def test_finished_work_is_not_done_again(finished: Any, record: Any, monkeypatch
     assert {**again, "finished": None} == {**record, "finished": None}
 
 
-def test_an_interrupted_comparison_ends_as_if_it_had_not_been(tiny_corpus: Path, tmp_path: Path) -> None:
+def test_an_interrupted_comparison_ends_as_if_it_had_not_been(
+    tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = comparison(tiny_corpus).run(tmp_path / "whole", resume=False)
     # The same plan: sizes for equal time hang on the clock.
     (tmp_path / "parts").mkdir()
     shutil.copy(tmp_path / "whole/plan.json", tmp_path / "parts")
-    parts = None
-    for stop_after in (7, 25, 31, 10_000):
-        once, steps = comparison(tiny_corpus), 0
+    ticks = 0
+    stops = [7, 32, 41]
 
-        def counted(ground: Any, *arguments: Any, once: Comparison = once, stop: int = stop_after) -> Any:
-            def tick(step: int, loss: float) -> None:
-                nonlocal steps
-                steps += 1
-                once.interrupt.received = steps == stop
-                ground.tick(step, loss)
+    def interrupted(ground: Any, *arguments: Any) -> Any:
+        def tick(step: int, loss: float) -> None:
+            nonlocal ticks
+            ticks += 1
+            ground.interrupt.received = ticks in stops
+            ground.tick(step, loss)
 
-            return train_once(type(ground)(**{**vars(ground), "tick": tick}), *arguments)
+        return train_once(replace(ground, tick=tick), *arguments)
 
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(compare, "train_once", counted)
-            if stop_after < 10_000:
-                with pytest.raises(Interrupted, match="is saved at step"):
-                    once.run(tmp_path / "parts", resume=True)
-            else:
-                parts = once.run(tmp_path / "parts", resume=True)
-    assert steps == 6 * 10 - 7 - 25 - 31 + 3 - 3, "6 trainings of 10 steps, none done twice"
-    assert parts is not None
+    monkeypatch.setattr(compare, "train_once", interrupted)
+    for _ in stops:
+        with pytest.raises(Interrupted, match="is saved at step"):
+            comparison(tiny_corpus).run(tmp_path / "parts", resume=True)
+    parts = comparison(tiny_corpus).run(tmp_path / "parts", resume=True)
+    assert ticks == 6 * 10, "6 trainings of 10 steps, none done twice"
     clocks = ("started", "finished", "seconds", "machine")
 
     def without_clocks(value: Any) -> Any:
@@ -320,6 +326,6 @@ def test_what_cannot_be_compared_is_one_sentence(
     assert "it is tuned" in refusal(capsys, "--data", corpus, "--out", tmp_path, "--set", "dropout=0.3")
     assert "already holds a comparison" in refusal(capsys, "--data", corpus, "--out", out, *ASKED, *SETTINGS)
     assert "was started with seeds 2, not 3" in refusal(capsys, "--out", out, "--resume", "--seeds", "3")
-    assert "was started with window 16, not 8" in refusal(capsys, "--out", out, "--resume", "--set", "window=8")
+    assert "was started with stride 16, not 8" in refusal(capsys, "--out", out, "--resume", "--set", "stride=8")
     (corpus / "train.txt").write_text((corpus / "train.txt").read_text() + "One more sentence.\n")
     assert "other text or tokens" in refusal(capsys, "--out", out, "--resume")

@@ -24,7 +24,7 @@ MU = arm("mu", None, 4.00, 4.01, 3.99)
 BETTER = arm("gpt2-params", "params", 4.50, 4.52, 4.51)
 WORSE = arm("gpt2-trunk", "trunk", 3.50, 3.52, 3.49)
 EQUAL = arm("llama-flops", "flops", 4.02, 3.98, 4.01)
-REFERENCES = [{"name": "unigram", "label": "unigram"} | runs(6.0)[0]]
+REFERENCES = [{"name": "unigram", "label": "unigram model"} | runs(6.0)[0]]
 
 
 def found(*arms: dict[str, Any], questions: Any = ("params", "flops")) -> dict[str, Any]:

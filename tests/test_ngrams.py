@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mu_sota.data import Split, load_corpus
 from mu_sota.errors import InputError
-from mu_sota.ngrams import KneserNey, kneser_ney, unigram
+from mu_sota.ngrams import KneserNey, unigram
 
 VOCABULARY = 40
 
@@ -197,7 +197,7 @@ def test_unusable_text_is_refused() -> None:
 def test_the_score_counts_every_token_once() -> None:
     train, split = _split(_random(500)), _split(_random(80, seed=2))
     distributions = Obvious(train.tokens.tolist(), VOCABULARY, 3).distributions(split.tokens.tolist())
-    score = kneser_ney(train, split, VOCABULARY, order=3)
+    score = KneserNey(train.tokens, VOCABULARY, order=3).score(split)
     assert score.nll == pytest.approx(-np.log(distributions[range(79), split.tokens[1:]]).sum())
     assert score.num_correct == (distributions.argmax(axis=1) == split.tokens[1:]).sum()
     assert (score.num_tokens, score.num_words, score.num_bytes) == (79, 40, 400)
@@ -219,7 +219,7 @@ def test_wikitext2_is_as_perplexing_as_to_kenlm(wikitext2: Path, tmp_path: Path)
     """`lmplz -o 5` of KenLM 0.3.0, on the same words and ends of lines as one sentence, gives 217.797."""
     corpus = load_corpus(str(wikitext2), tokenizer="word", cache_dir=tmp_path)
     size = len(corpus.tokenizer)
-    perplexities = [kneser_ney(corpus.train, corpus.test, size, order).perplexity for order in (5, 3, 2, 1)]
+    perplexities = [KneserNey(corpus.train.tokens, size, order).score(corpus.test).perplexity for order in (5, 3, 2, 1)]
     assert perplexities[0] == pytest.approx(217.797, rel=1e-4)
     assert perplexities == sorted(perplexities)
     assert perplexities[0] < unigram(corpus.train, corpus.test, size).perplexity / 4

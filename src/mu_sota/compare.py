@@ -299,17 +299,22 @@ class _Work:
         file = self.out / _REFERENCES_FILE
         if not (known := _read(file)):
             corpus, vocabulary = self.comparison.corpus, self.comparison.config.vocab_size
-            start = time.monotonic()
-            ngrams = KneserNey(corpus.train.tokens, vocabulary, _ORDER)
-            seconds = time.monotonic() - start
             splits = {name: getattr(corpus, name) for name in ("validation", "test")}
-            known = {
-                "unigram": {"label": "unigram", "entries": vocabulary, "seconds": 0.0}
-                | {name: unigram(corpus.train, split, vocabulary).as_dict() for name, split in splits.items()},
-                "kneser-ney": {"label": f"Kneser-Ney {_ORDER}-gram", "entries": ngrams.num_ngrams}
-                | {"seconds": round(seconds, 2)}
-                | {name: ngrams.score(split).as_dict() for name, split in splits.items()},
+            known["unigram"] = {"label": "unigram model", "entries": vocabulary, "seconds": 0.0} | {
+                name: unigram(corpus.train, split, vocabulary).as_dict() for name, split in splits.items()
             }
+            texts = {"": corpus.train.tokens}
+            if (seen := self.plan.steps * self.plan.batch_tokens) < corpus.train.n_predicted:
+                texts[", as many tokens"] = corpus.train.tokens[: seen + 1]
+            for words, tokens in texts.items():
+                start = time.monotonic()
+                ngrams = KneserNey(tokens, vocabulary, _ORDER)
+                label = f"Kneser-Ney {_ORDER}-gram{words}"
+                known[f"kneser-ney-{len(tokens) - 1}"] = {
+                    "label": label,
+                    "entries": ngrams.num_ngrams,
+                    "seconds": round(time.monotonic() - start, 2),
+                } | {name: ngrams.score(split).as_dict() for name, split in splits.items()}
             write_json(file, known)
         return [{"name": name} | one for name, one in known.items()]
 
@@ -379,8 +384,9 @@ class _Bar:
     """Progress over all trainings in seconds as planned, so that the remaining time is right for slow models too."""
 
     def __init__(self, plan: Plan) -> None:
+        self.total = plan.seconds
         self.bar: tqdm[Any] = tqdm(
-            total=plan.seconds,
+            total=self.total,
             bar_format="{percentage:3.0f}% |{bar:20}| {elapsed} so far, {remaining} left: {desc}{postfix}",
             mininterval=0.5 if sys.stderr.isatty() else 30,
             smoothing=0.02,
@@ -390,8 +396,9 @@ class _Bar:
 
     def skip(self, seconds: float) -> None:
         """Work that was finished before, and takes no time now."""
-        self.bar.initial += seconds
-        self.bar.n += seconds
+        done = min(self.bar.n + seconds, self.total)  # sums of parts round
+        self.bar.initial += done - self.bar.n
+        self.bar.n = done
 
     def begin(self, what: str, steps: int, seconds: float) -> None:
         """Work of so many steps, planned to take `seconds`."""
@@ -406,12 +413,15 @@ class _Bar:
             self.last = step - 1
         said = "" if math.isnan(loss) else f", validation loss {loss:.3f}"
         self.bar.set_postfix_str(f"step {step:,} of {self.steps:,}{said}", refresh=False)
-        self.bar.update((step - self.last) * self.per_step)
-        self.last = step
+        self._update(step)
 
     def end(self) -> None:
         """The work is over, perhaps before its last step."""
-        self.bar.update((self.steps - self.last) * self.per_step)
+        self._update(self.steps)
+
+    def _update(self, step: int) -> None:
+        self.bar.update(min((step - self.last) * self.per_step, self.total - self.bar.n))
+        self.last = step
 
     def close(self) -> None:
         """Leave the bar as it is."""
@@ -442,6 +452,8 @@ def _require_same(known: dict[str, Any], asked: dict[str, Any], out: Path, resum
         )
     for part in ("request", "settings"):
         for key, new in asked[part].items():
+            if key == "overrides":  # what they set is among the settings
+                continue
             if (old := known[part].get(key)) != new:
                 raise InputError(
                     f"the comparison in {out} was started with {key} {old!r}, not {new!r}; resume it as it was "

@@ -49,7 +49,7 @@ def conclude(
     controls = [_control(arm, named[arm["control_of"]]) for arm in arms if arm["control_of"]]
     said = {
         **{arm["name"]: f"{arm['label']} ({SAID[arm['matched_on']]})" for arm in opponents},
-        **{one["name"]: f"the {one['label']} model" for one in references},
+        **{one["name"]: f"the {one['label']}" for one in references},
     }
     verdict = [_sentence(table, said) for table in tables]
     if references:
