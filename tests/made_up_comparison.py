@@ -127,7 +127,7 @@ def comparison(
     return {
         "format": 1,
         "command": "mu-sota compare --data data/wikitext-2 --out runs/comparison --preset quickstart --controls",
-        "title_data": "data/wikitext-2",
+        "data": "data/wikitext-2",
         "data_fingerprint": "b7d1f6c09e55",
         "corpus": {
             "vocab_size": 4096,

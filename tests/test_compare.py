@@ -21,10 +21,12 @@ from mu_sota.baselines import Gpt2Style
 from mu_sota.compare import Comparison
 from mu_sota.course import train_once
 from mu_sota.data import EvalWindows, load_corpus
+from mu_sota.errors import InputError
 from mu_sota.plan import Request
 from mu_sota.settings import load_settings
 from mu_sota.tokenizer import load
 from mu_sota.train import Interrupted
+from mu_sota.tuning import Trial, settings_tried
 
 TINY: dict[str, Any] = {
     "vocab_size": 300,
@@ -276,6 +278,34 @@ def test_an_interrupted_comparison_ends_as_if_it_had_not_been(
         return [without_clocks(item) for item in value] if isinstance(value, list) else value
 
     assert without_clocks(parts) == without_clocks(whole)
+
+
+def test_rungs_of_one_length_are_different_trainings(
+    tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a short comparison a rung can be no longer than the one before; its settings are others all the same."""
+    losses = dict(zip(settings_tried(5), [5.0, 4.0, 3.0, 2.0, 1.0], strict=True))
+    trained = []
+
+    def never_mind(ground: Any, config: Any, trial: Trial, seed: int, steps: int, *_: Any) -> dict[str, Any]:
+        trained.append((trial, steps))
+        return {"loss": losses[trial], "seconds": 0.0}
+
+    monkeypatch.setattr(compare, "train_once", never_mind)
+    once = comparison(tiny_corpus, trials=5)
+    work = compare._Work(once, once.make_plan(), tmp_path)
+    mu = work.plan.arms[0]
+    assert [rung.steps for rung in work.plan.rungs] == [4, 4, 5]
+    assert work.tune(mu) == settings_tried(5)[4]
+    assert [steps for _, steps in trained] == [4] * 5 + [4] * 3 + [5] * 2
+    assert [trial for trial, _ in trained[5:8]] == settings_tried(5)[:1:-1]
+    assert [[trial["loss"] for trial in rung["trials"]] for rung in work.tuning(mu)][1:] == [[1, 2, 3], [1, 2]]
+
+
+def test_several_processes_are_refused(tiny_corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="a comparison runs in one process"):
+        comparison(tiny_corpus)
 
 
 def test_a_model_that_leaks_is_not_compared(

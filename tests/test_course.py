@@ -14,7 +14,7 @@ from transformers import GPT2LMHeadModel, PreTrainedConfig, set_seed
 
 from mu_sota import MuConfig
 from mu_sota.baselines import FAMILIES, Shape, build, load
-from mu_sota.course import Ground, beginning, train_once
+from mu_sota.course import Ground, beginning, finish, train_once
 from mu_sota.data import Corpus, EvalWindows, TrainWindows, load_corpus
 from mu_sota.settings import load_settings
 from mu_sota.train import Interrupt, Interrupted
@@ -112,6 +112,7 @@ def test_an_interrupted_training_ends_as_if_it_had_not_been(name: str, corpus: C
     assert parts == whole
     weights = [load(tmp_path / place / "best").state_dict() for place in ("whole", "parts")]
     assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
+    finish(tmp_path / "parts")
     assert [path.name for path in (tmp_path / "parts").iterdir()] == ["best"], "checkpoints are gone"
 
 

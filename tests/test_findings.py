@@ -1,11 +1,12 @@
 """From test losses to a verdict: said only where the seeds show it."""
 
+import re
 from typing import Any
 
 import pytest
 
 from mu_sota.evaluate import Score
-from mu_sota.findings import conclude
+from mu_sota.findings import as_text, conclude
 
 
 def runs(*losses: float) -> list[dict[str, Any]]:
@@ -59,6 +60,21 @@ def test_the_verdict_says_both_directions_and_what_is_not_shown() -> None:
         "The same number of operations: no difference is shown to Llama (same FLOPs).",
         "Beside models that only count: MU is better than the unigram model by 2.000 nats a token.",
     ]
+
+
+def test_the_tables_for_a_terminal() -> None:
+    arms = [one | {"title": one["label"]} for one in (MU, BETTER)]
+    lines = as_text({"arms": arms, "references": REFERENCES} | found(BETTER, questions=["params"])).splitlines()
+    assert re.split(r"\s{2,}", lines[0]) == [
+        "The same number of parameters",
+        "PPL/word",
+        "bits/byte",
+        "loss",
+        "MU minus it",
+    ]
+    assert lines[1].split() == ["MU", "2,981.4", "1.9236", "4.0000"]
+    assert lines[2].split()[0] == "GPT-2"
+    assert lines[2].endswith("-0.5100 (-0.5348 to -0.4852) MU better")
 
 
 def test_one_seed_gives_no_verdict() -> None:

@@ -186,7 +186,7 @@ def test_tables_and_figures_can_be_heard() -> None:
 
 def everywhere(value: Any, text: str) -> Any:
     """The value with `text` in place of every free text."""
-    free = {"command", "title_data", "title", "asks", "text", "verdict", "prompts", "samples", "preset", "processor"}
+    free = {"command", "data", "title", "asks", "text", "verdict", "prompts", "samples", "preset", "processor"}
     if isinstance(value, dict):
         return {
             key: text

@@ -382,6 +382,7 @@ def _compare(
 
     _quiet()
     from .compare import Comparison, recorded_request
+    from .findings import as_text
     from .plan import Request
 
     before = recorded_request(out) if resume and out is not None else {}
@@ -404,7 +405,7 @@ def _compare(
         return
     assert out is not None
     record = comparison.run(out, resume)
-    print("\n" + "\n".join(record["verdict"]))
+    print("\n" + as_text(record) + "\n" + "\n".join(record["verdict"]))
     print(f"\n{out}: report.html (opens in any browser, prints to PDF), report.md, comparison.json")
 
 

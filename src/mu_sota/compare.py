@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 import sys
 import time
@@ -18,7 +19,7 @@ from . import machine, report
 from .arms import QUESTIONS, Arm, Question, Stepper, make_arms
 from .baselines import build, load
 from .causality import assert_causal
-from .course import CURVE_POINTS, WARMUP_SHARE, Ground, beginning, train_once
+from .course import CURVE_POINTS, WARMUP_SHARE, Ground, beginning, finish, train_once
 from .data import TrainWindows, load_corpus
 from .errors import InputError
 from .evaluate import Score, evaluate
@@ -29,7 +30,7 @@ from .plan import Plan, Request, asked_settings, describe, make_plan
 from .settings import Settings
 from .train import Interrupt, Interrupted, choose_precision, default_micro_batch, duration, fitted_to_tokenizer
 from .trained import BEST_FOLDER, default_device, sample
-from .tuning import GRID, Rung, Trial, at_edge, settings_tried, survivors
+from .tuning import GRID, Trial, at_edge, settings_tried, survivors
 
 PLAN_FILE = "plan.json"
 RECORD_FILE = "comparison.json"
@@ -54,6 +55,8 @@ class Comparison:
     """
 
     def __init__(self, request: Request, settings: Settings) -> None:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise InputError("a comparison runs in one process: start it with mu-sota compare, without torchrun")
         self.request, self.run_settings = request, settings.run
         self.settings = asked_settings(settings)
         self.corpus = load_corpus(request.data, tokenizer=settings.run.tokenizer, vocab_size=settings.model.vocab_size)
@@ -98,6 +101,7 @@ class Comparison:
 
     def _run(self, out: Path, resume: bool) -> dict[str, Any]:
         asked = {
+            "format": _FORMAT,
             "request": asdict(self.request) | {"questions": list(self.request.questions)},
             "settings": self.settings,
             "data_fingerprint": self.corpus.fingerprint,
@@ -180,7 +184,7 @@ class Comparison:
         return {
             "format": _FORMAT,
             "command": request.command,
-            "title_data": request.data,
+            "data": request.data,
             "data_fingerprint": corpus.fingerprint,
             "corpus": {
                 "vocab_size": self.config.vocab_size,
@@ -243,7 +247,7 @@ class _Work:
     def tune(self, arm: Arm) -> Trial:
         """Successive halving on the validation split."""
         trials = settings_tried(self.comparison.request.trials)
-        for rung in self.plan.rungs:
+        for level, rung in enumerate(self.plan.rungs):
             losses = [
                 self._training(
                     arm,
@@ -251,7 +255,7 @@ class _Work:
                     _TUNING_SEED,
                     rung.steps,
                     1,
-                    _tuning(rung, number),
+                    _tuning(level, number),
                     f"setting {number + 1} of {rung.trials}, {rung.steps} steps",
                 )["loss"]
                 for number, trial in enumerate(trials)
@@ -288,6 +292,7 @@ class _Work:
                 f"chosen ({trial}); compare again with a lower max_grad_norm (--set), or a longer --budget"
             )
         write_json(place / _TRAINING_FILE, record)
+        finish(place)
         self.bar.end()
         loss = "diverged" if record["loss"] is None else f"validation loss {record['loss']:.4f}"
         settings = ", ".join(f"{key.replace('_', ' ')} {value:g}" for key, value in trial._asdict().items())
@@ -361,9 +366,9 @@ class _Work:
         return [
             {
                 "steps": rung.steps,
-                "trials": [self.training(arm, _tuning(rung, number)) for number in range(rung.trials)],
+                "trials": [self.training(arm, _tuning(level, number)) for number in range(rung.trials)],
             }
-            for rung in self.plan.rungs
+            for level, rung in enumerate(self.plan.rungs)
         ]
 
     def training(self, arm: Arm, name: str) -> dict[str, Any]:
@@ -433,8 +438,8 @@ def recorded_request(out: Path) -> dict[str, Any]:
     return dict(_read(out / PLAN_FILE).get("request", {}))
 
 
-def _tuning(rung: Rung, number: int) -> str:
-    return f"tuning-{rung.steps}-{number}"
+def _tuning(level: int, number: int) -> str:
+    return f"tuning-{level}-{number}"
 
 
 def _trial_of(arm: Arm, chosen: dict[str, Trial]) -> Trial:
@@ -445,6 +450,8 @@ def _trial_of(arm: Arm, chosen: dict[str, Trial]) -> Trial:
 def _require_same(known: dict[str, Any], asked: dict[str, Any], out: Path, resume: bool) -> None:
     if not resume:
         raise InputError(f"{out} already holds a comparison; add --resume to go on with it, or give another --out")
+    if known.get("format") != asked["format"]:
+        raise InputError(f"the comparison in {out} was started by another version of mu-sota; give another --out")
     if known["data_fingerprint"] != asked["data_fingerprint"]:
         raise InputError(
             f"the comparison in {out} was started on other text or tokens than {asked['request']['data']!r} gives now; "

@@ -70,7 +70,8 @@ def train_once(
 ) -> dict[str, Any]:
     """Train a new model, or go on with what an interrupted call left in `place`.
 
-    The weights with the least validation loss among `points` evaluations stay in `place`/best.
+    The weights with the least validation loss among `points` evaluations stay in `place`/best. What it needs to go on
+    stays there too, until `finish`.
 
     Returns:
         `seconds` of training alone, the `curve`, `best_step` and its `loss`, and the step at which it `diverged` or
@@ -108,10 +109,6 @@ def train_once(
     trainer.continue_from_last_checkpoint()
     if course.stopped:
         raise Interrupted(f"the training in {place} is saved at step {trainer.state.global_step:,} of {steps:,}")
-    for checkpoint in trainer.checkpoints():
-        shutil.rmtree(checkpoint)
-    for left in place.glob(_COURSE_FILE.format("*")):
-        left.unlink()
     best = min(course.curve, key=lambda row: row["validation_loss"], default=None)
     return {
         "seconds": round(course.seconds, 2),
@@ -120,6 +117,14 @@ def train_once(
         "diverged": course.diverged,
         "curve": course.curve,
     }
+
+
+def finish(place: Path) -> None:
+    """Remove what only an unfinished training needs; its record has been written."""
+    for checkpoint in place.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    for left in place.glob(_COURSE_FILE.format("*")):
+        left.unlink()
 
 
 class _Course(TrainerCallback):

@@ -60,6 +60,27 @@ def conclude(
     return {"tables": tables, "controls": controls, "verdict": verdict}
 
 
+def as_text(record: dict[str, Any]) -> str:
+    """The tables for a terminal."""
+    named = {arm["name"]: arm["title"] for arm in record["arms"]}
+    named |= {reference["name"]: reference["label"] for reference in record["references"]}
+    lines = []
+    for table in record["tables"]:
+        lines.append(f"{table['title']:54}{'PPL/word':>10}{'bits/byte':>11}{'loss':>9}   MU minus it")
+        for row in table["rows"]:
+            metrics, found = row["metrics"], row["difference"]
+            said = ""
+            if found:
+                interval = "" if found["low"] is None else f" ({found['low']:+.4f} to {found['high']:+.4f})"
+                said = f"{found['mean']:+.4f}{interval} {found['verdict']}"
+            lines.append(
+                f"  {named[row.get('arm') or row['reference']]:52}{metrics['word_perplexity']['mean']:>10,.1f}"
+                f"{metrics['bits_per_byte']['mean']:>11.4f}{metrics['loss']['mean']:>9.4f}   {said}"
+            )
+        lines.append("")
+    return "\n".join(lines)
+
+
 def _losses(runs: Sequence[dict[str, Any]]) -> list[float]:
     return [run["test"]["loss"] for run in runs]
 
