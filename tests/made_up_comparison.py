@@ -76,7 +76,7 @@ def comparison(
                 )
             took = curve[-1]["seconds"]
             scores = {"validation": score(final + 0.02), "test": score(final)}
-            runs.append({"seed": seed, "seconds": took, "curve": curve, "best_step": steps, **scores})
+            runs.append({"seed": seed, "seconds": took, "curve": curve, "best_step": steps, "diverged": None, **scores})
         return {
             "name": name,
             "label": label,
@@ -164,13 +164,14 @@ def comparison(
             "memory_gib": 15.6,
             "gpus": [],
         },
+        "other_machines": [],
         "started": "2026-11-25T18:00:00+00:00",
         "finished": "2026-11-25T21:41:07+00:00",
         "arms": arms,
         "prompts": ["The quick brown", "Once upon a time"],
         "references": references,
         "shares": {"tables": 0.316, "outside": 0.254, "embeddings": 0.43},
-        **conclude(arms, references, [question for question in QUESTIONS if question in match]),
+        **conclude(arms, references, [question for question in QUESTIONS if question in match], kernels=True),
     }
 
 

@@ -65,6 +65,19 @@ def test_the_loss_from_chunks_is_that_of_the_library(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+def test_every_token_is_learned(name: str) -> None:
+    """Llama of the library leaves out the padding token, which in a vocabulary of words is the end of a line."""
+    torch.manual_seed(0)
+    model = build(FAMILIES[name].config(Shape(2, 64, 96), MuConfig(vocab_size=9, pad_token_id=3)), 0.0)
+    with torch.no_grad():
+        assert model.get_input_embeddings().weight.abs().sum(1).min() > 0
+    model.get_output_embeddings().weight = torch.nn.Parameter(torch.randn(9, 64))  # untied, to see the input's alone
+    ids = torch.arange(9)[None]
+    model(input_ids=ids, shift_labels=ids.flip(1)).loss.backward()
+    assert model.get_input_embeddings().weight.grad.abs().sum(1).min() > 0
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_without_labels_it_is_the_library_s_model(name: str) -> None:
     ours, theirs = (model.eval() for model in pair(name, dropout=0.5))
     ids = torch.arange(20)[None]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from filelock import FileLock
 from safetensors import safe_open
 from scipy import stats
 from transformers import AutoModelForCausalLM, logging
@@ -38,16 +39,17 @@ TINY: dict[str, Any] = {
     "sample_tokens": 5,
     "prompts": ["the state", "a block"],
 }
-ASKED = ["--preset", "quickstart", "--seeds", "2", "--trials", "2", "--budget", "20steps", "--controls"]
+ASKED = ["--preset", "quickstart", "--seeds", "3", "--trials", "2", "--budget", "20steps", "--controls"]
 SETTINGS = [f"--set={key}={value}" for key, value in TINY.items()]
 
 
 def quick(patch: pytest.MonkeyPatch) -> None:
     """Sizes and timings of a comparison that is to be over soon."""
     patch.setattr("mu_sota.arms._PROBE_SECONDS", 0.1)
-    patch.setattr("mu_sota.arms._CALIBRATION_SECONDS", 0.1)
     patch.setattr("mu_sota.arms._SEARCHES", 2)
     patch.setattr("mu_sota.plan._SMALLEST_CURVE", 256)
+    for module in ("plan", "compare"):
+        patch.setattr(f"mu_sota.{module}.CURVE_POINTS", 5)
 
 
 @pytest.fixture(autouse=True)
@@ -93,7 +95,7 @@ def count(folder: Path, without: tuple[str, ...] = ()) -> int:
         return sum(math.prod(file.get_slice(name).get_shape()) for name in names)
 
 
-REFERENCES = ["unigram", "kneser-ney-5357", "kneser-ney-2560"]
+REFERENCES = ["unigram", "kneser-ney", "kneser-ney-seen"]
 
 
 def test_all_questions_have_both_families_and_the_references(record: dict[str, Any]) -> None:
@@ -176,15 +178,15 @@ def test_every_model_is_tuned_alike_and_keeps_what_was_best(record: dict[str, An
     arms = {arm["name"]: arm for arm in record["arms"]}
     base, slow = arms["gpt2-params"]["chosen"], arms["control-slow"]["chosen"]
     assert slow == base | {"learning_rate": pytest.approx(base["learning_rate"] / 10)}
-    assert [run["seed"] for run in arms["control-again"]["runs"]] == [2, 3]
-    assert [run["seed"] for run in arms["control-slow"]["runs"]] == [0, 1]
+    assert [run["seed"] for run in arms["control-again"]["runs"]] == [3, 4, 5]
+    assert [run["seed"] for run in arms["control-slow"]["runs"]] == [0, 1, 2]
 
 
 def test_curves_are_given_against_steps_tokens_flops_and_seconds(record: dict[str, Any]) -> None:
     for arm in record["arms"]:
         for run in arm["runs"]:
-            assert [row["step"] for row in run["curve"]] == list(range(2, 21, 2))
-            assert [row["tokens"] for row in run["curve"]] == [step * 8 * 16 for step in range(2, 21, 2)]
+            assert [row["step"] for row in run["curve"]] == list(range(4, 21, 4))
+            assert [row["tokens"] for row in run["curve"]] == [step * 8 * 16 for step in range(4, 21, 4)]
             assert run["curve"][-1]["flops"] == arm["training_flops"]
             seconds = [row["seconds"] for row in run["curve"]]
             assert seconds == sorted(seconds)
@@ -228,8 +230,8 @@ def test_a_trained_model_of_it_can_be_used_like_any_other(finished: Any, capsys:
 
 
 def comparison(corpus: Path, **asked: Any) -> Comparison:
-    """A small comparison: one question, two seeds, no tuning."""
-    asked = {"questions": ("flops",), "seeds": 2, "trials": 1, "budget": "10steps"} | asked
+    """A small comparison: one question, two seeds, two trials."""
+    asked = {"questions": ("flops",), "seeds": 2, "trials": 2, "budget": "10steps"} | asked
     request = Request(preset="quickstart", data=str(corpus), overrides=TINY, **asked)
     return Comparison(request, load_settings("quickstart", overrides=TINY))
 
@@ -248,12 +250,13 @@ def test_finished_work_is_not_done_again(finished: Any, record: Any, monkeypatch
 def test_an_interrupted_comparison_ends_as_if_it_had_not_been(
     tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(compare.report, "write", lambda record, out: None)
     whole = comparison(tiny_corpus).run(tmp_path / "whole", resume=False)
     # The same plan: sizes for equal time hang on the clock.
     (tmp_path / "parts").mkdir()
     shutil.copy(tmp_path / "whole/plan.json", tmp_path / "parts")
     ticks = 0
-    stops = [7, 32, 41]
+    stops = [7, 33, 62]
 
     def interrupted(ground: Any, *arguments: Any) -> Any:
         def tick(step: int, loss: float) -> None:
@@ -269,8 +272,8 @@ def test_an_interrupted_comparison_ends_as_if_it_had_not_been(
         with pytest.raises(Interrupted, match="is saved at step"):
             comparison(tiny_corpus).run(tmp_path / "parts", resume=True)
     parts = comparison(tiny_corpus).run(tmp_path / "parts", resume=True)
-    assert ticks == 6 * 10, "6 trainings of 10 steps, none done twice"
-    clocks = ("started", "finished", "seconds", "machine")
+    assert ticks == 6 * 5 + 6 * 10, "6 trials of 5 steps and 6 trainings of 10, none done twice"
+    clocks = ("started", "finished", "seconds", "command")
 
     def without_clocks(value: Any) -> Any:
         if isinstance(value, dict):
@@ -289,17 +292,108 @@ def test_rungs_of_one_length_are_different_trainings(
 
     def never_mind(ground: Any, config: Any, trial: Trial, seed: int, steps: int, *_: Any) -> dict[str, Any]:
         trained.append((trial, steps))
-        return {"loss": losses[trial], "seconds": 0.0}
+        return {"loss": losses[trial], "seconds": 0.0, "diverged": None if losses[trial] > 1 else 3}
 
     monkeypatch.setattr(compare, "train_once", never_mind)
     once = comparison(tiny_corpus, trials=5)
     work = compare._Work(once, once.make_plan(), tmp_path)
     mu = work.plan.arms[0]
     assert [rung.steps for rung in work.plan.rungs] == [4, 4, 5]
-    assert work.tune(mu) == settings_tried(5)[4]
+    assert work.tune(mu) == settings_tried(5)[3], "the least loss is that of a training that diverged"
     assert [steps for _, steps in trained] == [4] * 5 + [4] * 3 + [5] * 2
-    assert [trial for trial, _ in trained[5:8]] == settings_tried(5)[:1:-1]
-    assert [[trial["loss"] for trial in rung["trials"]] for rung in work.tuning(mu)][1:] == [[1, 2, 3], [1, 2]]
+    assert [trial for trial, _ in trained[5:8]] == settings_tried(5)[3:0:-1]
+    assert [[trial["loss"] for trial in rung["trials"]] for rung in work.tuning(mu)][1:] == [[2, 3, 4], [2, 3]]
+
+
+def test_a_rung_may_have_fewer_trials_than_planned(
+    tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that diverged are in the record, and tried no further."""
+    only = settings_tried(4)[2]
+    monkeypatch.setattr(
+        compare,
+        "train_once",
+        lambda ground, config, trial, *_: {"loss": 1.0, "seconds": 0.0, "diverged": None if trial == only else 3},
+    )
+    once = comparison(tiny_corpus, trials=4)
+    work = compare._Work(once, once.make_plan(), tmp_path)
+    mu = work.plan.arms[0]
+    assert work.tune(mu) == only
+    assert [len(rung["trials"]) for rung in work.tuning(mu)] == [4, 1]
+    monkeypatch.setattr(compare, "train_once", lambda *_: {"loss": 1.0, "seconds": 0.0, "diverged": 3})
+    with pytest.raises(InputError, match=r"GPT-2, same FLOPs: all its trainings in a round of tuning diverged"):
+        work.tune(work.plan.arms[1])
+
+
+def test_trainings_of_another_plan_are_not_taken_for_this_one_s(finished: Any, tmp_path: Path) -> None:
+    corpus, whole = finished
+    for name in ("without", "changed"):
+        shutil.copytree(whole, tmp_path / name)
+    (tmp_path / "without/plan.json").unlink()
+    plan = json.loads((tmp_path / "changed/plan.json").read_text(encoding="utf-8"))
+    plan["plan"]["steps"] = 21
+    (tmp_path / "changed/plan.json").write_text(json.dumps(plan), encoding="utf-8")
+    asked = {"questions": ("params", "flops", "time"), "seeds": 3, "trials": 2, "budget": "20steps", "controls": True}
+    with pytest.raises(
+        InputError, match=r"holds trainings of a comparison, but not its plan\.json; give another --out"
+    ):
+        comparison(corpus, **asked).run(tmp_path / "without", resume=True)
+    with pytest.raises(InputError, match=r"training\.json belongs to another comparison"):
+        comparison(corpus, **asked).run(tmp_path / "changed", resume=True)
+
+
+def test_two_at_once_are_refused(finished: Any, tmp_path: Path) -> None:
+    corpus, whole = finished
+    asked = {"questions": ("params", "flops", "time"), "seeds": 3, "trials": 2, "budget": "20steps", "controls": True}
+    with FileLock(whole / ".lock"), pytest.raises(InputError, match="another process is at work"):
+        comparison(corpus, **asked).run(whole, resume=True)
+
+
+def test_too_little_memory_is_said_with_what_to_do(
+    tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_much(*_: Any) -> Any:
+        raise RuntimeError("CUDA out of memory.")
+
+    monkeypatch.setattr(compare, "train_once", too_much)
+    with pytest.raises(
+        InputError, match=r"out of memory while MU was trained; go on with --resume --set micro_batch_size=4"
+    ):
+        comparison(tiny_corpus).run(tmp_path / "out", resume=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"sample_tokens": 30}, "30 more are asked for, but the model has 16 positions"),
+        ({"batch_size": 10_000}, "windows, less than a batch of 10000"),
+    ],
+)
+def test_what_would_fail_at_the_end_fails_at_once(tiny_corpus: Path, changes: dict[str, Any], said: str) -> None:
+    overrides = TINY | changes
+    with pytest.raises(InputError, match=said):
+        Comparison(Request(data=str(tiny_corpus)), load_settings("quickstart", overrides=overrides))
+
+
+def test_the_plan_of_a_comparison_is_shown_as_it_is(finished: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert mu_sota("compare", "--out", finished[1], "--resume", "--plan") == 0
+    plan = json.loads((finished[1] / "plan.json").read_text(encoding="utf-8"))["plan"]
+    page = capsys.readouterr().out
+    for arm in plan["arms"]:
+        assert f"{arm['seconds_per_step']:.3f}" in page
+
+
+def test_n_grams_on_as_many_tokens_see_all_parts_of_the_text(record: Any) -> None:
+    text = np.arange(10_000)
+    part = compare.spread_over(text, 1600)
+    assert len(part) in (1600, 1601)
+    assert (np.diff(part) == 1).sum() >= len(part) - 16, "stretches"
+    assert len(set(part)) == len(part)
+    assert part[0] == 0
+    assert part[-1] > 9_890
+    assert len(compare.spread_over(text, 9_999)) == 10_000
+    entries = {one["name"]: one["entries"] for one in record["references"]}
+    assert 0 < entries["kneser-ney-seen"] < 1.5 * entries["kneser-ney"]
 
 
 def test_several_processes_are_refused(tiny_corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -352,10 +446,11 @@ def test_what_cannot_be_compared_is_one_sentence(
     corpus, out = finished
     assert "give --out" in refusal(capsys, "--data", corpus)
     assert "--match has 'speed'" in refusal(capsys, "--data", corpus, "--out", tmp_path, "--match", "speed")
-    assert "--trials is 21" in refusal(capsys, "--data", corpus, "--out", tmp_path, "--trials", "21", *SETTINGS)
+    assert "--trials is 25" in refusal(capsys, "--data", corpus, "--out", tmp_path, "--trials", "25", *SETTINGS)
     assert "it is tuned" in refusal(capsys, "--data", corpus, "--out", tmp_path, "--set", "dropout=0.3")
     assert "already holds a comparison" in refusal(capsys, "--data", corpus, "--out", out, *ASKED, *SETTINGS)
-    assert "was started with seeds 2, not 3" in refusal(capsys, "--out", out, "--resume", "--seeds", "3")
+    assert "was started with seeds 3, not 4" in refusal(capsys, "--out", out, "--resume", "--seeds", "4")
+    assert "was started with match" in refusal(capsys, "--out", out, "--resume", "--match", "time")
     assert "was started with stride 16, not 8" in refusal(capsys, "--out", out, "--resume", "--set", "stride=8")
     (corpus / "train.txt").write_text((corpus / "train.txt").read_text() + "One more sentence.\n")
     assert "other text or tokens" in refusal(capsys, "--out", out, "--resume")

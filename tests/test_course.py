@@ -122,7 +122,7 @@ def spoiled(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Gr
 
     def make(after: int, value: float) -> Ground:
         models: list[Any] = []
-        monkeypatch.setattr("mu_sota.course.build", lambda *arguments: models.append(build(*arguments)) or models[0])
+        monkeypatch.setattr("mu_sota.course.build", lambda *arguments: models.append(build(*arguments)) or models[-1])
 
         def spoil(step: int, loss: float) -> None:
             if step == after:
@@ -146,8 +146,26 @@ def test_the_best_weights_are_kept_and_not_the_last(
 def test_a_training_that_breaks_down_says_where(corpus: Corpus, tmp_path: Path, spoiled: Callable[..., Ground]) -> None:
     record = train_once(spoiled(7, math.nan), configs(corpus)["gpt2"], TRIAL, 0, 20, 4, tmp_path / "late")
     assert (record["diverged"], record["best_step"], len(record["curve"])) == (10, 5, 1)
-    record = train_once(spoiled(7, math.nan), configs(corpus)["gpt2"], TRIAL, 0, 20, 2, tmp_path / "early")
-    assert (record["diverged"], record["best_step"], record["loss"]) == (10, None, None)
+
+
+def test_of_a_training_that_breaks_down_at_once_the_first_weights_count(
+    corpus: Corpus, tmp_path: Path, spoiled: Callable[..., Ground]
+) -> None:
+    config = configs(corpus)["gpt2"]
+    record = train_once(spoiled(7, math.nan), config, TRIAL, 0, 20, 2, tmp_path)
+    assert (record["diverged"], record["best_step"], record["curve"]) == (10, 0, [])
+    set_seed(0)
+    untrained = build(config, 0.0)
+    kept = load(tmp_path / "best")
+    assert torch.equal(kept.lm_head.weight, untrained.lm_head.weight)
+    assert record["loss"] == pytest.approx(loss_of(kept, corpus), abs=1e-4)
+
+
+def test_a_single_evaluation_leaves_no_weights(corpus: Corpus, tmp_path: Path) -> None:
+    """Trials of tuning are many, and only their loss counts."""
+    record = train_once(ground(corpus), configs(corpus)["gpt2"], TRIAL, 0, 4, 1, tmp_path)
+    assert record["loss"] > 0
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_beginning_of_a_split(corpus: Corpus) -> None:

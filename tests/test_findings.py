@@ -10,12 +10,24 @@ from mu_sota.findings import as_text, conclude
 
 
 def runs(*losses: float) -> list[dict[str, Any]]:
-    return [{"test": Score(loss * 100, 20, 100, 50, 300).as_dict()} for loss in losses]
+    return [
+        {"seed": seed, "diverged": None, "test": Score(loss * 100, 20, 100, 50, 300).as_dict()}
+        for seed, loss in enumerate(losses)
+    ]
 
 
 def arm(name: str, matched_on: str | None, *losses: float, **more: Any) -> dict[str, Any]:
     label = {"mu": "MU", "gpt2": "GPT-2", "llama": "Llama"}.get(name.split("-")[0], name)
-    return {"name": name, "label": label, "matched_on": matched_on, "control_of": None, "new_seeds": False} | {
+    return {
+        "name": name,
+        "label": label,
+        "matched_on": matched_on,
+        "control_of": None,
+        "new_seeds": False,
+        "at_edge": [],
+    } | {
+        "title": label,
+        "match_ratio": 1.0,
         "runs": runs(*losses),
         **more,
     }
@@ -29,7 +41,7 @@ REFERENCES = [{"name": "unigram", "label": "unigram model"} | runs(6.0)[0]]
 
 
 def found(*arms: dict[str, Any], questions: Any = ("params", "flops")) -> dict[str, Any]:
-    return conclude([MU, *arms], REFERENCES, questions)
+    return conclude([MU, *arms], REFERENCES, questions, kernels=False)
 
 
 def test_every_question_has_its_opponents_and_all_have_the_references() -> None:
@@ -49,7 +61,7 @@ def test_means_and_differences_are_of_the_test_losses() -> None:
     )
     assert gpt2["difference"]["values"] == pytest.approx([-0.50, -0.51, -0.52])
     assert unigram["difference"]["mean"] == pytest.approx(-2.0)
-    assert unigram["metrics"]["loss"]["values"] == pytest.approx([6.0] * 3)
+    assert unigram["metrics"]["loss"] == {"values": [6.0], "mean": 6.0, "low": None, "high": None}, "counted once"
 
 
 def test_the_verdict_says_both_directions_and_what_is_not_shown() -> None:
@@ -63,7 +75,7 @@ def test_the_verdict_says_both_directions_and_what_is_not_shown() -> None:
 
 
 def test_the_tables_for_a_terminal() -> None:
-    arms = [one | {"title": one["label"]} for one in (MU, BETTER)]
+    arms = [MU, BETTER]
     lines = as_text({"arms": arms, "references": REFERENCES} | found(BETTER, questions=["params"])).splitlines()
     assert re.split(r"\s{2,}", lines[0]) == [
         "The same number of parameters",
@@ -77,9 +89,28 @@ def test_the_tables_for_a_terminal() -> None:
     assert lines[2].endswith("-0.5100 (-0.5348 to -0.4852) MU better")
 
 
+def test_what_weakens_a_verdict_stands_in_it() -> None:
+    slow = arm("gpt2-time", "time", 4.5, 4.5, 4.6, match_ratio=0.93)
+    edge = arm("llama-flops", "flops", 4.5, 4.5, 4.6, at_edge=["learning_rate"])
+    broken = arm("gpt2-params", "params", 4.5, 4.5, 9.0)
+    broken["runs"][2]["diverged"] = 120
+    said = found(slow, edge, broken, questions=["params", "flops", "time"])["verdict"][-3:]
+    assert said == [
+        "The same time was not quite met: a step of these took so many times as long as MU's: GPT-2 (0.93).",
+        "The best learning rate was the lowest or highest of the grid for Llama: one beyond it might serve better "
+        "there.",
+        "Trainings that diverged, so that their best weights before count: GPT-2, seed 2, at step 120.",
+    ]
+
+
+def test_kernels_are_named_where_time_is_the_question() -> None:
+    (table,) = conclude([MU], [], ["time"], kernels=True)["tables"]
+    assert "MU's layers ran on kernels of their own" in table["asks"]
+
+
 def test_one_seed_gives_no_verdict() -> None:
     single = [dict(one, runs=one["runs"][:1]) for one in (MU, BETTER)]
-    said = conclude(single, [], ["params"])["verdict"]
+    said = conclude(single, [], ["params"], kernels=False)["verdict"]
     assert said == ["The same number of parameters: no difference is shown to GPT-2 (same total parameters)."]
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from mu_sota.baselines import FAMILIES, Parameters, Shape
 from mu_sota.data import Corpus, Split
 from mu_sota.errors import InputError
 from mu_sota.plan import Budget, Plan, Request, describe, make_plan, parse_budget
-from mu_sota.settings import load_settings
+from mu_sota.settings import load_settings, parse_assignments
 from mu_sota.tokenizer import train_bpe
 
 RUN = load_settings("quickstart").run
@@ -61,7 +62,9 @@ def test_a_budget_is_a_time_or_steps(text: str, expected: Budget) -> None:
     assert parse_budget(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "2", "h", "-2h", "0min", "2 days", "1.5steps", "1h30min", "nan h"])
+@pytest.mark.parametrize(
+    "text", ["", "2", "h", "-2h", "0min", "2 days", "1.5steps", "1h30min", "nan h", "9" * 5000 + "steps"]
+)
 def test_anything_else_is_refused(text: str) -> None:
     with pytest.raises(InputError, match=r"--budget is .*; give"):
         parse_budget(text)
@@ -74,8 +77,9 @@ def test_anything_else_is_refused(text: str) -> None:
         ({"questions": ()}, "--match is ''"),
         ({"questions": ("flops", "flops")}, "at most once"),
         ({"seeds": 0}, "--seeds is 0; give at least 1"),
-        ({"seeds": 1, "controls": True}, "--controls needs at least 2 seeds"),
+        ({"seeds": 2, "controls": True}, "--controls needs at least 3 seeds, since 2"),
         ({"budget": "soon"}, "--budget is 'soon'"),
+        ({"trials": 1}, "--trials is 1; give 2 to 24"),
         ({"overrides": {"learning_rate": 1.0}}, "--set learning_rate has no place in a comparison: it is tuned"),
         ({"overrides": {"num_epochs": 3}}, "--set num_epochs has no place in a comparison: give --budget"),
         ({"overrides": {"seed": 3}}, "give --seeds"),
@@ -86,7 +90,7 @@ def test_what_cannot_be_asked(asked: dict[str, Any], said: str) -> None:
         Request(**asked)
 
 
-@given(minutes=st.integers(1, 5000), seeds=st.integers(2, 5), trials=st.integers(1, 20))
+@given(minutes=st.integers(1, 5000), seeds=st.integers(2, 5), trials=st.integers(2, 24))
 def test_the_plan_takes_what_the_budget_gives(minutes: int, seeds: int, trials: int) -> None:
     try:
         found = plan(budget=f"{minutes}min", seeds=seeds, trials=trials)
@@ -115,6 +119,14 @@ def test_the_time_of_a_plan_is_that_of_its_parts() -> None:
     assert found.seconds == sum(found.arm_seconds(arm) for arm in found.arms)
 
 
+def test_overlapping_windows_of_evaluation_take_their_time() -> None:
+    run = load_settings("quickstart", None, {"eval_stride": 32}).run
+    asked = Request(budget="100steps", seeds=2, trials=2)
+    slow = make_plan([MU, GPT2, AGAIN], asked, run, CORPUS, 8, "fp32")
+    fast = plan(budget="100steps", seeds=2, trials=2)
+    assert slow.evaluation_seconds(MU, 1000) == pytest.approx(4 * fast.evaluation_seconds(MU, 1000))
+
+
 def test_a_control_has_seeds_of_its_own() -> None:
     found = plan(budget="100steps", seeds=3)
     assert [list(found.seeds_of(arm)) for arm in found.arms] == [[0, 1, 2], [0, 1, 2], [3, 4, 5]]
@@ -122,7 +134,7 @@ def test_a_control_has_seeds_of_its_own() -> None:
 
 def test_too_short_a_budget_is_refused_with_what_it_takes() -> None:
     with pytest.raises(
-        InputError, match=r"--budget is '5s', but 10 steps of each of 37 trainings, .* about .*; give more"
+        InputError, match=r"--budget is '5s', but 10 steps of each of 51 trainings, .* about .*; give more"
     ):
         plan(budget="5s")
     with pytest.raises(InputError, match=r"--budget is '9steps'; give at least 10"):
@@ -139,13 +151,14 @@ def test_a_plan_survives_its_file() -> None:
 
 def test_the_page_of_a_plan_names_every_model_with_its_size() -> None:
     page = describe(plan(budget="100steps"), RUN, CORPUS, "cpu")
-    for expected in ("GPT-2, same FLOPs", "900", "500", "0.01 M", "100.14%", "0.400", "37 trainings, about"):
+    for expected in ("GPT-2, same FLOPs", "900", "500", "0.01 M", "100.14%", "0.400", "51 trainings, about"):
         assert expected in page
 
 
 def test_the_command_of_a_request_can_be_typed() -> None:
-    request = Request(data="my texts", overrides={"window": 64}, controls=True, budget="100steps")
-    assert request.command == (
+    request = Request(data="my texts", overrides={"window": 64, "eval_stride": None}, controls=True, budget="100steps")
+    assert request.command(Path("the out")) == (
         "mu-sota compare --preset mu-sota --data 'my texts' --match params,flops,time --seeds 3 --budget 100steps "
-        "--trials 8 --controls --set window=64"
+        "--trials 12 --controls --set window=64 --set eval_stride=null --out 'the out'"
     )
+    assert parse_assignments(["eval_stride=null", "window=64"]) == request.overrides

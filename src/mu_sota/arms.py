@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -38,9 +39,9 @@ CONTROL_RATE = 0.1
 TIME_TOLERANCE = 0.03
 """Relative difference in time at which the search for a size ends; no machine repeats its timings much better."""
 
-_SEARCHES = 6
-_PROBE_SECONDS = 10.0  # of timing, for one candidate
-_CALIBRATION_SECONDS = 30.0
+_SEARCHES = 8
+_PROBE_SECONDS = 20.0  # of timing a model beside MU
+_ROUND = 3  # steps of one model before it is the other's turn: training meets its own weights in the caches
 
 
 @dataclass(frozen=True)
@@ -90,25 +91,26 @@ def make_arms(
         InputError: no standard Transformer of the family can be matched.
     """
     mu = Arm("mu", "mu", "MU", config, count_parameters(config), count_flops(config, run.window))
+    mu = dataclasses.replace(mu, seconds_per_step=stepper.seconds(config))
     arms = [mu]
     for name, family in FAMILIES.items():
         for matched in (matched for question in questions for matched in MATCHINGS[question]):
-            theirs = _sized(family, mu, matched, run.window, stepper)
-            arms.append(
-                Arm(
-                    f"{name}-{matched}",
-                    name,
-                    family.label,
-                    theirs,
-                    count_parameters(theirs),
-                    count_flops(theirs, run.window),
-                    matched,
-                )
+            if matched == "time":
+                theirs, slower = _as_fast_as(mu, family, stepper)
+            else:
+                theirs = _of_size(mu, family, matched, run.window)
+                slower = stepper.ratio(theirs, config)
+            arm = Arm(
+                f"{name}-{matched}",
+                name,
+                family.label,
+                theirs,
+                count_parameters(theirs),
+                count_flops(theirs, run.window),
+                matched,
+                seconds_per_step=slower * mu.seconds_per_step,
             )
-    timed = stepper.seconds([arm.config for arm in arms], _CALIBRATION_SECONDS)
-    arms = [dataclasses.replace(arm, seconds_per_step=seconds) for arm, seconds in zip(arms, timed, strict=True)]
-    mu = arms[0]
-    arms = [mu, *(dataclasses.replace(arm, match_ratio=_ratio(arm, mu)) for arm in arms[1:])]
+            arms.append(dataclasses.replace(arm, match_ratio=_ratio(arm, mu)))
     if controls:
         again, slow = "other seeds", f"learning rate x {CONTROL_RATE:g}"
         repeated = dataclasses.replace(arms[1], matched_on=None, match_ratio=None, control_of=arms[1].name)
@@ -120,32 +122,38 @@ def make_arms(
     return arms
 
 
-def _sized(family: Family, mu: Arm, matched: Matched, window: int, stepper: "Stepper") -> PreTrainedConfig:
+def _of_size(mu: Arm, family: Family, matched: Matched, window: int) -> PreTrainedConfig:
     like = mu.config
     assert isinstance(like, MuConfig)
-
-    def outside(config: PreTrainedConfig) -> int:
-        return count_parameters(config).outside
-
     if matched == "params":
         return fit(family, like, lambda config: count_parameters(config).total, mu.parameters.total)
     if matched == "trunk":
-        return fit(family, like, outside, mu.parameters.outside)
-    if matched == "flops":
-        return fit(family, like, lambda config: count_flops(config, window), mu.flops_per_token)
+        return fit(family, like, lambda config: count_parameters(config).outside, mu.parameters.outside)
+    return fit(family, like, lambda config: count_flops(config, window), mu.flops_per_token)
 
-    # Time is no exact count: sizes are tried, nearer and nearer, along the family's usual shapes.
-    target = mu.parameters.outside
-    best: tuple[float, PreTrainedConfig] = (float("inf"), like)
+
+def _as_fast_as(mu: Arm, family: Family, stepper: "Stepper") -> tuple[PreTrainedConfig, float]:
+    """The configuration whose step takes as long as MU's, and its time in parts of MU's.
+
+    Time is no exact count: sizes are tried along the family's usual shapes, each where a power law through the last two
+    says. The one that seemed nearest is timed again, since the best of several noisy timings flatters itself.
+    """
+    like = mu.config
+    assert isinstance(like, MuConfig)
+    tried: list[tuple[float, float, PreTrainedConfig]] = []  # log of size and of time over MU's
+    size = math.log(mu.parameters.outside)
     for _ in range(_SEARCHES):
-        config = fit(family, like, outside, target)
-        ours, theirs = stepper.seconds([like, config], _PROBE_SECONDS)
-        ratio = theirs / ours
-        best = min(best, (abs(ratio - 1), config), key=lambda found: found[0])
-        if best[0] <= TIME_TOLERANCE:
+        config = fit(family, like, lambda config: count_parameters(config).outside, round(math.exp(size)))
+        tried.append((size, math.log(stepper.ratio(config, like)), config))
+        if abs(tried[-1][1]) <= TIME_TOLERANCE:
             break
-        target = max(round(target / ratio), 1)
-    return best[1]
+        growth = 0.7  # of time with size, in logarithms, before two points tell
+        if len(tried) > 1 and tried[-1][0] != tried[-2][0]:
+            growth = (tried[-1][1] - tried[-2][1]) / (tried[-1][0] - tried[-2][0])
+        # Noise can make the two points say anything; time grows with size, and hardly faster.
+        size -= tried[-1][1] / min(max(growth, 0.3), 1.2)
+    nearest = min(tried, key=lambda one: abs(one[1]))[2]
+    return nearest, stepper.ratio(nearest, like)
 
 
 def _ratio(arm: Arm, mu: Arm) -> float:
@@ -160,11 +168,11 @@ def _ratio(arm: Arm, mu: Arm) -> float:
 
 
 class Stepper:
-    """Times training steps of several models in turn, so that other work on the machine meets all alike.
+    """Times training steps, those of two models in turn, so that other work on the machine meets both alike.
 
     Args:
         run: settings of the run; a step is forward, backward, clipping and AdamW on one batch.
-        micro_batch_size: sequences at once.
+        micro_batch_size: sequences at once; halved where the memory does not hold them.
         precision: fp32, bf16 or fp16.
         device: where.
     """
@@ -172,37 +180,43 @@ class Stepper:
     def __init__(self, run: RunSettings, micro_batch_size: int, precision: str, device: torch.device) -> None:
         self.run, self.micro_batch_size, self.precision, self.device = run, micro_batch_size, precision, device
 
-    def seconds(self, configs: Sequence[PreTrainedConfig], budget: float) -> list[float]:
-        """Seconds of a step of each model: the median of the first, times the median ratio to it of each other.
+    def seconds(self, config: PreTrainedConfig) -> float:
+        """Median seconds of a step."""
+        return statistics.median(self._rounds([config])[0])
 
-        About `budget` seconds are spent, but at least 3 steps on each.
+    def ratio(self, config: PreTrainedConfig, other: PreTrainedConfig) -> float:
+        """How many times as long a step of the first model takes: the median over rounds of both."""
+        ours, theirs = self._rounds([config, other])
+        return statistics.median(mine / other for mine, other in zip(ours, theirs, strict=True))
+
+    def _rounds(self, configs: Sequence[PreTrainedConfig]) -> list[list[float]]:
+        """Seconds of a step of each model in each of at least 3 rounds.
 
         Raises:
             InputError: a single sequence at once is still too much for the memory.
         """
         while True:
             try:
-                steps = [self._step(config) for config in configs]
-                taken: list[list[float]] = [[] for _ in steps]
-                first = sum(step() for step in steps)  # untimed: caches and allocators warm up
-                for _ in range(min(max(round(budget / first), 3), 30)):
-                    for times, step in zip(taken, steps, strict=True):
-                        times.append(step())
-                unit = statistics.median(taken[0])
-                return [
-                    unit * statistics.median(mine / other for mine, other in zip(times, taken[0], strict=True))
-                    for times in taken
-                ]
+                return self._time([self._step(config) for config in configs])
             except (RuntimeError, MemoryError) as error:
                 if not (isinstance(error, MemoryError) or should_reduce_batch_size(error)):
                     raise
-                if self.micro_batch_size == 1:
-                    raise InputError(
-                        "out of memory with a single sequence at once: lower window, num_hidden_layers or matrix_size "
-                        "with --set"
-                    ) from error
-                self.micro_batch_size //= 2
-                gc.collect()
+            if self.micro_batch_size == 1:
+                raise InputError(
+                    "out of memory with a single sequence at once: lower window, num_hidden_layers or matrix_size "
+                    "with --set"
+                )
+            self.micro_batch_size //= 2
+            release_memory()
+
+    def _time(self, steps: Sequence[Callable[[], float]]) -> list[list[float]]:
+        first = sum(step() for step in steps)  # untimed: caches and allocators warm up
+        taken: list[list[float]] = [[] for _ in steps]
+        for _ in range(min(max(round(_PROBE_SECONDS / (_ROUND * first)), 3), 30)):
+            for times, step in zip(taken, steps, strict=True):
+                step()
+                times.append(statistics.mean(step() for _ in range(_ROUND - 1)))
+        return taken
 
     def _step(self, config: PreTrainedConfig) -> Callable[[], float]:
         set_seed(0)
@@ -229,3 +243,10 @@ class Stepper:
             return time.perf_counter() - start
 
         return step
+
+
+def release_memory() -> None:
+    """Let go of models that only refer to each other any more, and of the accelerator's memory that they held."""
+    gc.collect()
+    if torch.accelerator.is_available():
+        torch.accelerator.empty_cache()

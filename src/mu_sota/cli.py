@@ -353,9 +353,9 @@ def _compare(
     seeds: Annotated[int | None, typer.Option(help="trainings of every model that count. Default: 3")] = None,
     budget: Annotated[
         str | None,
-        typer.Option(help="time for everything, as 2h or 45min; or steps of every training, as 500steps. Default: 2h"),
+        typer.Option(help="time for all trainings, as 2h or 45min; or steps of each, as 500steps. Default: 2h"),
     ] = None,
-    trials: Annotated[int | None, typer.Option(help="settings tried for every model. Default: 8")] = None,
+    trials: Annotated[int | None, typer.Option(help="settings tried for every model. Default: 12")] = None,
     controls: Annotated[
         bool | None,
         typer.Option(
@@ -401,7 +401,7 @@ def _compare(
     request = Request(**kept | {key: value for key, value in given.items() if value is not None}, overrides=overrides)
     comparison = Comparison(request, load_settings(request.preset, overrides=request.overrides))
     if plan:
-        print(comparison.describe(comparison.make_plan()))
+        print(comparison.describe(comparison.plan_in(out) if resume and out is not None else comparison.make_plan()))
         return
     assert out is not None
     record = comparison.run(out, resume)

@@ -1,9 +1,9 @@
 """MU beside standard Transformers: tune all alike, train all on the same batches, score the test split once, record."""
 
+import hashlib
 import json
 import math
 import os
-import shutil
 import sys
 import time
 from dataclasses import asdict, replace
@@ -11,13 +11,16 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
+from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, set_seed
 
 from . import machine, report
-from .arms import QUESTIONS, Arm, Question, Stepper, make_arms
-from .baselines import build, load
+from .arms import QUESTIONS, Arm, Question, Stepper, make_arms, release_memory
+from .baselines import build, load, with_dropout
 from .causality import assert_causal
 from .course import CURVE_POINTS, WARMUP_SHARE, Ground, beginning, finish, train_once
 from .data import TrainWindows, load_corpus
@@ -29,7 +32,7 @@ from .ngrams import KneserNey, unigram
 from .plan import Plan, Request, asked_settings, describe, make_plan
 from .settings import Settings
 from .train import Interrupt, Interrupted, choose_precision, default_micro_batch, duration, fitted_to_tokenizer
-from .trained import BEST_FOLDER, default_device, sample
+from .trained import BEST_FOLDER, default_device, prompt_ids, sample
 from .tuning import GRID, Trial, at_edge, settings_tried, survivors
 
 PLAN_FILE = "plan.json"
@@ -38,8 +41,10 @@ _TRAININGS = "trainings"  # a folder a training, which holds its record when it 
 _TRAINING_FILE = "training.json"
 _SCORES_FILE = "scores.json"
 _REFERENCES_FILE = "references.json"
-_FORMAT = 1
+_LOCK_FILE = ".lock"
+_FORMAT = 2  # raise it when files in the folder change
 _ORDER = 5  # of the n-gram model
+_STRETCHES = 16  # few, since each seam makes n-grams that are not in the text; many, to meet all kinds of it
 _TUNING_SEED = 1_000_000  # none of those that count
 
 
@@ -55,13 +60,21 @@ class Comparison:
     """
 
     def __init__(self, request: Request, settings: Settings) -> None:
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if int(os.environ.get("WORLD_SIZE") or 1) > 1:
             raise InputError("a comparison runs in one process: start it with mu-sota compare, without torchrun")
         self.request, self.run_settings = request, settings.run
         self.settings = asked_settings(settings)
         self.corpus = load_corpus(request.data, tokenizer=settings.run.tokenizer, vocab_size=settings.model.vocab_size)
         self.windows = TrainWindows(self.corpus.train.tokens, settings.run.window, settings.run.stride)
+        if len(self.windows) < settings.run.batch_size:
+            raise InputError(
+                f"the training split has {len(self.windows)} windows, less than a batch of {settings.run.batch_size}; "
+                f"give more text, or lower batch_size or window with --set"
+            )
         self.config = fitted_to_tokenizer(settings.model, self.corpus)
+        for prompt in settings.run.prompts:  # found unusable now, not when all is trained
+            positions = self.config.max_position_embeddings
+            prompt_ids(self.corpus.tokenizer, prompt, settings.run.sample_tokens, positions)
         self.device = default_device()
         self.interrupt = Interrupt()
 
@@ -86,6 +99,17 @@ class Comparison:
         """A plan as text."""
         return describe(plan, self.run_settings, self.corpus, self.device.type)
 
+    def plan_in(self, out: Path) -> Plan:
+        """The plan of the comparison in a folder.
+
+        Raises:
+            InputError: there is none, or it is of another comparison.
+        """
+        known = self._known(out, resume=True)
+        if not known:
+            raise InputError(f"there is no comparison in {out}; leave out --resume to plan one")
+        return Plan.from_dict(known["plan"])
+
     def run(self, out: Path, resume: bool) -> dict[str, Any]:
         """Do it, or what is left of it, and leave record and report in `out`.
 
@@ -93,46 +117,69 @@ class Comparison:
             The record, as `comparison.json` has it.
 
         Raises:
-            InputError: another comparison is in `out`, or a model has a leak.
-            Interrupted: Ctrl-C or SIGTERM; it can be resumed.
+            InputError: another comparison is in `out` or at work there, or a model has a leak.
+            Interrupted: Ctrl-C or SIGTERM while models are trained or evaluated; it can be resumed.
         """
-        with self.interrupt.listening():
-            return self._run(out, resume)
+        known = self._known(out, resume)
+        if not known:
+            print("Sizing the models, and timing their steps ...", flush=True)
+            plan = self.make_plan()
+            print(self.describe(plan) + "\n", flush=True)
+            known = self._asked() | {
+                "plan": plan.as_dict(),
+                "leak_checks": {arm.name: self._leak_check(arm) for arm in plan.arms if arm.control_of is None},
+                "machines": [],
+                "started": _now(),
+            }
+        else:
+            print(self.describe(Plan.from_dict(known["plan"])) + "\n", flush=True)
+        here = machine.describe()
+        if here not in known["machines"]:
+            known["machines"].append(here)
+            write_json(out / PLAN_FILE, known)
+        lock = FileLock(out / _LOCK_FILE, timeout=0)
+        try:
+            with lock, self.interrupt.listening():
+                record = self._work_off(out, known)
+        except Timeout:
+            raise InputError(f"another process is at work on the comparison in {out}; wait for it to end") from None
+        (out / _LOCK_FILE).unlink(missing_ok=True)
+        return record
 
-    def _run(self, out: Path, resume: bool) -> dict[str, Any]:
-        asked = {
+    def _asked(self) -> dict[str, Any]:
+        return {
             "format": _FORMAT,
             "request": asdict(self.request) | {"questions": list(self.request.questions)},
             "settings": self.settings,
             "data_fingerprint": self.corpus.fingerprint,
         }
-        known = _read(out / PLAN_FILE)
+
+    def _known(self, out: Path, resume: bool) -> dict[str, Any]:
+        """What the folder holds of this comparison so far, or nothing."""
+        if out.exists() and not out.is_dir():
+            raise InputError(f"--out is {out}, which is a file; give a folder")
+        known = _read(out / PLAN_FILE, "give another --out")
         if known:
-            _require_same(known, asked, out, resume)
-            plan = Plan.from_dict(known["plan"])
-            print(self.describe(plan) + "\n")
-        else:
-            print("Sizing the models, and timing their steps ...", flush=True)
-            plan = self.make_plan()
-            print(self.describe(plan) + "\n", flush=True)
-            known = asked | {
-                "plan": plan.as_dict(),
-                "leak_checks": {arm.name: self._leak_check(arm) for arm in plan.arms if arm.control_of is None},
-                "machine": machine.describe(),
-                "started": _now(),
-            }
-            write_json(out / PLAN_FILE, known)
+            _require_same(known, self._asked(), out, resume)
+        elif (out / _TRAININGS).exists():
+            raise InputError(f"{out} holds trainings of a comparison, but not its {PLAN_FILE}; give another --out")
+        return known
+
+    def _work_off(self, out: Path, known: dict[str, Any]) -> dict[str, Any]:
+        plan = Plan.from_dict(known["plan"])
         work = _Work(self, plan, out)
-        chosen = {arm.name: work.tune(arm) for arm in plan.arms if arm.control_of is None}
-        trials = {arm.name: _trial_of(arm, chosen) for arm in plan.arms}
-        for number in range(plan.seeds):  # seed by seed, so that what an interrupted comparison has is comparable
-            for arm in plan.arms:
-                work.train(arm, trials[arm.name], plan.seeds_of(arm)[number])
-        scores = {(arm.name, seed): work.score(arm, seed) for arm in plan.arms for seed in plan.seeds_of(arm)}
-        arms = [self._arm_record(arm, trials[arm.name], plan, work, known, scores) for arm in plan.arms]
-        references = work.references()
-        work.bar.close()
-        record = self._record(plan, known, arms, references)
+        try:
+            chosen = {arm.name: work.tune(arm) for arm in plan.arms if arm.control_of is None}
+            trials = {arm.name: _trial_of(arm, chosen) for arm in plan.arms}
+            for number in range(plan.seeds):  # seed by seed: should the machine slow down, all models meet it
+                for arm in plan.arms:
+                    work.train(arm, trials[arm.name], plan.seeds_of(arm)[number])
+            scores = {(arm.name, seed): work.score(arm, seed) for arm in plan.arms for seed in plan.seeds_of(arm)}
+            references = work.references()
+            arms = [self._arm_record(arm, trials[arm.name], plan, work, known, scores) for arm in plan.arms]
+        finally:
+            work.bar.close()
+        record = self._record(out, plan, known, arms, references)
         write_json(out / RECORD_FILE, record)
         report.write(record, out)
         return record
@@ -162,7 +209,7 @@ class Comparison:
             "match_ratio": arm.match_ratio,
             "control_of": arm.control_of,
             "new_seeds": arm.new_seeds,
-            "config": arm.config.to_diff_dict(),
+            "config": with_dropout(arm.config, trial.dropout).to_diff_dict(),
             "parameters": arm.parameters._asdict(),
             "flops_per_token": arm.flops_per_token,
             "training_flops": plan.steps * per_step,
@@ -176,14 +223,20 @@ class Comparison:
         }
 
     def _record(
-        self, plan: Plan, known: dict[str, Any], arms: list[dict[str, Any]], references: list[dict[str, Any]]
+        self,
+        out: Path,
+        plan: Plan,
+        known: dict[str, Any],
+        arms: list[dict[str, Any]],
+        references: list[dict[str, Any]],
     ) -> dict[str, Any]:
         corpus, request, mu = self.corpus, self.request, plan.arms[0].parameters
-        questions = self.questions
+        questions, first = self.questions, known["machines"][0]
+        kernels = first["kernels"] == "compiled" and not first["gpus"] and plan.precision == "fp32"
         tokens = plan.steps * plan.batch_tokens
         return {
             "format": _FORMAT,
-            "command": request.command,
+            "command": request.command(out),
             "data": request.data,
             "data_fingerprint": corpus.fingerprint,
             "corpus": {
@@ -203,7 +256,8 @@ class Comparison:
             "trials": request.trials,
             "grid": GRID,
             "rungs": [rung._asdict() for rung in plan.rungs],
-            "machine": known["machine"],
+            "machine": first,
+            "other_machines": known["machines"][1:],
             "started": known["started"],
             "finished": _now(),
             "arms": arms,
@@ -214,7 +268,7 @@ class Comparison:
                 "outside": mu.outside / mu.total,
                 "embeddings": (mu.total - mu.tables - mu.outside) / mu.total,
             },
-            **conclude(arms, references, questions),
+            **conclude(arms, references, questions, kernels),
         }
 
     def _leak_check(self, arm: Arm) -> dict[str, Any]:
@@ -231,13 +285,14 @@ class _Work:
 
     def __init__(self, comparison: Comparison, plan: Plan, out: Path) -> None:
         self.comparison, self.plan, self.out = comparison, plan, out
+        self.plan_id = hashlib.sha256(json.dumps(plan.as_dict(), sort_keys=True).encode()).hexdigest()[:16]
         run, corpus = comparison.run_settings, comparison.corpus
         self.bar = _Bar(plan)
         self.ground = Ground(
             replace(corpus, validation=beginning(corpus.validation, plan.curve_tokens)),
             comparison.windows,
             run,
-            plan.micro_batch_size,
+            run.micro_batch_size or plan.micro_batch_size,
             plan.precision,
             comparison.interrupt,
             self.bar.tick,
@@ -248,7 +303,7 @@ class _Work:
         """Successive halving on the validation split."""
         trials = settings_tried(self.comparison.request.trials)
         for level, rung in enumerate(self.plan.rungs):
-            losses = [
+            records = [
                 self._training(
                     arm,
                     trial,
@@ -257,10 +312,14 @@ class _Work:
                     1,
                     _tuning(level, number),
                     f"setting {number + 1} of {rung.trials}, {rung.steps} steps",
-                )["loss"]
+                )
                 for number, trial in enumerate(trials)
             ]
-            trials = [trials[number] for number in survivors(losses, -(-len(trials) // 2))]
+            losses = [None if record["diverged"] else record["loss"] for record in records]
+            try:
+                trials = [trials[number] for number in survivors(losses, -(-len(trials) // 2))]
+            except InputError as error:
+                raise InputError(f"{arm.title}: {error}") from None
         return trials[0]
 
     def train(self, arm: Arm, trial: Trial, seed: int) -> dict[str, Any]:
@@ -276,25 +335,33 @@ class _Work:
         place = self._place(arm, name)
         seconds = self.plan.training_seconds(arm, steps, points)
         self.finished += 1
-        record = _read(place / _TRAINING_FILE)
+        record = self.training(arm, name)
         if record:
+            finish(place)
             self.bar.skip(seconds)
             return record
+        self._stop_if_asked()
         said = f"{self.finished} of {self.plan.trainings}: {arm.title}, {said}"
         self.bar.begin(said, steps, seconds)
-        record = {"seed": seed, **trial._asdict(), "steps": steps}
-        record |= train_once(self.ground, arm.config, trial, seed, steps, points, place)
-        if seed == _TUNING_SEED:
-            shutil.rmtree(place / BEST_FOLDER, ignore_errors=True)
-        elif record["loss"] is None:
+        try:
+            done = train_once(self.ground, arm.config, trial, seed, steps, points, place)
+        except (RuntimeError, MemoryError) as error:
+            if not (isinstance(error, MemoryError) or should_reduce_batch_size(error)):
+                raise
+            less = max(self.ground.micro_batch_size // 2, 1)
             raise InputError(
-                f"{arm.title} diverged with seed {seed} before its first evaluation, with the settings that tuning had "
-                f"chosen ({trial}); compare again with a lower max_grad_norm (--set), or a longer --budget"
-            )
-        write_json(place / _TRAINING_FILE, record)
+                f"out of memory while {arm.title} was trained; go on with --resume --set micro_batch_size={less}: the "
+                f"same batches, in more parts"
+            ) from error
+        finally:
+            release_memory()
+        record = {"seed": seed, **trial._asdict(), "steps": steps, **done}
+        self._write(place / _TRAINING_FILE, record)
         finish(place)
         self.bar.end()
-        loss = "diverged" if record["loss"] is None else f"validation loss {record['loss']:.4f}"
+        loss = f"validation loss {record['loss']:.4f}"
+        if record["diverged"]:
+            loss += f", diverged at step {record['diverged']}"
         settings = ", ".join(f"{key.replace('_', ' ')} {value:g}" for key, value in trial._asdict().items())
         tqdm.write(f"{said}: {loss} in {duration(record['seconds'])} ({settings})")
         return record
@@ -302,7 +369,8 @@ class _Work:
     def references(self) -> list[dict[str, Any]]:
         """The models that need no gradient: frequencies, and n-grams with modified Kneser-Ney smoothing."""
         file = self.out / _REFERENCES_FILE
-        if not (known := _read(file)):
+        self._stop_if_asked()
+        if not (known := self._read(file)):
             corpus, vocabulary = self.comparison.corpus, self.comparison.config.vocab_size
             splits = {name: getattr(corpus, name) for name in ("validation", "test")}
             known["unigram"] = {"label": "unigram model", "entries": vocabulary, "seconds": 0.0} | {
@@ -310,24 +378,24 @@ class _Work:
             }
             texts = {"": corpus.train.tokens}
             if (seen := self.plan.steps * self.plan.batch_tokens) < corpus.train.n_predicted:
-                texts[", as many tokens"] = corpus.train.tokens[: seen + 1]
+                texts[", as many tokens"] = spread_over(corpus.train.tokens, seen)
             for words, tokens in texts.items():
                 start = time.monotonic()
                 ngrams = KneserNey(tokens, vocabulary, _ORDER)
                 label = f"Kneser-Ney {_ORDER}-gram{words}"
-                known[f"kneser-ney-{len(tokens) - 1}"] = {
+                known["kneser-ney-seen" if words else "kneser-ney"] = {
                     "label": label,
                     "entries": ngrams.num_ngrams,
                     "seconds": round(time.monotonic() - start, 2),
                 } | {name: ngrams.score(split).as_dict() for name, split in splits.items()}
-            write_json(file, known)
+            self._write(file, known)
         return [{"name": name} | one for name, one in known.items()]
 
     def score(self, arm: Arm, seed: int) -> dict[str, Any]:
         """Validation and test split, whole, of the best weights. Every training is over by now."""
         place = self._place(arm, f"seed-{seed}")
         seconds = self.plan.evaluation_seconds(arm, self.plan.final_tokens)
-        known = _read(place / _SCORES_FILE)
+        known = self._read(place / _SCORES_FILE)
         if known:
             self.bar.skip(seconds)
             return known
@@ -336,7 +404,7 @@ class _Work:
         corpus = self.comparison.corpus
         model = self._best(arm, seed)
         known = {split: self._evaluate(model, getattr(corpus, split)).as_dict() for split in ("validation", "test")}
-        write_json(place / _SCORES_FILE, known)
+        self._write(place / _SCORES_FILE, known)
         self.bar.end()
         return known
 
@@ -366,14 +434,26 @@ class _Work:
         return [
             {
                 "steps": rung.steps,
-                "trials": [self.training(arm, _tuning(level, number)) for number in range(rung.trials)],
+                # Fewer than planned where some of the rung before diverged.
+                "trials": [
+                    trial for number in range(rung.trials) if (trial := self.training(arm, _tuning(level, number)))
+                ],
             }
             for level, rung in enumerate(self.plan.rungs)
         ]
 
     def training(self, arm: Arm, name: str) -> dict[str, Any]:
-        """The record of a finished training."""
-        return _read(self._place(arm, name) / _TRAINING_FILE)
+        """The record of a finished training, or nothing."""
+        return self._read(self._place(arm, name) / _TRAINING_FILE)
+
+    def _read(self, file: Path) -> dict[str, Any]:
+        content = _read(file, "remove it, and it is made again with --resume")
+        if content and content.pop("plan", None) != self.plan_id:
+            raise InputError(f"{file} belongs to another comparison than {self.out / PLAN_FILE}; give another --out")
+        return content
+
+    def _write(self, file: Path, content: dict[str, Any]) -> None:
+        write_json(file, {"plan": self.plan_id, **content})
 
     def _best(self, arm: Arm, seed: int) -> PreTrainedModel:
         model = load(self._place(arm, f"seed-{seed}") / BEST_FOLDER)
@@ -433,9 +513,16 @@ class _Bar:
         self.bar.close()
 
 
+def spread_over(tokens: np.ndarray, count: int) -> np.ndarray:
+    """`count` tokens of a text and the one before them, in stretches that begin at equal distances."""
+    length = -(-count // _STRETCHES)
+    starts = np.linspace(0, len(tokens) - length, _STRETCHES).astype(int)
+    return np.concatenate([tokens[start : start + length] for start in starts])[: count + 1]
+
+
 def recorded_request(out: Path) -> dict[str, Any]:
     """What the comparison in a folder was asked for, or nothing."""
-    return dict(_read(out / PLAN_FILE).get("request", {}))
+    return dict(_read(out / PLAN_FILE, "give another --out").get("request", {}))
 
 
 def _tuning(level: int, number: int) -> str:
@@ -462,20 +549,21 @@ def _require_same(known: dict[str, Any], asked: dict[str, Any], out: Path, resum
             if key == "overrides":  # what they set is among the settings
                 continue
             if (old := known[part].get(key)) != new:
+                key = {"questions": "match"}.get(key, key)
                 raise InputError(
                     f"the comparison in {out} was started with {key} {old!r}, not {new!r}; resume it as it was "
                     f"started, or give another --out"
                 )
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read(file: Path, remedy: str) -> dict[str, Any]:
     """The content of a JSON file, or nothing where there is none."""
     if not file.is_file():
         return {}
     try:
         return dict(json.loads(file.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
-        raise InputError(f"{file} is damaged ({error}); remove it, and it is made again with --resume") from None
+        raise InputError(f"{file} is damaged ({error}); {remedy}") from None
 
 
 def _now() -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from transformers import (
     PreTrainedConfig,
     PrinterCallback,
@@ -23,7 +24,7 @@ from transformers import (
 from .baselines import build
 from .data import Corpus, Split, TrainWindows
 from .evaluate import evaluate
-from .files import write_json
+from .files import replacing, write_json
 from .settings import RunSettings
 from .train import Interrupt, Interrupted
 from .trained import BEST_FOLDER, save_trained
@@ -53,7 +54,7 @@ class Ground:
         run: settings; learning rate, weight decay, seed and steps are replaced by those of a training.
         micro_batch_size, precision: as in `MuTrainer`.
         interrupt: Ctrl-C.
-        tick: told after every step which training it was of, and its training loss so far or NaN.
+        tick: told after every step its number, and the last validation loss or NaN.
     """
 
     corpus: Corpus
@@ -70,12 +71,12 @@ def train_once(
 ) -> dict[str, Any]:
     """Train a new model, or go on with what an interrupted call left in `place`.
 
-    The weights with the least validation loss among `points` evaluations stay in `place`/best. What it needs to go on
-    stays there too, until `finish`.
+    The weights with the least validation loss among `points` evaluations stay in `place`/best; with a single one there
+    is nothing to choose, and none are kept. What a training needs to go on stays there too, until `finish`.
 
     Returns:
         `seconds` of training alone, the `curve`, `best_step` and its `loss`, and the step at which it `diverged` or
-        None. A training that diverged before its first evaluation has a loss of None.
+        None. Of a training that diverged before its first evaluation, the first weights are the best.
 
     Raises:
         Interrupted: Ctrl-C; the same call goes on.
@@ -110,10 +111,15 @@ def train_once(
     if course.stopped:
         raise Interrupted(f"the training in {place} is saved at step {trainer.state.global_step:,} of {steps:,}")
     best = min(course.curve, key=lambda row: row["validation_loss"], default=None)
+    if best is None:
+        set_seed(seed)
+        trainer.network.load_state_dict(build(config, trial.dropout).state_dict())
+        best = {"step": 0, "validation_loss": course.validation_loss()}
+        course.keep()
     return {
         "seconds": round(course.seconds, 2),
-        "best_step": best["step"] if best else None,
-        "loss": best["validation_loss"] if best else None,
+        "best_step": best["step"],
+        "loss": best["validation_loss"],
         "diverged": course.diverged,
         "curve": course.curve,
     }
@@ -121,10 +127,9 @@ def train_once(
 
 def finish(place: Path) -> None:
     """Remove what only an unfinished training needs; its record has been written."""
-    for checkpoint in place.glob("checkpoint-*"):
-        shutil.rmtree(checkpoint)
-    for left in place.glob(_COURSE_FILE.format("*")):
-        left.unlink()
+    for left in place.iterdir():
+        if left.name.startswith(("checkpoint-", "course-", ".")):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 class _Course(TrainerCallback):
@@ -140,6 +145,8 @@ class _Course(TrainerCallback):
         self.since = self.saved = time.monotonic()
 
     def _pause(self) -> None:
+        if torch.accelerator.is_available():
+            torch.accelerator.synchronize()
         self.seconds += time.monotonic() - self.since
         self.since = math.nan
 
@@ -191,26 +198,14 @@ class _Course(TrainerCallback):
         return step * self.points // steps > (step - 1) * self.points // steps
 
     def _add_point(self, state: TrainerState, control: TrainerControl) -> None:
-        run = self.trainer.settings
-        loss = evaluate(
-            self.trainer.network,
-            self.ground.corpus.validation,
-            window=run.window,
-            stride=run.eval_stride or run.window,
-            batch_size=self.ground.micro_batch_size,
-        ).loss
+        loss = self.validation_loss()
         if not math.isfinite(loss):
             self.diverged = state.global_step
             control.should_training_stop = True
             return
         tally = self.trainer.tally()
         if all(loss < row["validation_loss"] for row in self.curve):
-            save_trained(
-                self.trainer.accelerator.unwrap_model(self.trainer.network),
-                self.trainer.tokenizer,
-                self.trainer.settings,
-                self.trainer.out / BEST_FOLDER,
-            )
+            self.keep()
         self.curve.append(
             {
                 "step": state.global_step,
@@ -220,3 +215,23 @@ class _Course(TrainerCallback):
             }
         )
         self.checked = tally
+
+    def validation_loss(self) -> float:
+        """Of the weights as they are, in nats a token."""
+        run = self.trainer.settings
+        score = evaluate(
+            self.trainer.network,
+            self.ground.corpus.validation,
+            window=run.window,
+            stride=run.eval_stride or run.window,
+            batch_size=self.ground.micro_batch_size,
+        )
+        return score.loss
+
+    def keep(self) -> None:
+        """Save the weights as the best so far."""
+        if self.points == 1:
+            return
+        with replacing(self.trainer.out / BEST_FOLDER) as temporary:
+            model = self.trainer.accelerator.unwrap_model(self.trainer.network)
+            save_trained(model, self.trainer.tokenizer, self.trainer.settings, temporary)

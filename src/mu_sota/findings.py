@@ -17,16 +17,24 @@ _ASKS: dict[Question, str] = {
     "params": "Every model has as many parameters as MU: in all, or outside embeddings, token tables and output "
     "projection. All see the same tokens; how much they compute for one, and how long that takes, differs.",
     "flops": "Every model does as many floating-point operations for a token as MU, forward and backward together, and "
-    "sees the same tokens. Numbers of parameters and times differ.",
-    "time": "Every model has the size at which a training step takes as long as MU's on this machine, and sees the "
-    "same tokens. Numbers of parameters and operations differ, and so would the sizes on another machine.",
+    "sees the same tokens. Numbers of parameters and times differ. Counted are products of matrices in PyTorch's own "
+    "operations; not norms, activations and look-ups, of which MU has more than the others.",
+    "time": "Every model has the size at which a training step was timed to take as long as MU's on this machine, and "
+    "sees the same tokens. Numbers of parameters and operations differ, and so would the sizes on another machine.",
 }
+_KERNELS = (
+    " MU's layers ran on kernels of their own, in C++, and the others' on PyTorch's; the loss of all on the same."
+)
+_OFF = 0.05  # relative difference in time that is worth a sentence
 
 _NO_DIFFERENCE = "no difference shown"
 
 
 def conclude(
-    arms: Sequence[dict[str, Any]], references: Sequence[dict[str, Any]], questions: Sequence[Question]
+    arms: Sequence[dict[str, Any]],
+    references: Sequence[dict[str, Any]],
+    questions: Sequence[Question],
+    kernels: bool,
 ) -> dict[str, Any]:
     """Tables, controls and verdict, all from losses on the test split.
 
@@ -34,6 +42,7 @@ def conclude(
         arms: as `comparison.json` has them, MU first; their runs hold the scores.
         references: likewise.
         questions: a table each.
+        kernels: MU ran on kernels of its own.
     """
     mu, opponents = arms[0], [arm for arm in arms if arm["matched_on"]]
     tables = []
@@ -42,9 +51,10 @@ def conclude(
         rows = [
             {"arm": mu["name"], "metrics": _metrics(mu["runs"]), "difference": None},
             *({"arm": arm["name"]} | _row(mu, arm["runs"]) for arm in matched),
-            *({"reference": one["name"]} | _row(mu, [one] * len(mu["runs"])) for one in references),
+            *({"reference": one["name"]} | _row(mu, [one]) for one in references),
         ]
-        tables.append({"question": question, "title": _TITLES[question], "asks": _ASKS[question], "rows": rows})
+        asks = _ASKS[question] + (_KERNELS if question == "time" and kernels else "")
+        tables.append({"question": question, "title": _TITLES[question], "asks": asks, "rows": rows})
     named = {arm["name"]: arm for arm in arms}
     controls = [_control(arm, named[arm["control_of"]]) for arm in arms if arm["control_of"]]
     said = {
@@ -54,10 +64,38 @@ def conclude(
     verdict = [_sentence(table, said) for table in tables]
     if references:
         verdict.append(_against("Beside models that only count", _differences(tables[0], "reference"), said))
+    verdict += _remarks(arms)
     if failed := [control for control in controls if not control["passed"]]:
         names = ", ".join(named[control["arm"]]["label"] for control in failed)
         verdict.insert(0, f"A control did not come out as it must ({names}), so nothing below can be relied on.")
     return {"tables": tables, "controls": controls, "verdict": verdict}
+
+
+def _remarks(arms: Sequence[dict[str, Any]]) -> list[str]:
+    """What a reader of the verdict must know of single models."""
+    said = []
+    if off := [f"{arm['title']} ({arm['match_ratio']:.2f})" for arm in arms if _misses_time(arm)]:
+        said.append(
+            f"The same time was not quite met: a step of these took so many times as long as MU's: {', '.join(off)}."
+        )
+    if edges := [arm["title"] for arm in arms if arm["at_edge"]]:
+        said.append(
+            f"The best learning rate was the lowest or highest of the grid for {_listed(edges)}: one beyond it might "
+            f"serve better there."
+        )
+    broken = [
+        f"{arm['title']}, seed {run['seed']}, at step {run['diverged']}"
+        for arm in arms
+        for run in arm["runs"]
+        if run["diverged"]
+    ]
+    if broken:
+        said.append(f"Trainings that diverged, so that their best weights before count: {'; '.join(broken)}.")
+    return said
+
+
+def _misses_time(arm: dict[str, Any]) -> bool:
+    return arm["matched_on"] == "time" and abs(arm["match_ratio"] - 1) > _OFF
 
 
 def as_text(record: dict[str, Any]) -> str:
@@ -90,7 +128,9 @@ def _metrics(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _row(mu: dict[str, Any], runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    found = compare_losses(_losses(mu["runs"]), _losses(runs))
+    """A model's figures; one that is counted, and not trained, has a single run, which stands against every seed."""
+    ours, theirs = _losses(mu["runs"]), _losses(runs)
+    found = compare_losses(ours, theirs if len(theirs) == len(ours) else theirs * len(ours))
     said = found.verdict if found.verdict == _NO_DIFFERENCE else f"MU {found.verdict}"
     return {"metrics": _metrics(runs), "difference": found.as_dict() | {"verdict": said}}
 

@@ -1,11 +1,13 @@
 """What a comparison will do, decided before anything is trained: models, steps, trials, seeds, and their time."""
 
 import dataclasses
+import json
 import math
 import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from .arms import QUESTIONS, Arm
@@ -47,10 +49,10 @@ def parse_budget(text: str) -> Budget:
     Raises:
         InputError: anything else.
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|min|h|steps)", text.strip())
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d+)?)\s*(s|min|h|steps)", text.strip())
     if match is None or not float(match[1]):
         raise InputError(
-            f"--budget is {text!r}; give the time for everything, such as 2h or 45min, or the steps of every training, "
+            f"--budget is {text!r}; give the time for all trainings, such as 2h or 45min, or the steps of each, "
             f"such as 500steps"
         )
     if match[2] == "steps":
@@ -73,7 +75,7 @@ class Request:
     questions: tuple[str, ...] = QUESTIONS
     seeds: int = 3
     budget: str = "2h"
-    trials: int = 8
+    trials: int = 12
     controls: bool = False
     overrides: dict[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -88,22 +90,22 @@ class Request:
             )
         if self.seeds < 1:
             raise InputError(f"--seeds is {self.seeds}; give at least 1, and 3 for intervals that say something")
-        if self.controls and self.seeds < 2:
-            raise InputError("--controls needs at least 2 seeds, since one shows no difference; give --seeds 3")
+        if self.controls and self.seeds < 3:
+            raise InputError(f"--controls needs at least 3 seeds, since {self.seeds} can hardly show a difference")
         parse_budget(self.budget)
         settings_tried(self.trials)
         for key, reason in _DECIDED.items():
             if key in self.overrides:
                 raise InputError(f"--set {key} has no place in a comparison: {reason}")
 
-    @property
-    def command(self) -> str:
-        """That makes this comparison, without --out."""
+    def command(self, out: Path) -> str:
+        """That makes this comparison."""
         parts = ["mu-sota", "compare", "--preset", self.preset, "--data", self.data]
         parts += ["--match", ",".join(self.questions), "--seeds", str(self.seeds), "--budget", self.budget]
         parts += ["--trials", str(self.trials), *(["--controls"] if self.controls else [])]
         for key, value in self.overrides.items():
-            parts += ["--set", f"{key}={value}"]
+            parts += ["--set", f"{key}={json.dumps(value, ensure_ascii=False)}"]
+        parts += ["--out", str(out)]
         return shlex.join(parts)
 
 
@@ -115,6 +117,7 @@ class Plan:
         arms: MU first, controls last.
         steps: optimizer steps of every training that counts.
         batch_tokens: tokens of a step.
+        overlap: tokens that evaluation reads for each that it predicts: 1, or more where its windows overlap.
         rungs: of the tuning of every model but the controls.
         seeds: how many; seed 0 and up.
         curve_tokens: of the validation split, what curves and tuning look at.
@@ -126,6 +129,7 @@ class Plan:
     arms: tuple[Arm, ...]
     steps: int
     batch_tokens: int
+    overlap: float
     rungs: tuple[Rung, ...]
     seeds: int
     curve_tokens: int
@@ -144,7 +148,7 @@ class Plan:
 
     def evaluation_seconds(self, arm: Arm, tokens: int) -> float:
         """Of evaluating so many tokens."""
-        return FORWARD_SHARE * arm.seconds_per_step * tokens / self.batch_tokens
+        return FORWARD_SHARE * arm.seconds_per_step * tokens * self.overlap / self.batch_tokens
 
     def tuning_seconds(self, arm: Arm) -> float:
         """Of all trials of one model."""
@@ -208,6 +212,7 @@ def make_plan(
             tuple(arms),
             steps,
             batch_tokens,
+            run.window / (run.eval_stride or run.window),
             tuple(rungs(request.trials, steps)),
             request.seeds,
             min(curve, corpus.validation.n_predicted),
@@ -246,7 +251,7 @@ def describe(plan: Plan, run: RunSettings, corpus: Corpus, where: str) -> str:
         f"Every training: {plan.steps:,} steps of {run.batch_size} x {run.window} tokens, {tokens:,} in all "
         f"({tokens / corpus.train.n_predicted:.2f} times the text); for one seed the same windows in the same order",
         "Every model: "
-        + (", then ".join(f"{rung.trials} settings x {rung.steps:,} steps" for rung in plan.rungs) or "1 setting")
+        + ", then ".join(f"{rung.trials} settings x {rung.steps:,} steps" for rung in plan.rungs)
         + f", then the best x {plan.seeds} seeds",
         "",
         f"{'model':58}{'parameters':>12}{'outside*':>12}{'FLOPs/token':>13}{'equal to':>10}{'s/step':>9}{'all in':>15}",

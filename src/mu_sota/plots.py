@@ -117,20 +117,22 @@ def curves(record: dict[str, Any], table: dict[str, Any]) -> list[Drawn]:
 
 @matplotlib.rc_context(STYLE)
 def _curve(record: dict[str, Any], table: dict[str, Any], quantity: str) -> Drawn:
-    arms = arms_of(record, table)
+    arms = [arm for arm in arms_of(record, table) if all(run["curve"] for run in arm["runs"])]
     drawn = {
         arm["name"]: (
             # A training that diverged has fewer points: the mean goes as far as all do.
             [
-                _mean(row[quantity] for row in rows)
-                for rows in zip(*(run["curve"] for run in arm["runs"]), strict=False)
+                row["step"] * arm["seconds_per_step"] if quantity == "seconds" else row[quantity]
+                for row in min((run["curve"] for run in arm["runs"]), key=len)
             ],
             [[row["validation_loss"] for row in run["curve"]] for run in arm["runs"]],
         )
         for arm in arms
     }
     unit, power = _unit(max(x[-1] for x, _ in drawn.values()) if quantity == "flops" else 1)
-    words = {"step": "steps", "flops": f"training FLOPs{power}", "seconds": "seconds of training"}[quantity]
+    words = {"step": "steps", "flops": f"training FLOPs{power}", "seconds": "seconds of training, at the timed rate"}[
+        quantity
+    ]
     figure = Figure(figsize=(3.7, 2.9), layout="constrained")
     axes = figure.add_subplot()
     axes.set_xscale("log")

@@ -19,7 +19,7 @@ class Trial(NamedTuple):
     dropout: float
 
 
-LEARNING_RATES = (3e-3, 1e-2, 1e-3, 3e-2, 3e-4)  # in the order in which they are tried
+LEARNING_RATES = (3e-3, 1e-2, 1e-3, 3e-2, 3e-4, 1e-1)  # in the order in which they are tried
 _CORNERS = ((0.01, 0.1), (0.1, 0.0), (0.01, 0.0), (0.1, 0.1))  # weight decay and dropout
 GRID = {
     "learning_rate": sorted(LEARNING_RATES),
@@ -42,11 +42,11 @@ def settings_tried(count: int) -> list[Trial]:
     """The first `count` of the grid, in an order in which every beginning is spread over it.
 
     Raises:
-        InputError: there are not so many, or less than 1 is asked for.
+        InputError: there are not so many, or less than 2 are asked for, which would be no tuning.
     """
     most = len(LEARNING_RATES) * len(_CORNERS)
-    if not 1 <= count <= most:
-        raise InputError(f"--trials is {count}, but the grid has 1 to {most} settings to try")
+    if not 2 <= count <= most:
+        raise InputError(f"--trials is {count}; give 2 to {most}, which is all of the grid")
     # The learning rate matters most, so all its values come first; and each time round with other corners.
     every = [
         Trial(rate, *_CORNERS[(lap + number) % len(_CORNERS)])
@@ -61,8 +61,6 @@ def rungs(trials: int, steps: int) -> list[Rung]:
 
     The last rung has at most half of them, and no rung less than 4.
     """
-    if trials == 1:
-        return []
     depth = min(math.ceil(math.log2(trials)), int(math.log2(_SHORTEST)))
     return [Rung(-(-trials // 2**level), max(steps // 2 ** (depth - level), 4)) for level in range(depth)]
 
@@ -75,7 +73,7 @@ def survivors(losses: Sequence[float | None], keep: int) -> list[int]:
     """
     finite = [(loss, number) for number, loss in enumerate(losses) if loss is not None and math.isfinite(loss)]
     if not finite:
-        raise InputError("all trainings of a tuning round diverged; lower max_grad_norm with --set, or window")
+        raise InputError("all its trainings in a round of tuning diverged; lower max_grad_norm with --set")
     return [number for _, number in sorted(finite)[:keep]]
 
 
