@@ -40,7 +40,7 @@ TIME_TOLERANCE = 0.03
 """Relative difference in time at which the search for a size ends; no machine repeats its timings much better."""
 
 _SEARCHES = 8
-_PROBE_SECONDS = 20.0  # of timing a model beside MU
+_PROBE_SECONDS = 6.0  # of timing a model beside MU
 _ROUND = 3  # steps of one model before it is the other's turn: training meets its own weights in the caches
 
 
