@@ -85,6 +85,7 @@ class Comparison:
 
     def make_plan(self) -> Plan:
         """Size and time all models, and decide the steps."""
+        print("Sizing the models, and timing their steps: a few minutes ...", file=sys.stderr, flush=True)
         run = self.run_settings
         stepper = Stepper(
             run,
@@ -122,7 +123,6 @@ class Comparison:
         """
         known = self._known(out, resume)
         if not known:
-            print("Sizing the models, and timing their steps ...", flush=True)
             plan = self.make_plan()
             print(self.describe(plan) + "\n", flush=True)
             known = self._asked() | {
