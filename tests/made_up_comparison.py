@@ -171,7 +171,9 @@ def comparison(
         "prompts": ["The quick brown", "Once upon a time"],
         "references": references,
         "shares": {"tables": 0.316, "outside": 0.254, "embeddings": 0.43},
-        **conclude(arms, references, [question for question in QUESTIONS if question in match], kernels=True),
+        **conclude(
+            arms, references, [question for question in QUESTIONS if question in match], kernels=True, epochs=0.31
+        ),
     }
 
 

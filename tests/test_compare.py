@@ -39,7 +39,7 @@ TINY: dict[str, Any] = {
     "sample_tokens": 5,
     "prompts": ["the state", "a block"],
 }
-ASKED = ["--preset", "quickstart", "--seeds", "3", "--trials", "2", "--budget", "20steps", "--controls"]
+ASKED = ["--preset", "quickstart", "--seeds", "3", "--trials", "2", "--budget", "10steps", "--controls"]
 SETTINGS = [f"--set={key}={value}" for key, value in TINY.items()]
 
 
@@ -126,7 +126,7 @@ def test_what_is_matched_is_so_in_the_files_of_the_trained_models(finished: Any,
     assert arms[f"{family}-params"]["match_ratio"] == total / count(mu)
     ours, theirs = arms["mu"]["flops_per_token"], arms[f"{family}-flops"]["flops_per_token"]
     assert theirs == pytest.approx(ours, rel=0.005)
-    assert arms[f"{family}-flops"]["training_flops"] == 20 * 8 * 16 * theirs
+    assert arms[f"{family}-flops"]["training_flops"] == 10 * 8 * 16 * theirs
 
 
 @pytest.mark.parametrize("arm", ["mu", "gpt2-trunk", "llama-flops", "control-slow"])
@@ -170,7 +170,7 @@ def test_every_model_is_tuned_alike_and_keeps_what_was_best(record: dict[str, An
         settings = [{key: trial[key] for key in record["grid"]} for trial in rung["trials"]]
         tried = tried or settings
         assert settings == tried
-        assert rung["steps"] == 10
+        assert rung["steps"] == 5
         best = min(rung["trials"], key=lambda trial: trial["loss"])
         assert arm["chosen"] == {key: best[key] for key in record["grid"]}
         for run in arm["runs"]:
@@ -185,8 +185,8 @@ def test_every_model_is_tuned_alike_and_keeps_what_was_best(record: dict[str, An
 def test_curves_are_given_against_steps_tokens_flops_and_seconds(record: dict[str, Any]) -> None:
     for arm in record["arms"]:
         for run in arm["runs"]:
-            assert [row["step"] for row in run["curve"]] == list(range(4, 21, 4))
-            assert [row["tokens"] for row in run["curve"]] == [step * 8 * 16 for step in range(4, 21, 4)]
+            assert [row["step"] for row in run["curve"]] == list(range(2, 11, 2))
+            assert [row["tokens"] for row in run["curve"]] == [step * 8 * 16 for step in range(2, 11, 2)]
             assert run["curve"][-1]["flops"] == arm["training_flops"]
             seconds = [row["seconds"] for row in run["curve"]]
             assert seconds == sorted(seconds)
@@ -331,9 +331,9 @@ def test_trainings_of_another_plan_are_not_taken_for_this_one_s(finished: Any, t
         shutil.copytree(whole, tmp_path / name)
     (tmp_path / "without/plan.json").unlink()
     plan = json.loads((tmp_path / "changed/plan.json").read_text(encoding="utf-8"))
-    plan["plan"]["steps"] = 21
+    plan["plan"]["steps"] = 11
     (tmp_path / "changed/plan.json").write_text(json.dumps(plan), encoding="utf-8")
-    asked = {"questions": ("params", "flops", "time"), "seeds": 3, "trials": 2, "budget": "20steps", "controls": True}
+    asked = {"questions": ("params", "flops", "time"), "seeds": 3, "trials": 2, "budget": "10steps", "controls": True}
     with pytest.raises(
         InputError, match=r"holds trainings of a comparison, but not its plan\.json; give another --out"
     ):
@@ -344,7 +344,7 @@ def test_trainings_of_another_plan_are_not_taken_for_this_one_s(finished: Any, t
 
 def test_two_at_once_are_refused(finished: Any, tmp_path: Path) -> None:
     corpus, whole = finished
-    asked = {"questions": ("params", "flops", "time"), "seeds": 3, "trials": 2, "budget": "20steps", "controls": True}
+    asked = {"questions": ("params", "flops", "time"), "seeds": 3, "trials": 2, "budget": "10steps", "controls": True}
     with FileLock(whole / ".lock"), pytest.raises(InputError, match="another process is at work"):
         comparison(corpus, **asked).run(whole, resume=True)
 

@@ -41,7 +41,7 @@ REFERENCES = [{"name": "unigram", "label": "unigram model"} | runs(6.0)[0]]
 
 
 def found(*arms: dict[str, Any], questions: Any = ("params", "flops")) -> dict[str, Any]:
-    return conclude([MU, *arms], REFERENCES, questions, kernels=False)
+    return conclude([MU, *arms], REFERENCES, questions, kernels=False, epochs=1)
 
 
 def test_every_question_has_its_opponents_and_all_have_the_references() -> None:
@@ -103,14 +103,19 @@ def test_what_weakens_a_verdict_stands_in_it() -> None:
     ]
 
 
+def test_a_short_training_is_called_so() -> None:
+    said = conclude([MU, BETTER], [], ["params"], kernels=False, epochs=0.1234)["verdict"]
+    assert said[1:] == ["The models read 0.12 of the text, once: what holds so early need not hold later."]
+
+
 def test_kernels_are_named_where_time_is_the_question() -> None:
-    (table,) = conclude([MU], [], ["time"], kernels=True)["tables"]
+    (table,) = conclude([MU], [], ["time"], kernels=True, epochs=1)["tables"]
     assert "MU's layers ran on kernels of their own" in table["asks"]
 
 
 def test_one_seed_gives_no_verdict() -> None:
     single = [dict(one, runs=one["runs"][:1]) for one in (MU, BETTER)]
-    said = conclude(single, [], ["params"], kernels=False)["verdict"]
+    said = conclude(single, [], ["params"], kernels=False, epochs=1)["verdict"]
     assert said == ["The same number of parameters: no difference is shown to GPT-2 (same total parameters)."]
 
 

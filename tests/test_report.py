@@ -11,6 +11,7 @@ import pytest
 from made_up_comparison import comparison
 
 from mu_sota import report
+from mu_sota.findings import conclude
 
 MARKUP = "<img src=x onerror=alert(1)> \"quoted\" 'too' `code` a | b"
 HOSTILE = MARKUP + "\n```\n| c | \x00\u202e\ud800 {{ record }} $x$ &amp; <!--"
@@ -129,11 +130,13 @@ def test_one_seed_one_question_and_no_controls() -> None:
 def test_a_leak_and_a_control_that_failed_are_told_first() -> None:
     record = comparison(match=("params",))
     record["arms"][2]["leak_check"] = {"clean": False, "text": "future tokens move predictions"}
-    record["controls"][0]["passed"] = False
+    slow, base = record["arms"][-1], record["arms"][1]
+    slow["runs"] = base["runs"]
+    record |= conclude(record["arms"], record["references"], ["params"], kernels=False, epochs=2)
     for text in (Page(report.html(record)).text, report.markdown(record)):
         before = text[: text.index("The same number of parameters", text.index(record["verdict"][-1]) + 100)]
         assert "leak check of Llama, same total parameters is not clean" in before
-        assert "A control did not come out as expected (GPT-2, other seeds" in before
+        assert "A control did not come out as it must (GPT-2, learning rate x 0.1)" in before
     assert "not to be trusted" not in PAGE.text
 
 

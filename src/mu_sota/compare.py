@@ -234,6 +234,7 @@ class Comparison:
         questions, first = self.questions, known["machines"][0]
         kernels = first["kernels"] == "compiled" and not first["gpus"] and plan.precision == "fp32"
         tokens = plan.steps * plan.batch_tokens
+        epochs = tokens / corpus.train.n_predicted
         return {
             "format": _FORMAT,
             "command": request.command(out),
@@ -252,7 +253,7 @@ class Comparison:
             "seeds": list(range(plan.seeds)),
             "steps": plan.steps,
             "tokens": tokens,
-            "epochs": tokens / corpus.train.n_predicted,
+            "epochs": epochs,
             "trials": request.trials,
             "grid": GRID,
             "rungs": [rung._asdict() for rung in plan.rungs],
@@ -268,7 +269,7 @@ class Comparison:
                 "outside": mu.outside / mu.total,
                 "embeddings": (mu.total - mu.tables - mu.outside) / mu.total,
             },
-            **conclude(arms, references, questions, kernels),
+            **conclude(arms, references, questions, kernels, epochs),
         }
 
     def _leak_check(self, arm: Arm) -> dict[str, Any]:

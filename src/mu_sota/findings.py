@@ -35,6 +35,7 @@ def conclude(
     references: Sequence[dict[str, Any]],
     questions: Sequence[Question],
     kernels: bool,
+    epochs: float,
 ) -> dict[str, Any]:
     """Tables, controls and verdict, all from losses on the test split.
 
@@ -43,6 +44,7 @@ def conclude(
         references: likewise.
         questions: a table each.
         kernels: MU ran on kernels of its own.
+        epochs: how many times the models read the training split.
     """
     mu, opponents = arms[0], [arm for arm in arms if arm["matched_on"]]
     tables = []
@@ -64,16 +66,18 @@ def conclude(
     verdict = [_sentence(table, said) for table in tables]
     if references:
         verdict.append(_against("Beside models that only count", _differences(tables[0], "reference"), said))
-    verdict += _remarks(arms)
+    verdict += _remarks(arms, epochs)
     if failed := [control for control in controls if not control["passed"]]:
         names = ", ".join(named[control["arm"]]["label"] for control in failed)
         verdict.insert(0, f"A control did not come out as it must ({names}), so nothing below can be relied on.")
     return {"tables": tables, "controls": controls, "verdict": verdict}
 
 
-def _remarks(arms: Sequence[dict[str, Any]]) -> list[str]:
+def _remarks(arms: Sequence[dict[str, Any]], epochs: float) -> list[str]:
     """What a reader of the verdict must know of single models."""
     said = []
+    if epochs < 1:
+        said.append(f"The models read {epochs:.2g} of the text, once: what holds so early need not hold later.")
     if off := [f"{arm['title']} ({arm['match_ratio']:.2f})" for arm in arms if _misses_time(arm)]:
         said.append(
             f"The same time was not quite met: a step of these took so many times as long as MU's: {', '.join(off)}."
