@@ -45,7 +45,7 @@ MAY_IMPORT: dict[str, set[str] | str] = {
     "verdict": set(),
     "train": ANYTHING_ABOVE,
     "significance": set(),
-    "arms": {"baselines", "config", "errors", "settings"},
+    "arms": {"baselines", "config", "errors", "machine", "settings"},
     "tuning": {"errors"},
     "course": {"baselines", "data", "evaluate", "files", "settings", "train", "trained", "trainer", "tuning"},
     "plan": {"arms", "baselines", "course", "data", "errors", "settings", "train", "tuning"},

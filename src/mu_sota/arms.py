@@ -1,7 +1,6 @@
 """The models of a comparison: MU, and for each question standard Transformers of the size that makes it fair."""
 
 import dataclasses
-import gc
 import math
 import statistics
 import time
@@ -11,12 +10,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from accelerate.utils.memory import should_reduce_batch_size
 from transformers import PreTrainedConfig, set_seed
 
 from .baselines import FAMILIES, Family, Parameters, build, count_flops, count_parameters, fit
 from .config import MuConfig
 from .errors import InputError
+from .machine import is_out_of_memory, release_memory
 from .settings import RunSettings
 
 Question = Literal["params", "flops", "time"]
@@ -57,7 +56,7 @@ class Arm:
         flops_per_token: of forward and backward, counted on the real model.
         matched_on: in what it equals MU; None for MU itself and for controls.
         match_ratio: that quantity over MU's.
-        seconds_per_step: of a training step, timed in turn with all others; NaN before.
+        seconds_per_step: of a training step, timed in turn with MU's; NaN before.
         control_of: name of the arm that this one repeats, with other seeds or another learning rate.
         rate_factor: times the learning rate chosen for that arm.
         new_seeds: its seeds are others than everyone's.
@@ -199,7 +198,7 @@ class Stepper:
             try:
                 return self._time([self._step(config) for config in configs])
             except (RuntimeError, MemoryError) as error:
-                if not (isinstance(error, MemoryError) or should_reduce_batch_size(error)):
+                if not is_out_of_memory(error):
                     raise
             if self.micro_batch_size == 1:
                 raise InputError(
@@ -243,10 +242,3 @@ class Stepper:
             return time.perf_counter() - start
 
         return step
-
-
-def release_memory() -> None:
-    """Let go of models that only refer to each other any more, and of the accelerator's memory that they held."""
-    gc.collect()
-    if torch.accelerator.is_available():
-        torch.accelerator.empty_cache()

@@ -13,13 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils.memory import should_reduce_batch_size
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, set_seed
 
 from . import machine, report
-from .arms import QUESTIONS, Arm, Question, Stepper, make_arms, release_memory
+from .arms import QUESTIONS, Arm, Question, Stepper, make_arms
 from .baselines import build, load, with_dropout
 from .causality import assert_causal
 from .course import CURVE_POINTS, WARMUP_SHARE, Ground, beginning, finish, train_once
@@ -347,7 +346,7 @@ class _Work:
         try:
             done = train_once(self.ground, arm.config, trial, seed, steps, points, place)
         except (RuntimeError, MemoryError) as error:
-            if not (isinstance(error, MemoryError) or should_reduce_batch_size(error)):
+            if not machine.is_out_of_memory(error):
                 raise
             less = max(self.ground.micro_batch_size // 2, 1)
             raise InputError(
@@ -355,7 +354,7 @@ class _Work:
                 f"same batches, in more parts"
             ) from error
         finally:
-            release_memory()
+            machine.release_memory()
         record = {"seed": seed, **trial._asdict(), "steps": steps, **done}
         self._write(place / _TRAINING_FILE, record)
         finish(place)

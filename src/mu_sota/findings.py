@@ -128,7 +128,7 @@ def _losses(runs: Sequence[dict[str, Any]]) -> list[float]:
 
 
 def _metrics(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    return {name: summarise([run["test"][name] for run in runs]).as_dict() for name in METRICS}
+    return {name: summarise([run["test"][name] for run in runs])._asdict() for name in METRICS}
 
 
 def _row(mu: dict[str, Any], runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def _row(mu: dict[str, Any], runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     ours, theirs = _losses(mu["runs"]), _losses(runs)
     found = compare_losses(ours, theirs if len(theirs) == len(ours) else theirs * len(ours))
     said = found.verdict if found.verdict == _NO_DIFFERENCE else f"MU {found.verdict}"
-    return {"metrics": _metrics(runs), "difference": found.as_dict() | {"verdict": said}}
+    return {"metrics": _metrics(runs), "difference": found._asdict() | {"verdict": said}}
 
 
 def _control(arm: dict[str, Any], against: dict[str, Any]) -> dict[str, Any]:
@@ -146,7 +146,7 @@ def _control(arm: dict[str, Any], against: dict[str, Any]) -> dict[str, Any]:
         "arm": arm["name"],
         "against": against["name"],
         "expected": expected,
-        "difference": found.as_dict(),
+        "difference": found._asdict(),
         "passed": found.verdict == expected,
     }
 

@@ -1,5 +1,6 @@
-"""What a record says of where it was made: versions, commit, hardware, peak memory."""
+"""What a record says of where it was made: versions, commit, hardware, peak memory; and what to do when it is short."""
 
+import gc
 import platform
 import subprocess
 from importlib import metadata
@@ -8,6 +9,7 @@ from typing import Any
 
 import psutil
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 
 from . import kernels
 
@@ -39,6 +41,18 @@ def peak_memory() -> int:
         return int(getattr(psutil.Process().memory_info(), "peak_wset", 0))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if platform.system() == "Darwin" else peak * 1024
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether fewer sequences at once could have avoided the error."""
+    return isinstance(error, MemoryError) or should_reduce_batch_size(error)
+
+
+def release_memory() -> None:
+    """Let go of models that only refer to each other any more, and of the accelerator's memory that they held."""
+    gc.collect()
+    if torch.accelerator.is_available():
+        torch.accelerator.empty_cache()
 
 
 def version(name: str) -> str | None:

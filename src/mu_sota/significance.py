@@ -8,7 +8,7 @@ corrected for.
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from scipy.stats import t as student
 
@@ -25,10 +25,6 @@ class Summary(NamedTuple):
     low: float | None
     high: float | None
 
-    def as_dict(self) -> dict[str, Any]:
-        """For records."""
-        return self._asdict()
-
 
 class Difference(NamedTuple):
     """Differences by seed, as in `Summary`, the p-value of the paired test, and what may be said of a loss."""
@@ -39,10 +35,6 @@ class Difference(NamedTuple):
     high: float | None
     p: float | None
     verdict: Verdict
-
-    def as_dict(self) -> dict[str, Any]:
-        """For records."""
-        return self._asdict()
 
 
 def summarise(values: Sequence[float]) -> Summary:

@@ -1,6 +1,5 @@
 """One training run, from settings to verdict: what is checked, printed, recorded, saved, resumed and given up."""
 
-import gc
 import json
 import math
 import shutil
@@ -18,7 +17,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
-from accelerate.utils.memory import should_reduce_batch_size
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 from transformers.integrations import get_reporting_integration_callbacks
@@ -378,9 +376,7 @@ def train(preset: str, data: str, out: Path, settings: Settings, resume: bool = 
                 say(f"Out of memory: going on with {micro_batch_size} at once, the same batches in parts.")
             # The trainer and its callbacks hold each other, and the memory that is short.
             del trainer
-            gc.collect()
-            if torch.accelerator.is_available():
-                torch.accelerator.empty_cache()
+            machine.release_memory()
     if trainer.state.global_step < trainer.state.max_steps:
         raise Interrupted(f"saved at step {trainer.state.global_step:,} of {trainer.state.max_steps:,}")
 
@@ -522,7 +518,7 @@ def default_micro_batch(settings: RunSettings, processes: int) -> int:
 
 def _after_out_of_memory(error: Exception, micro_batch_size: int, processes: int) -> int:
     """Half the micro-batch, or an error that says which setting to lower; any other error is raised again."""
-    if not (isinstance(error, MemoryError) or should_reduce_batch_size(error)):
+    if not machine.is_out_of_memory(error):
         raise error
     if processes > 1:  # the others are waiting for a process that will not come
         raise InputError(
