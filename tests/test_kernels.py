@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import pickle
+import platform
 import shutil
 import stat
 import subprocess
@@ -86,6 +87,26 @@ def used(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 
     monkeypatch.setattr(kernels, "_call", watched)
     return names
+
+
+@needs_kernels
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="slow on x86 alone")
+@pytest.mark.parametrize("number", [1, 3])
+def test_numbers_too_small_to_be_fast_are_zero_within_the_kernels_alone(
+    number: int, threads: Callable[[int], None]
+) -> None:
+    """Attention that is sure of itself makes many of them, and slowed a training to a third of its speed."""
+    threads(number)
+    least = torch.finfo(torch.float32).tiny
+    qkv = torch.zeros(2, 8, 3, 4, 4)
+    qkv[:, ::2, 2] = least  # halves and thirds of which are below
+    qkv.requires_grad_()
+    output, _, _ = kernels.fused_attention(qkv)
+    (grad,) = torch.autograd.grad(output, qkv, torch.full_like(output, least))
+    for name, result in (("output", output), ("gradient", grad)):
+        assert result.abs().max() >= least, name
+        assert not ((result != 0) & (result.abs() < least)).any(), name
+    assert (torch.full((3,), least) / 2).all(), "PyTorch goes on as before"
 
 
 # --- Attention ------------------------------------------------------------------------------------------------------
