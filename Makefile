@@ -34,7 +34,7 @@ test: $(VENV)/.installed-dev ## Check format, lint, types, and run the tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 bench: $(VENV)/.installed-dev ## Time training, decoding and reading of text here (6 minutes), in runs/bench; DATA=corpus
 	$(BIN)/python benchmarks/training.py --out runs/bench/training.json

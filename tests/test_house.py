@@ -122,7 +122,7 @@ def test_a_module_imports_only_what_is_above_it(module: str) -> None:
         assert target in may, f"{where} imports {target}, but {module} may import only: {', '.join(sorted(may)) or '-'}"
 
 
-@pytest.mark.parametrize("module", [*MODULES, *FREE & {path.stem for path in PACKAGE.glob("*.py")}])
+@pytest.mark.parametrize("module", sorted([*MODULES, *FREE & {path.stem for path in PACKAGE.glob("*.py")}]))
 def test_torch_load_takes_weights_only(module: str) -> None:
     """A checkpoint from a stranger must not run code."""
     for node in ast.walk(parse(module)):

@@ -702,7 +702,7 @@ BLOCK_KERNELS = TWO_KERNELS | {"mu_block_attention", "mu_block_attention_backwar
         ({"matrix_size": 24}, TWO_KERNELS),  # blocks of 36
         ({"matrix_size": 8, "intermediate_size": 40}, ALL_KERNELS - TWO_KERNELS | {"mu_cross_entropy"}),
     ],
-    ids=str,
+    ids=lambda value: str(value) if isinstance(value, dict) else f"{len(value)} kernels",
 )
 def test_the_model_in_float32_equals_the_reference(
     overrides: dict[str, int], runs: set[str], kernels_on: bool, used: set[str], monkeypatch: pytest.MonkeyPatch
