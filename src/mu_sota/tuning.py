@@ -71,7 +71,7 @@ def survivors(losses: Sequence[float | None], keep: int) -> list[int]:
     Raises:
         InputError: all of them diverged.
     """
-    finite = [(loss, number) for number, loss in enumerate(losses) if loss is not None and math.isfinite(loss)]
+    finite = [(loss, number) for number, loss in enumerate(losses) if loss is not None]
     if not finite:
         raise InputError("all its trainings in a round of tuning diverged; lower max_grad_norm with --set")
     return [number for _, number in sorted(finite)[:keep]]
