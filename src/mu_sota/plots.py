@@ -130,9 +130,7 @@ def _curve(record: dict[str, Any], table: dict[str, Any], quantity: str) -> Draw
         for arm in arms
     }
     unit, power = _unit(max(x[-1] for x, _ in drawn.values()) if quantity == "flops" else 1)
-    words = {"step": "steps", "flops": f"training FLOPs{power}", "seconds": "seconds of training, at the timed rate"}[
-        quantity
-    ]
+    words = {"step": "steps", "flops": f"training FLOPs{power}", "seconds": "seconds, at the timed rate"}[quantity]
     figure = Figure(figsize=(3.7, 2.9), layout="constrained")
     axes = figure.add_subplot()
     axes.set_xscale("log")
@@ -158,12 +156,7 @@ def _curve(record: dict[str, Any], table: dict[str, Any], quantity: str) -> Draw
             axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
         alone = sum(other["label"] == arm["label"] for other in arms) == 1
         ends.append((x[-1], mean[-1], arm["label"] if alone else short_label(arm)))
-    edge = axes.get_xlim()[1]
-    for reference in record["references"]:
-        loss = reference["validation"]["loss"]
-        axes.axhline(loss, color=SOFT, linewidth=1, linestyle=":", label=reference["label"])
-        ends.append((edge, loss, reference["label"]))
-    axes.set_xlim(right=edge)
+    _draw_references(axes, record["references"])
     _name_in_margin(axes, ends)
     axes.set(xlabel=words, ylabel="validation loss, nats a token")
     _log_ticks(axes.xaxis)
@@ -174,10 +167,33 @@ def _curve(record: dict[str, Any], table: dict[str, Any], quantity: str) -> Draw
         above.set_xlabel(f"tokens{power}, the same for all")
         _log_ticks(above.xaxis)
         words += " and tokens"
-    said = "; ".join(f"{name} ends at {loss:.4f}" for _, loss, name in ends[: len(arms)])
-    flat = "".join(f"; {name} {loss:.4f}" for _, loss, name in ends[len(arms) :])
+    said = "; ".join(f"{name} ends at {loss:.4f}" for _, loss, name in ends)
+    flat = "".join(f"; {one['label']} {one['validation']['loss']:.4f}" for one in record["references"])
     name = f"curves-{table['question']}-{quantity}"
     return Drawn(name, f"{table['title']}: validation loss against {words}", f"{said}{flat}.", figure)
+
+
+def _draw_references(axes: Axes, references: Sequence[dict[str, Any]]) -> None:
+    """Dotted lines, named where falling curves leave room: the upper ones at the right, the lower ones at the left."""
+    losses = [reference["validation"]["loss"] for reference in references]
+    for reference, loss in zip(references, losses, strict=True):
+        axes.axhline(loss, color=SOFT, linewidth=1, linestyle=":", label=reference["label"])
+    axes.margins(y=0.1)  # room for the names of the outer ones
+    bottom, top = axes.get_ylim()
+    for reference, loss in zip(references, losses, strict=True):
+        right = loss > (bottom + top) / 2
+        crowded = any(0 < loss - other < 0.06 * (top - bottom) for other in losses)  # a line where the name would be
+        axes.annotate(
+            reference["label"],
+            xy=(1 if right else 0.015, loss),
+            xycoords=axes.get_yaxis_transform(),
+            xytext=(0, 2 if right or crowded else -1.5),
+            textcoords="offset points",
+            horizontalalignment="right" if right else "left",
+            verticalalignment="bottom" if right or crowded else "top",
+            fontsize=7.5,
+            color=SOFT,
+        )
 
 
 def quality(record: dict[str, Any]) -> list[Drawn]:

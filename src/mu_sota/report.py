@@ -153,7 +153,7 @@ def _plain(value: Any) -> str:
         return ", ".join(_plain(each) for each in value) or "none"
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "–"}[value]
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _cell(text: str) -> str:
