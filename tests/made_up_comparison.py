@@ -76,7 +76,8 @@ def comparison(
                 )
             took = curve[-1]["seconds"]
             scores = {"validation": score(final + 0.02), "test": score(final)}
-            runs.append({"seed": seed, "seconds": took, "curve": curve, "best_step": steps, "diverged": None, **scores})
+            done = {"seed": seed, "steps": steps, "seconds": took, "best_step": steps, "diverged": None}
+            runs.append(done | scores | {"curve": curve})
         return {
             "name": name,
             "label": label,

@@ -46,21 +46,23 @@ class Clock(Stepper):
 )
 def test_a_model_of_the_same_time_is_found(share: float, growth: float, noise: float) -> None:
     """Whatever part of a step does not grow with the model, and in spite of noise."""
-    clock = Clock(share, growth, noise)
-    for arm in make_arms(LIKE, RUN, ["time"], controls=False, stepper=clock)[1:]:
+    clock, told = Clock(share, growth, noise), []
+    for arm in make_arms(LIKE, RUN, ["time"], controls=False, stepper=clock, tell=told.append)[1:]:
         assert clock.true_seconds(arm.config) == pytest.approx(1, abs=arms.TIME_TOLERANCE + noise)
         assert arm.match_ratio == pytest.approx(clock.true_seconds(arm.config), rel=noise + 1e-9)
         assert arm.seconds_per_step == arm.match_ratio
 
 
 def test_every_question_has_both_families_and_controls_come_last() -> None:
-    made = make_arms(LIKE, RUN, QUESTIONS, controls=True, stepper=Clock(0.3, 1.0, 0.0))
+    told: list[arms.Arm] = []
+    made = make_arms(LIKE, RUN, QUESTIONS, controls=True, stepper=Clock(0.3, 1.0, 0.0), tell=told.append)
     assert [arm.name for arm in made] == [
         "mu",
         *(f"{family}-{what}" for family in ("gpt2", "llama") for what in ("params", "trunk", "flops", "time")),
         "control-again",
         "control-slow",
     ]
+    assert told == made[:-2]
     assert len({arm.title for arm in made}) == len(made)
     assert [arm.control_of for arm in made[-2:]] == ["gpt2-params"] * 2
     assert made[-1].config is made[1].config

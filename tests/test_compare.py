@@ -425,7 +425,9 @@ def test_a_plan_trains_nothing_and_leaves_nothing(
 ) -> None:
     before = {path for path in tmp_path.rglob("*") if "cache" not in path.parts}
     assert mu_sota("compare", "--plan", "--data", tiny_corpus, "--match", "flops", *ASKED, *SETTINGS) == 0
-    page = capsys.readouterr().out
+    page, progress = capsys.readouterr()
+    for expected in ("MU: ", "GPT-2, same FLOPs: ", "Llama, same FLOPs: "):
+        assert f"  {expected}" in progress, "told while it is timed"
     for expected in ("GPT-2, same FLOPs", "Llama, same FLOPs", "FLOPs/token", "trainings, about"):
         assert expected in page
     assert "same total parameters" not in page
@@ -445,6 +447,7 @@ def test_what_cannot_be_compared_is_one_sentence(
 ) -> None:
     corpus, out = finished
     assert "give --out" in refusal(capsys, "--data", corpus)
+    assert "no comparison" in refusal(capsys, "--out", tmp_path / "typo", "--resume")
     assert "--match has 'speed'" in refusal(capsys, "--data", corpus, "--out", tmp_path, "--match", "speed")
     assert "--trials is 25" in refusal(capsys, "--data", corpus, "--out", tmp_path, "--trials", "25", *SETTINGS)
     assert "it is tuned" in refusal(capsys, "--data", corpus, "--out", tmp_path, "--set", "dropout=0.3")

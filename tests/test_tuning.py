@@ -24,6 +24,9 @@ def test_fewer_trials_are_spread_over_the_grid(count: int) -> None:
     assert tried == settings_tried(24)[:count]
     per_rate = [sum(trial.learning_rate == rate for trial in tried) for rate in LEARNING_RATES]
     assert max(per_rate) - min(per_rate) <= 1
+    for rate in LEARNING_RATES if count >= 2 * len(LEARNING_RATES) else ():
+        for name in ("weight_decay", "dropout"):
+            assert {getattr(trial, name) for trial in tried if trial.learning_rate == rate} == set(GRID[name])
     if count >= 3:
         assert {trial.weight_decay for trial in tried} == set(GRID["weight_decay"])
         assert {trial.dropout for trial in tried} == set(GRID["dropout"])

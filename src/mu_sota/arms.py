@@ -82,15 +82,23 @@ class Arm:
 
 
 def make_arms(
-    config: MuConfig, run: RunSettings, questions: Sequence[Question], controls: bool, stepper: "Stepper"
+    config: MuConfig,
+    run: RunSettings,
+    questions: Sequence[Question],
+    controls: bool,
+    stepper: "Stepper",
+    tell: Callable[[Arm], None],
 ) -> list[Arm]:
     """MU and its opponents, all sized and timed; the controls, if asked for, come last.
+
+    `tell` is told of each when its size and time are known, since for large models that takes minutes.
 
     Raises:
         InputError: no standard Transformer of the family can be matched.
     """
     mu = Arm("mu", "mu", "MU", config, count_parameters(config), count_flops(config, run.window))
     mu = dataclasses.replace(mu, seconds_per_step=stepper.seconds(config))
+    tell(mu)
     arms = [mu]
     for name, family in FAMILIES.items():
         for matched in (matched for question in questions for matched in MATCHINGS[question]):
@@ -110,6 +118,7 @@ def make_arms(
                 seconds_per_step=slower * mu.seconds_per_step,
             )
             arms.append(dataclasses.replace(arm, match_ratio=_ratio(arm, mu)))
+            tell(arms[-1])
     if controls:
         again, slow = "other seeds", f"learning rate x {CONTROL_RATE:g}"
         repeated = dataclasses.replace(arms[1], matched_on=None, match_ratio=None, control_of=arms[1].name)
@@ -219,7 +228,7 @@ class Stepper:
 
     def _step(self, config: PreTrainedConfig) -> Callable[[], float]:
         set_seed(0)
-        model: Any = build(config, 0.1)
+        model: Any = build(config, 0.0)  # which is what most are trained with when a text is read but once or twice
         model.to(self.device).train()
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
         ids = torch.randint(config.vocab_size, (self.micro_batch_size, self.run.window), device=self.device)

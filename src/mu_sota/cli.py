@@ -397,6 +397,11 @@ def _compare(
     }
     changed = {**(read_yaml(config) if config else {}), **parse_assignments(assignments or [])}
     overrides = {**before.get("overrides", {}), **changed}
+    if resume and out is not None and not before and preset is None and data is None:
+        raise InputError(
+            f"there is no comparison in {out} to go on with; correct --out, or say what to compare, with --preset or "
+            f"--data"
+        )
     kept = {key: value for key, value in before.items() if key in given}
     request = Request(**kept | {key: value for key, value in given.items() if value is not None}, overrides=overrides)
     comparison = Comparison(request, load_settings(request.preset, overrides=request.overrides))

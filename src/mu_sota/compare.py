@@ -41,7 +41,7 @@ _TRAINING_FILE = "training.json"
 _SCORES_FILE = "scores.json"
 _REFERENCES_FILE = "references.json"
 _LOCK_FILE = ".lock"
-_FORMAT = 2  # raise it when files in the folder change
+_FORMAT = 3  # raise it when files in the folder change
 _ORDER = 5  # of the n-gram model
 _STRETCHES = 16  # few, since each seam makes n-grams that are not in the text; many, to meet all kinds of it
 _TUNING_SEED = 1_000_000  # none of those that count
@@ -84,7 +84,7 @@ class Comparison:
 
     def make_plan(self) -> Plan:
         """Size and time all models, and decide the steps."""
-        print("Sizing the models, and timing their steps: a few minutes ...", file=sys.stderr, flush=True)
+        print("Sizing the models, and timing their steps, which takes minutes:", file=sys.stderr, flush=True)
         run = self.run_settings
         stepper = Stepper(
             run,
@@ -92,8 +92,13 @@ class Comparison:
             choose_precision(run.precision),
             self.device,
         )
-        arms = make_arms(self.config, run, self.questions, self.request.controls, stepper)
+        arms = make_arms(self.config, run, self.questions, self.request.controls, stepper, self._tell_size)
         return make_plan(arms, self.request, run, self.corpus, stepper.micro_batch_size, stepper.precision)
+
+    @staticmethod
+    def _tell_size(arm: Arm) -> None:
+        said = f"{arm.parameters.total:,} parameters, {arm.seconds_per_step:.3f} s a step"
+        print(f"  {arm.title}: {said}", file=sys.stderr, flush=True)
 
     def describe(self, plan: Plan) -> str:
         """A plan as text."""

@@ -20,7 +20,7 @@ class Trial(NamedTuple):
 
 
 LEARNING_RATES = (3e-3, 1e-2, 1e-3, 3e-2, 3e-4, 1e-1)  # in the order in which they are tried
-_CORNERS = ((0.01, 0.1), (0.1, 0.0), (0.01, 0.0), (0.1, 0.1))  # weight decay and dropout
+_CORNERS = ((0.01, 0.1), (0.1, 0.0), (0.01, 0.0), (0.1, 0.1))  # weight decay and dropout; two by two, opposite ones
 GRID = {
     "learning_rate": sorted(LEARNING_RATES),
     "weight_decay": sorted({decay for decay, _ in _CORNERS}),
@@ -47,9 +47,10 @@ def settings_tried(count: int) -> list[Trial]:
     most = len(LEARNING_RATES) * len(_CORNERS)
     if not 2 <= count <= most:
         raise InputError(f"--trials is {count}; give 2 to {most}, which is all of the grid")
-    # The learning rate matters most, so all its values come first; and each time round with other corners.
+    # The learning rate matters most, so all its values come first; the second time round with the opposite corners, so
+    # that twelve settings try each rate with both values of either.
     every = [
-        Trial(rate, *_CORNERS[(lap + number) % len(_CORNERS)])
+        Trial(rate, *_CORNERS[number % len(_CORNERS) ^ lap])
         for lap in range(len(_CORNERS))
         for number, rate in enumerate(LEARNING_RATES)
     ]
