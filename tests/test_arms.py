@@ -53,6 +53,15 @@ def test_a_model_of_the_same_time_is_found(share: float, growth: float, noise: f
         assert arm.seconds_per_step == arm.match_ratio
 
 
+def test_one_lucky_timing_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a machine is busy, a model of another size may once seem as fast."""
+    clock, timings = Clock(0.0, 1.0, 0.0), itertools.count()
+    honest = clock.ratio
+    monkeypatch.setattr(clock, "ratio", lambda *configs: honest(*configs) if next(timings) else 1.0)
+    arm = make_arms(LIKE, RUN, ["time"], controls=False, stepper=clock, tell=lambda arm: None)[1]
+    assert clock.true_seconds(arm.config) == pytest.approx(1, abs=arms.TIME_TOLERANCE)
+
+
 def test_every_question_has_both_families_and_controls_come_last() -> None:
     told: list[arms.Arm] = []
     made = make_arms(LIKE, RUN, QUESTIONS, controls=True, stepper=Clock(0.3, 1.0, 0.0), tell=told.append)

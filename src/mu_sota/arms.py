@@ -36,7 +36,7 @@ CONTROL_RATE = 0.1
 """The learning rate of the control that must lose, in parts of what was chosen for the model it is a control of."""
 
 TIME_TOLERANCE = 0.03
-"""Relative difference in time at which the search for a size ends; no machine repeats its timings much better."""
+"""Relative difference in time that is none to the search for a size; no machine repeats its timings much better."""
 
 _SEARCHES = 8
 _PROBE_SECONDS = 6.0  # of timing a model beside MU
@@ -144,7 +144,8 @@ def _as_fast_as(mu: Arm, family: Family, stepper: "Stepper") -> tuple[PreTrained
     """The configuration whose step takes as long as MU's, and its time in parts of MU's.
 
     Time is no exact count: sizes are tried along the family's usual shapes, each where a power law through the last two
-    says. The one that seemed nearest is timed again, since the best of several noisy timings flatters itself.
+    says, until one is as fast twice in a row. Failing that, the one that seemed nearest is timed again, since the best
+    of several noisy timings flatters itself.
     """
     like = mu.config
     assert isinstance(like, MuConfig)
@@ -152,9 +153,10 @@ def _as_fast_as(mu: Arm, family: Family, stepper: "Stepper") -> tuple[PreTrained
     size = math.log(mu.parameters.outside)
     for _ in range(_SEARCHES):
         config = fit(family, like, lambda config: count_parameters(config).outside, round(math.exp(size)))
-        tried.append((size, math.log(stepper.ratio(config, like)), config))
-        if abs(tried[-1][1]) <= TIME_TOLERANCE:
-            break
+        slower = stepper.ratio(config, like)
+        if _is_same(slower) and _is_same(slower := stepper.ratio(config, like)):
+            return config, slower
+        tried.append((size, math.log(slower), config))
         growth = 0.7  # of time with size, in logarithms, before two points tell
         if len(tried) > 1 and tried[-1][0] != tried[-2][0]:
             growth = (tried[-1][1] - tried[-2][1]) / (tried[-1][0] - tried[-2][0])
@@ -162,6 +164,10 @@ def _as_fast_as(mu: Arm, family: Family, stepper: "Stepper") -> tuple[PreTrained
         size -= tried[-1][1] / min(max(growth, 0.3), 1.2)
     nearest = min(tried, key=lambda one: abs(one[1]))[2]
     return nearest, stepper.ratio(nearest, like)
+
+
+def _is_same(slower: float) -> bool:
+    return abs(math.log(slower)) <= TIME_TOLERANCE
 
 
 def _ratio(arm: Arm, mu: Arm) -> float:
