@@ -170,7 +170,7 @@ def test_every_model_is_tuned_alike_and_keeps_what_was_best(record: dict[str, An
         settings = [{key: trial[key] for key in record["grid"]} for trial in rung["trials"]]
         tried = tried or settings
         assert settings == tried
-        assert rung["steps"] == 5
+        assert rung["steps"] == 10
         best = min(rung["trials"], key=lambda trial: trial["loss"])
         assert arm["chosen"] == {key: best[key] for key in record["grid"]}
         for run in arm["runs"]:
@@ -272,7 +272,7 @@ def test_an_interrupted_comparison_ends_as_if_it_had_not_been(
         with pytest.raises(Interrupted, match="is saved at step"):
             comparison(tiny_corpus).run(tmp_path / "parts", resume=True)
     parts = comparison(tiny_corpus).run(tmp_path / "parts", resume=True)
-    assert ticks == 6 * 5 + 6 * 10, "6 trials of 5 steps and 6 trainings of 10, none done twice"
+    assert ticks == 6 * 10 + 6 * 10, "6 trials and 6 trainings of 10 steps, none done twice"
     clocks = ("started", "finished", "seconds", "command")
 
     def without_clocks(value: Any) -> Any:
@@ -298,9 +298,9 @@ def test_rungs_of_one_length_are_different_trainings(
     once = comparison(tiny_corpus, trials=5)
     work = compare._Work(once, once.make_plan(), tmp_path)
     mu = work.plan.arms[0]
-    assert [rung.steps for rung in work.plan.rungs] == [4, 4, 5]
+    assert [rung.steps for rung in work.plan.rungs] == [4, 4, 10]
     assert work.tune(mu) == settings_tried(5)[3], "the least loss is that of a training that diverged"
-    assert [steps for _, steps in trained] == [4] * 5 + [4] * 3 + [5] * 2
+    assert [steps for _, steps in trained] == [4] * 5 + [4] * 3 + [10] * 2
     assert [trial for trial, _ in trained[5:8]] == settings_tried(5)[3:0:-1]
     assert [[trial["loss"] for trial in rung["trials"]] for rung in work.tuning(mu)][1:] == [[2, 3, 4], [2, 3]]
 

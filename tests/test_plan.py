@@ -112,7 +112,7 @@ def test_the_time_of_a_plan_is_that_of_its_parts() -> None:
     curve = 0.1 * 100 * 16 * 128 * 3 / 10
     assert found.curve_tokens == pytest.approx(max(curve, 16_384), abs=1)
     once = 100 * 0.2 + (10 * found.curve_tokens + 220_000) * per_token
-    tuning = 2 * (50 * 0.2 + found.curve_tokens * per_token)
+    tuning = 2 * (100 * 0.2 + found.curve_tokens * per_token)
     assert found.arm_seconds(MU) == pytest.approx(2 * once + tuning)
     assert found.arm_seconds(GPT2) == pytest.approx(2 * found.arm_seconds(MU))
     assert found.arm_seconds(AGAIN) == pytest.approx(2 * 2 * once), "a control is not tuned"

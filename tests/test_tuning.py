@@ -39,15 +39,17 @@ def test_more_than_the_grid_holds_is_refused(count: int) -> None:
 
 
 @given(trials=st.integers(2, 24), steps=st.integers(10, 5000))
-def test_every_rung_has_half_the_settings_and_twice_the_steps(trials: int, steps: int) -> None:
+def test_every_rung_has_half_the_settings_and_more_steps(trials: int, steps: int) -> None:
     plan = rungs(trials, steps)
     assert plan[0].trials == trials
-    assert plan[-1].steps == max(steps // 2, 4)
+    assert plan[-1].steps == steps, "the choice between the last ones is made at the length that counts"
     for before, after in pairwise(plan):
         assert after.trials == math.ceil(before.trials / 2)
-        assert before.steps <= after.steps <= max(2 * before.steps + 1, 4)
+        assert before.steps <= after.steps
+    for before, after in pairwise(plan[:-1]):
+        assert after.steps <= max(2 * before.steps + 1, 4)
     cost = sum(rung.trials * rung.steps for rung in plan)
-    assert cost <= 9 * max(steps, 32), "tuning costs no more than 9 trainings"
+    assert cost <= 13 * max(steps, 32), "tuning costs no more than 13 trainings"
 
 
 def test_the_best_survive_in_order_and_the_diverged_never() -> None:

@@ -1,7 +1,8 @@
 """Hyperparameters of a comparison: one grid for every model, searched by successive halving on the validation split.
 
 Every model gets the same number of trials at the same lengths. A rung trains all settings that are left, each from the
-start and with the schedule of its own length, and keeps the better half (Jamieson and Talwalkar 2016, with halves).
+start and with the schedule of its own length, and keeps the better half (Jamieson and Talwalkar 2016, with halves). The
+last rung is as long as the trainings that count, since what is best in half of their steps need not be best in all.
 """
 
 import math
@@ -60,10 +61,11 @@ def settings_tried(count: int) -> list[Trial]:
 def rungs(trials: int, steps: int) -> list[Rung]:
     """Successive halving for so many settings, when the training that counts has `steps` steps.
 
-    The last rung has at most half of them, and no rung less than 4.
+    The last rung has all of them, the one before a quarter, and none less than 4.
     """
     depth = min(math.ceil(math.log2(trials)), int(math.log2(_SHORTEST)))
-    return [Rung(-(-trials // 2**level), max(steps // 2 ** (depth - level), 4)) for level in range(depth)]
+    shorter = [Rung(-(-trials // 2**level), max(steps // 2 ** (depth - level), 4)) for level in range(depth - 1)]
+    return [*shorter, Rung(-(-trials // 2 ** (depth - 1)), steps)]
 
 
 def survivors(losses: Sequence[float | None], keep: int) -> list[int]:
