@@ -247,6 +247,22 @@ def test_finished_work_is_not_done_again(finished: Any, record: Any, monkeypatch
     assert {**again, "finished": None} == {**record, "finished": None}
 
 
+def test_work_of_before_does_not_shorten_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings and half of one are done; the other half takes twice as long as planned, so will what is left."""
+    now = [0.0]
+    monkeypatch.setattr("tqdm.std.time", lambda: now[0])
+    bar = compare._Bar(1000.0)
+    bar.skip(700.0)
+    bar.begin("a training", 100, 200.0)
+    for step in range(51, 101):
+        now[0] += 4.0
+        bar.tick(step, math.nan)
+    said = str(bar.bar)
+    bar.close()
+    assert " 90% " in said
+    assert "03:20 so far, 03:20 left" in said
+
+
 def test_an_interrupted_comparison_ends_as_if_it_had_not_been(
     tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

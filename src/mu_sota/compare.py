@@ -292,7 +292,7 @@ class _Work:
         self.comparison, self.plan, self.out = comparison, plan, out
         self.plan_id = hashlib.sha256(json.dumps(plan.as_dict(), sort_keys=True).encode()).hexdigest()[:16]
         run, corpus = comparison.run_settings, comparison.corpus
-        self.bar = _Bar(plan)
+        self.bar = _Bar(plan.seconds)
         self.ground = Ground(
             replace(corpus, validation=beginning(corpus.validation, plan.curve_tokens)),
             comparison.windows,
@@ -473,8 +473,8 @@ class _Work:
 class _Bar:
     """Progress over all trainings in seconds as planned, so that the remaining time is right for slow models too."""
 
-    def __init__(self, plan: Plan) -> None:
-        self.total = plan.seconds
+    def __init__(self, seconds: float) -> None:
+        self.total = seconds
         self.bar: tqdm[Any] = tqdm(
             total=self.total,
             bar_format="{percentage:3.0f}% |{bar:20}| {elapsed} so far, {remaining} left: {desc}{postfix}",
@@ -488,6 +488,7 @@ class _Bar:
         """Work that was finished before, and takes no time now."""
         done = min(self.bar.n + seconds, self.total)  # sums of parts round
         self.bar.initial += done - self.bar.n
+        self.bar.last_print_n += done - self.bar.n  # or tqdm would think it the work of a moment
         self.bar.n = done
 
     def begin(self, what: str, steps: int, seconds: float) -> None:
