@@ -106,7 +106,7 @@ def test_the_folder_holds_what_it_needs_and_no_more(exported: Path) -> None:
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.ImportFrom) and node.level
     }
-    names = {"attention", "config", "errors", "files", "kernels", "layout", "loss", "model"}
+    names = {"attention", "config", "errors", "files", "kernels", "layout", "loss", "model", "versions"}
     assert code == imported | {"model"} == names
     others = {path.name for path in exported.iterdir()} - {f"{name}.py" for name in code}
     assert others == {

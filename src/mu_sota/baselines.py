@@ -18,7 +18,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import (
-    Cache,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -55,23 +54,26 @@ class _TokenLoss:
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Cache | None = None,
-        use_cache: bool | None = None,
         shift_labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
         skip_logits: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast | MuCausalLMOutput:
-        """With `shift_labels` [B, T], the loss and `num_correct` and no logits; else as in `transformers`."""
+        """With `shift_labels` [B, T], the loss and `num_correct` and no logits; else as in `transformers`.
+
+        Raises:
+            TypeError: with `shift_labels`, an argument that is not heeded.
+        """
         given: dict[str, Any] = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
             "position_ids": position_ids,
-            "past_key_values": past_key_values,
         }
         if shift_labels is None:
-            return super().forward(**given, use_cache=use_cache, logits_to_keep=logits_to_keep, **kwargs)  # type: ignore[misc]
+            return super().forward(**given, logits_to_keep=logits_to_keep, **kwargs)  # type: ignore[misc]
+        if unknown := kwargs.keys() - {"labels"}:  # which `Trainer` passes beside
+            raise TypeError(f"with shift_labels, {type(self).__name__}.forward() does not take {', '.join(unknown)}")
         hidden = self.base_model(**given, use_cache=False).last_hidden_state  # type: ignore[attr-defined]
         head: nn.Linear = self.lm_head  # type: ignore[attr-defined]
         total, num_correct = chunked_cross_entropy(hidden, head.weight, head.bias, shift_labels)

@@ -1,12 +1,17 @@
 """`MuConfig`: everything that fixes the shape of a MU model."""
 
+from .versions import TRANSFORMERS  # noqa: F401  first: what an unsupported release lacks is imported below
+
+# isort: split
+import difflib
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
+from transformers.utils import logging
 
-from .errors import InputError
+from .errors import InputError, cut
 from .layout import GRID, NUM_BLOCKS
 
 MODEL_PRESETS: dict[str, dict[str, Any]] = {
@@ -15,6 +20,25 @@ MODEL_PRESETS: dict[str, dict[str, Any]] = {
     # The same architecture for a laptop CPU.
     "quickstart": {"vocab_size": 4096, "num_hidden_layers": 6, "max_position_embeddings": 128},
 }
+
+MOST_PARAMETERS, MOST_LAYERS = 10**11, 10_000
+"""Beyond them a size is taken for a mistake: 373 GiB of weights in float32."""
+
+SENSITIVITY_HIDDEN = 32
+
+# Beside the fields of `MuConfig` and of its base class: what the base class takes, and what a model can be asked for.
+_MORE_FIELDS = {
+    *("auto_map", "attn_implementation", "experts_implementation", "name_or_path", "num_labels", "output_attentions"),
+    *("quantization_config", "torch_dtype", "output_sensitivities", "output_entropies"),
+}
+
+logger = logging.get_logger(__name__)
+
+
+def _no_such_field(name: str) -> str:
+    close = difflib.get_close_matches(name, MuConfig.__annotations__, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"its own are: {', '.join(MuConfig.__annotations__)}"
+    return f"MuConfig has no field {name!r}; {hint}"
 
 
 @strict
@@ -34,10 +58,13 @@ class MuConfig(PreTrainedConfig):
 
     Raises:
         huggingface_hub.errors.StrictDataclassError: a value is of the wrong type or out of range; the message names it.
-            `from_preset` raises an InputError instead, and refuses unknown fields too.
+            `from_preset` raises an InputError instead.
+        TypeError: there is no such field. In a `config.json`, which may be of another version, it is a warning.
     """
 
     model_type = "mu_sota"
+    # What `Trainer` leaves out of the predictions for `compute_metrics`.
+    keys_to_ignore_at_inference = ["cache", "past_key_values", "num_correct"]
 
     vocab_size: int = 50_000
     matrix_size: int = 8
@@ -52,6 +79,20 @@ class MuConfig(PreTrainedConfig):
     bos_token_id: int | None = 2
     eos_token_id: int | list[int] | None = 3
 
+    def __post_init__(self, **kwargs: Any) -> None:
+        for name in ("dropout", "layer_norm_eps"):
+            if isinstance(value := getattr(self, name), int) and abs(value) < 2**1023:
+                setattr(self, name, float(value))
+        from_file = "model_type" in kwargs
+        for name in kwargs:
+            if name in _MORE_FIELDS or hasattr(type(self), name) or (from_file and name.startswith("_")):
+                continue
+            sentence = _no_such_field(name)
+            if not from_file:
+                raise TypeError(sentence)
+            logger.warning_once(f"{sentence}. It stands in the configuration, and has no effect")
+        super().__post_init__(**kwargs)
+
     @classmethod
     def from_preset(cls, name: str, **overrides: Any) -> "MuConfig":
         """The configuration of a preset, some of its fields replaced.
@@ -63,7 +104,7 @@ class MuConfig(PreTrainedConfig):
             raise InputError(f"no preset is named {name!r}; choose one of: {', '.join(MODEL_PRESETS)}")
         for field in overrides:
             if not hasattr(cls, field):
-                raise InputError(f"MuConfig has no field {field!r}; its own are: {', '.join(cls.__annotations__)}")
+                raise InputError(_no_such_field(field))
         try:
             return cls(**{**MODEL_PRESETS[name], **overrides})
         except StrictDataclassError as error:
@@ -78,6 +119,21 @@ class MuConfig(PreTrainedConfig):
     def block_size(self) -> int:
         """S = D / 16, the values of one block."""
         return self.hidden_size // NUM_BLOCKS
+
+    @property
+    def num_parameters(self) -> int:
+        """Parameters of `MuForCausalLM` with these sizes, by arithmetic."""
+        size, block, inner, layers = self.hidden_size, self.block_size, self.intermediate_size, self.num_hidden_layers
+        features, hidden = NUM_BLOCKS + 1, SENSITIVITY_HIDDEN
+        layer = (
+            NUM_BLOCKS * (3 * block * (block + 1) + block * (block + 1))
+            + (3 * size * (size + 1) + size * (size + 1))
+            + (inner * (size + 1) + size * (inner + 1))
+            + 4 * size  # two norms
+            + (NUM_BLOCKS**2 + hidden * (features + 1) + NUM_BLOCKS * (hidden + 1) + NUM_BLOCKS)
+        )
+        tables = self.vocab_size * (size + layers * NUM_BLOCKS) + self.max_position_embeddings * size
+        return tables + layers * layer + 2 * size + self.vocab_size * (size + 1)
 
     def validate_architecture(self) -> None:
         """Part of the validation that runs on construction."""
@@ -94,9 +150,27 @@ class MuConfig(PreTrainedConfig):
                 f"num_attention_heads is {self.num_attention_heads}, but must divide the {self.hidden_size} values "
                 f"of a {self.matrix_size} x {self.matrix_size} state"
             )
-        if self.layer_norm_eps <= 0:
-            raise ValueError(f"layer_norm_eps is {self.layer_norm_eps}, but must be above 0")
+        self._refuse_beyond_reason()
+        if not 1e-37 <= self.layer_norm_eps <= 1e37:
+            raise ValueError(
+                f"layer_norm_eps is {cut(str(self.layer_norm_eps))}, but must be above 0 and fit into float32"
+            )
         if self.tie_word_embeddings:
             raise ValueError("tie_word_embeddings is True, but a MU model's output projection is not tied")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}, but must be at least 0 and less than 1")
+
+    def _refuse_beyond_reason(self) -> None:
+        """Before anything of that size is made."""
+        if self.num_parameters <= MOST_PARAMETERS and self.num_hidden_layers <= MOST_LAYERS:
+            return
+        names = ("vocab_size", "matrix_size", "num_hidden_layers", "intermediate_size", "max_position_embeddings")
+        usual = {name: getattr(type(self), name) for name in names}
+        largest = max(names, key=lambda name: getattr(self, name) // usual[name])
+        value, count, gibibytes = (
+            cut(f"{number:,}") for number in (getattr(self, largest), self.num_parameters, self.num_parameters // 2**28)
+        )
+        raise ValueError(
+            f"{largest} is {value}, with which the model would have {count} parameters and take {gibibytes} GiB in "
+            f"float32; make it smaller (the preset mu-sota has {usual[largest]:,})"
+        )

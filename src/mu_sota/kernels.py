@@ -8,15 +8,16 @@ Legend: B batch, T time, H heads or blocks, K size of a head, D state.
 
 import ctypes
 import hashlib
+import operator
 import os
 import platform
+import re
 import shutil
 import subprocess
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -131,21 +132,38 @@ def _address(tensor: Tensor) -> int:
     return tensor.data_ptr()
 
 
+@lru_cache(maxsize=1)
+def _parameters() -> dict[str, list[str]]:
+    """The C types of every kernel's parameters, as the source declares them."""
+    declared = re.findall(r"^void (mu_\w+)\(([^)]*)\)", SOURCE.read_text(encoding="utf-8"), re.MULTILINE)
+    return {name: [part.rpartition(" ")[0].strip() for part in parts.split(",")] for name, parts in declared}
+
+
 def _call(name: str, *arguments: "Tensor | array[int] | int | float | None") -> None:
-    """Run a kernel: contiguous tensors and arrays go as pointers, numbers as they are, the number of threads last."""
-    given: list[Any] = []
-    for argument in arguments:
-        if isinstance(argument, Tensor):
-            given.append(ctypes.c_void_p(_address(argument)))
-        elif isinstance(argument, array):
-            given.append(ctypes.c_void_p(argument.buffer_info()[0]))
-        elif isinstance(argument, int):
-            given.append(ctypes.c_int64(argument))
-        elif isinstance(argument, float):
-            given.append(ctypes.c_float(argument))
-        else:
-            given.append(argument)
-    getattr(library(), name)(*given, ctypes.c_int64(torch.get_num_threads()))
+    """Run a kernel: contiguous tensors and arrays go as pointers, each number as its parameter's type.
+
+    The number of threads is the last parameter, and is not given.
+
+    Raises:
+        OverflowError: a number does not fit its parameter.
+    """
+    pairs = zip((*arguments, torch.get_num_threads()), _parameters()[name], strict=True)
+    given = [_converted(argument, kind) for argument, kind in pairs]
+    getattr(library(), name)(*given)
+
+
+def _converted(argument: Any, kind: str) -> Any:
+    if kind.endswith("*"):
+        if isinstance(argument, array):
+            return ctypes.c_void_p(argument.buffer_info()[0])
+        return ctypes.c_void_p(None if argument is None else _address(argument))
+    if kind == "int64_t":
+        if not -(2**63) <= (whole := operator.index(argument)) < 2**63:
+            raise OverflowError(f"{argument} does not fit into the 64 bits of a kernel's whole number")
+        return ctypes.c_int64(whole)
+    if not abs(number := float(argument)) <= torch.finfo(torch.float32).max:  # NaN neither
+        raise OverflowError(f"{argument} does not fit into a kernel's float32")
+    return ctypes.c_float(number)
 
 
 @torch.library.custom_op("mu_sota::attention", mutates_args=())
@@ -334,7 +352,7 @@ def kernel_weights(weights: list[Tensor]) -> list[Tensor]:
     Raises:
         TypeError: a weight is not float32 on the CPU.
     """
-    if set(map(attrgetter("dtype", "is_cpu"), weights)) != {(torch.float32, True)}:
+    if set(map(operator.attrgetter("dtype", "is_cpu"), weights)) != {(torch.float32, True)}:
         list(map(_address, weights))
     if not all(map(Tensor.is_contiguous, weights)):
         return [weight.contiguous() for weight in weights]

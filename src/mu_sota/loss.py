@@ -29,7 +29,12 @@ def chunked_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, l
 
     Returns:
         Σ -log p(label) in nats, a float32 scalar; and the count of right predictions, an int64 scalar.
+
+    Raises:
+        ValueError: there is not one label a row.
     """
+    if labels.shape != hidden.shape[:-1]:
+        raise ValueError(f"labels have the shape {list(labels.shape)}, but must have {list(hidden.shape[:-1])}")
     return _ChunkedCrossEntropy.apply(hidden.flatten(0, -2), weight, bias, labels.flatten())
 
 

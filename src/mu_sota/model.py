@@ -3,27 +3,33 @@
 Legend: B batch, T time, D state (block-major), N = 16 blocks, S values a block, H heads, V vocabulary, L layers.
 """
 
-from collections.abc import Sequence
+import difflib
+import inspect
+import os
+from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import chain
 from operator import is_
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.modules import module as module_hooks
 from torch.utils.hooks import RemovableHandle
 from transformers import Cache, DynamicCache, GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import DynamicLayer
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.processing_utils import Unpack
 from transformers.utils import can_return_tuple, logging
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention import attention_bias, causal_attention, causal_attention_with_entropy
-from .config import MuConfig
+from .config import SENSITIVITY_HIDDEN, MuConfig
+from .errors import InputError
 from .kernels import (
     decode_step,
     fused_attention,
@@ -37,14 +43,84 @@ from .kernels import (
 from .layout import NUM_BLOCKS, join_blocks, split_blocks
 from .loss import IGNORE_INDEX, chunked_cross_entropy
 
-SENSITIVITY_HIDDEN = 32
 _ENOUGH_TOKENS = 16  # for the feed-forward kernel, which first lays its weights out anew
+_LARGEST_DROPOUT = 0.999  # of the same: what is kept is divided by 1 - p, in float32
 _ROOM = 64  # tokens that a slot of the cache makes room for at a time
 ATTENTIONS = 2  # of a layer, each with a slot of its own in the key/value cache
+
+# transformers 5.24 renamed the cache: before, outputs name it `past_key_values`.
+_CACHE = "cache" if "cache" in {field.name for field in fields(CausalLMOutputWithPast)} else "past_key_values"
+
+_USED_BY_GENERATE = ("tokenizer", "assistant_tokenizer")  # which passes them on
+
+_PACKED = "texts packed in one row are not kept apart: give each text a row of its own, with an attention_mask"
+# What `transformers` and PEFT pass to every model of their own accord: the values that ask for nothing, and why no
+# others are taken.
+_PASSED_ON: dict[str, tuple[tuple[bool | None, ...], str]] = {
+    "inputs_embeds": ((None,), "a MU model reads token ids, by which it also looks up a token's affinities"),
+    "output_attentions": (
+        (None, False),
+        "attention matrices are never held: mu_sota.inspect_blocks.trace gives a token's rows",
+    ),
+    "output_router_logits": ((None, False), "a MU model has no experts"),
+    "is_causal": ((None, True), "a MU model is causal, and cannot attend to later tokens"),
+    **dict.fromkeys(("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx"), ((None,), _PACKED)),
+}
 
 logger = logging.get_logger(__name__)
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
+
+
+class Asked(TypedDict, total=False):
+    """What else the layers can be asked for; see `MuModelOutput`."""
+
+    output_hidden_states: bool | None
+    output_sensitivities: bool | None
+    output_entropies: bool | None
+
+
+class AskedOfLoss(Asked, total=False):
+    """As `Asked`; and what `Trainer` takes for a column of labels if it stands in the signature.
+
+    Args:
+        shift_labels: [B, T], already shifted: the token after each position. Takes the place of `labels`.
+    """
+
+    shift_labels: Tensor | None
+
+
+def _refuse_unknown(model: nn.Module, given: Mapping[str, Any], heeded: Collection[str]) -> None:
+    """Every argument is heeded or refused by name.
+
+    Args:
+        model: whose `forward` it is.
+        given: arguments that are not in its signature.
+        heeded: those of them that it knows.
+
+    Raises:
+        TypeError: there is no such argument.
+        ValueError: it asks for what a MU model does not do.
+    """
+    for name, value in given.items():
+        if name in heeded or name in _USED_BY_GENERATE:
+            continue
+        if name not in _PASSED_ON:
+            _, *named, _ = inspect.signature(type(model).forward).parameters  # but for self and kwargs
+            known = [*named, *sorted(heeded)]
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
+            raise TypeError(f"{type(model).__name__}.forward() has no argument {name!r}; {hint}")
+        harmless, reason = _PASSED_ON[name]
+        if not any(value is one for one in harmless):
+            raise ValueError(f"{name} cannot be used: {reason}")
+
+
+def _one_cache(past_key_values: Cache | None, cache: Cache | None) -> Cache | None:
+    """The cache, under whichever of its names it came."""
+    if past_key_values is not None and cache is not None and past_key_values is not cache:
+        raise ValueError("cache and past_key_values are two names of one argument: give one of them")
+    return past_key_values if cache is None else cache
 
 
 class GrowingLayer(DynamicLayer):
@@ -152,6 +228,11 @@ def _begins(cached: Tensor | None, room: Tensor) -> bool:
     return cached.data_ptr() == room.data_ptr() and cached.stride() == room.stride()
 
 
+def _named(cache: Cache | None) -> dict[str, Any]:
+    """The cache by the name that outputs of the installed `transformers` have for it."""
+    return {_CACHE: cache}
+
+
 class BlockLinear(nn.Module):
     """16 independent affine maps, one a block: [B, T, N, in] to [B, T, N, out] in one batched product."""
 
@@ -164,13 +245,22 @@ class BlockLinear(nn.Module):
         return torch.einsum("btni,noi->btno", blocks, self.weight) + self.bias
 
 
+def _hooks_on_all_modules() -> bool:
+    return bool(
+        module_hooks._global_forward_pre_hooks
+        or module_hooks._global_forward_hooks
+        or module_hooks._global_backward_pre_hooks
+        or module_hooks._global_backward_hooks
+    )
+
+
 def _as_made(*modules: nn.Module) -> bool:
     """Whether modules are still what this file made, so that a kernel may take their weights without calling them.
 
     They are not when hooks are on them, or when something has taken their place: adapters, quantised layers,
     parametrizations.
     """
-    return not _has_any_global_hook() and all(
+    return not _hooks_on_all_modules() and all(
         type(module) in _MADE
         and getattr(module, "bias", True) is not None
         and "forward" not in module.__dict__
@@ -246,7 +336,12 @@ class FeedForward(nn.Module):
 
     def forward(self, state: Tensor) -> Tensor:
         worth_it = state.shape[:-1].numel() >= _ENOUGH_TOKENS and self.up.out_features % 16 == 0
-        if worth_it and kernels_usable(state) and _as_made(self.up, self.dropout, self.down):
+        if (
+            worth_it
+            and self.dropout.p < _LARGEST_DROPOUT
+            and kernels_usable(state)
+            and _as_made(self.up, self.dropout, self.down)
+        ):
             rate = self.dropout.p if self.training else 0.0
             seed = torch.randint(2**62, ()) if rate else torch.zeros((), dtype=torch.int64)
             weights = (self.up.weight, self.up.bias, self.down.weight, self.down.bias)
@@ -275,7 +370,7 @@ class DynamicSensitivity(nn.Module):
         return self.base * torch.sigmoid(self.down(self.dropout(F.gelu(self.up(features)))))
 
 
-class MuLayer(nn.Module):
+class MuLayer(GradientCheckpointingLayer):
     """One layer: what the layer would make of the state, and, block by block, how much of it is taken over."""
 
     def __init__(self, config: MuConfig, index: int) -> None:
@@ -323,17 +418,41 @@ def _starting_at(std: float, module: AnyModule) -> AnyModule:
     return module
 
 
+def _refuse_beyond_memory(config: MuConfig) -> None:
+    """Before anything is allocated: a system that has promised too much memory ends the process later.
+
+    Raises:
+        InputError: the weights would not fit into this machine's memory.
+    """
+    sizes = getattr(os, "sysconf_names", {})  # none on Windows
+    if torch.get_default_device().type != "cpu" or not {"SC_PAGE_SIZE", "SC_PHYS_PAGES"} <= set(sizes):
+        return
+    need = config.num_parameters * torch.get_default_dtype().itemsize
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if need > memory:
+        raise InputError(
+            f"a model of {config.num_parameters:,} parameters takes {need / 2**30:,.0f} GiB, but this machine has "
+            f"{memory / 2**30:,.0f} GiB of memory; make vocab_size, matrix_size, num_hidden_layers, intermediate_size "
+            f"or max_position_embeddings smaller"
+        )
+
+
 class MuPreTrainedModel(PreTrainedModel):
     """Initialisation and what every MU model tells `transformers` about itself."""
 
     config_class = MuConfig
     base_model_prefix = "model"
+    supports_gradient_checkpointing = True
     _no_split_modules = ["MuLayer"]
     _can_record_outputs = {
         "hidden_states": MuLayer,
         "sensitivities": DynamicSensitivity,
         "entropies": OutputRecorder(CrossBlockAttention, index=1),
     }
+
+    def __init__(self, config: MuConfig) -> None:
+        _refuse_beyond_memory(config)
+        super().__init__(config)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -352,6 +471,19 @@ class MuPreTrainedModel(PreTrainedModel):
             init.eye_(module.interaction)
             init.constant_(module.base, 0.5)
 
+    def _resize_token_embeddings(
+        self, new_num_tokens: int | None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Embedding:
+        """As in `transformers`, which knows of the embedding and the output projection; the affinities follow."""
+        resized: nn.Embedding = super()._resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        model: Any = self.base_model
+        before, rows = model.affinity, len(resized.weight)
+        if rows != len(before.weight):
+            affinity: Any = self._get_resized_embeddings(before, rows, mean_resizing=mean_resizing)
+            affinity.requires_grad_(before.weight.requires_grad)
+            model.affinity = _starting_at(before.init_std, affinity)
+        return resized
+
 
 @dataclass
 class MuModelOutput(BaseModelOutputWithPast):
@@ -365,6 +497,9 @@ class MuModelOutput(BaseModelOutputWithPast):
 
     sensitivities: tuple[Tensor, ...] | None = None
     entropies: tuple[Tensor, ...] | None = None
+
+    if _CACHE != "cache":
+        cache = property(lambda self: self.past_key_values)
 
 
 class _Weights:
@@ -431,7 +566,7 @@ class _Weights:
         Raises:
             TypeError: some are of another dtype, or on another device.
         """
-        if not self.usable or _has_any_global_hook() or not self.settings_as_made(config):
+        if not self.usable or _hooks_on_all_modules() or not self.settings_as_made(config):
             return None
         return kernel_weights(self.weights)
 
@@ -462,12 +597,13 @@ class MuModel(MuPreTrainedModel):
     @capture_outputs
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
-        use_cache: bool = False,
-        **kwargs: Any,
+        use_cache: bool | None = None,
+        cache: Cache | None = None,
+        **kwargs: Unpack[Asked],
     ) -> MuModelOutput:
         """States of a batch of token ids.
 
@@ -475,36 +611,46 @@ class MuModel(MuPreTrainedModel):
             input_ids: [B, T] int64; with a cache, the new tokens alone.
             attention_mask: [B, T], 1 at tokens and 0 at padding; with a cache, cached tokens included.
             position_ids: [B, T]; by default counted from the first token of each row, cached ones included.
-            past_key_values: a cache of `transformers`, which is filled; it has two slots a layer.
+            past_key_values, cache: a cache of `transformers`, under either name, which is filled; it has two slots a
+                layer.
             use_cache: make a cache if none is given.
+            kwargs: what else is asked for; see `Asked`.
 
         Returns:
             `last_hidden_state` [B, T, D], block-major (see `mu_sota.layout`); the cache; with
             `output_hidden_states`, `output_sensitivities` or `output_entropies`, what these name.
 
         Raises:
-            ValueError: the sequence is longer than the learned positions, there are no tokens, or `output_attentions`
-                is asked for.
+            ValueError: the sequence is longer than the learned positions, there are no tokens, or an argument asks for
+                what a MU model does not do.
+            TypeError: there is no such argument.
         """
-        if kwargs.get("output_attentions"):
-            raise ValueError("attention matrices are never held: mu_sota.inspect_blocks.trace gives a token's rows")
+        _refuse_unknown(self, kwargs, Asked.__optional_keys__)
+        if input_ids is None:
+            raise ValueError("input_ids are missing: a MU model reads token ids [B, T]")
         if input_ids.shape[1] == 0:  # PyTorch's attention on a CPU ends the process
             raise ValueError("the input has no tokens: begin a text with the tokenizer's bos_token")
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache()
-        if past_key_values is not None:
-            _give_slots(past_key_values, ATTENTIONS * len(self.layers))
+        cache = _one_cache(past_key_values, cache)
+        if use_cache and cache is None:
+            cache = DynamicCache()
+        if cache is not None:
+            if self.layers[0].gradient_checkpointing and self.training and torch.is_grad_enabled():
+                raise ValueError(
+                    "a cache cannot be filled under gradient checkpointing, which runs every layer twice: train "
+                    "without use_cache, or call model.eval() first"
+                )
+            _give_slots(cache, ATTENTIONS * len(self.layers))
         new, device = input_ids.shape[1], input_ids.device
-        past = 0 if past_key_values is None else past_key_values.get_seq_length()
-        keys = new if past_key_values is None else past_key_values.get_mask_sizes(new, 0)[0]
+        past = 0 if cache is None else cache.get_seq_length()
+        keys = new if cache is None else cache.get_mask_sizes(new, 0)[0]
         positions = self.config.max_position_embeddings
         # A cache of a fixed size counts in a tensor, which a compiled graph should not have to read.
         if not isinstance(past, Tensor) and past + new > positions:
             raise ValueError(f"the input has {past + new} tokens, but this model has learned {positions} positions")
         bias = attention_bias(attention_mask, new, keys, past, device)
-        step = None if bias is not None else self._step(input_ids, position_ids, past_key_values, past)
+        step = None if bias is not None else self._step(input_ids, position_ids, cache, past)
         if step is not None:
-            return MuModelOutput(last_hidden_state=step, past_key_values=past_key_values)
+            return MuModelOutput(last_hidden_state=step, **_named(cache))
         if position_ids is None:
             if attention_mask is None or attention_mask.dim() == 4:
                 position_ids = (past + torch.arange(new, device=device))[None]
@@ -513,8 +659,8 @@ class MuModel(MuPreTrainedModel):
         state = self.token_embedding(input_ids) + self.position_embedding(position_ids)
         affinities = self.affinity(input_ids).unflatten(-1, (-1, NUM_BLOCKS)).unbind(-2)  # [B, T, N] for each layer
         for layer, affinity in zip(self.layers, affinities, strict=True):
-            state = layer(state, affinity, bias, past_key_values)
-        return MuModelOutput(last_hidden_state=self.norm(state), past_key_values=past_key_values)
+            state = layer(state, affinity, bias, cache)
+        return MuModelOutput(last_hidden_state=self.norm(state), **_named(cache))
 
     def _step(self, input_ids: Tensor, position_ids: Tensor | None, cache: Cache | None, past: int) -> Tensor | None:
         """States of one new token of each cached text, from a kernel for just this; None where it cannot take it."""
@@ -585,6 +731,19 @@ class MuCausalLMOutput(CausalLMOutputWithPast):
     sensitivities: tuple[Tensor, ...] | None = None
     entropies: tuple[Tensor, ...] | None = None
 
+    if _CACHE != "cache":
+        cache = property(lambda self: self.past_key_values)
+
+
+def _at_padding(mask: Tensor, shift_labels: Tensor) -> Tensor:
+    """[B, T], true where a prediction [B, T] is made from padding, or is of it.
+
+    Args:
+        mask: [B, T or more], 1 at tokens and 0 at padding, cached tokens included.
+    """
+    real = mask[:, -shift_labels.shape[1] :] != 0
+    return ~(real & F.pad(real[:, 1:], (0, 1), value=True))
+
 
 class MuForCausalLM(MuPreTrainedModel, GenerationMixin):
     """The MU model with its output projection, for training and `generate`."""
@@ -600,41 +759,48 @@ class MuForCausalLM(MuPreTrainedModel, GenerationMixin):
     @can_return_tuple
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
-        use_cache: bool = False,
+        use_cache: bool | None = None,
         labels: Tensor | None = None,
-        shift_labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
         skip_logits: bool | None = None,
-        logits_to_keep: int = 0,
-        **kwargs: Any,
+        logits_to_keep: int | Tensor = 0,
+        cache: Cache | None = None,
+        **kwargs: Unpack[AskedOfLoss],
     ) -> MuCausalLMOutput:
         """Logits of the next token, or the loss, or both.
 
         Args:
-            input_ids, attention_mask, position_ids, past_key_values, use_cache: as in `MuModel`.
+            input_ids, attention_mask, position_ids, past_key_values, use_cache, cache: as in `MuModel`.
             labels: [B, T], aligned with `input_ids` as everywhere in `transformers`: the shift by one happens here.
-            shift_labels: [B, T], already shifted: the token after each position. Takes the place of `labels`.
-            num_items_in_batch: what the summed loss is divided by; the number of labelled tokens by default.
+                Padding counts for nothing, on whichever side it is: neither as a label, nor what is predicted from it.
+            num_items_in_batch: what the summed loss is divided by; the number of labelled tokens by default. Where
+                nothing is labelled, the loss is 0.
             skip_logits: do not compute logits, only the loss, from chunks. Default: in training with labels.
-            logits_to_keep: compute only the last so many positions of the logits; 0 for all.
+            logits_to_keep: compute only the last so many positions of the logits, 0 for all; or those of these indices.
+            kwargs: what else is asked for; see `AskedOfLoss`.
 
         Returns:
             `loss` in nats a token, `logits` [B, T, V], `num_correct`, the cache, and what is asked for of
             `hidden_states`, `sensitivities` and `entropies`.
 
         Raises:
-            ValueError: the sequence is longer than the learned positions, or there are no tokens.
+            ValueError: the sequence is longer than the learned positions, there are no tokens, labels have another
+                shape than they should, or an argument asks for what a MU model does not do.
+            TypeError: there is no such argument.
         """
+        _refuse_unknown(self, kwargs, AskedOfLoss.__optional_keys__)
+        shift_labels = kwargs.pop("shift_labels", None)
         outputs = self.model(
             input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=past_key_values,
             use_cache=use_cache,
+            cache=cache,
             **kwargs,
         )
         hidden = outputs.last_hidden_state
@@ -643,25 +809,25 @@ class MuForCausalLM(MuPreTrainedModel, GenerationMixin):
 
         loss = num_correct = logits = None
         if shift_labels is not None:
-            if attention_mask is not None and attention_mask.dim() == 2:  # nothing is to be predicted from padding
-                padding = attention_mask[:, -shift_labels.shape[1] :] == 0
-                shift_labels = shift_labels.masked_fill(padding, IGNORE_INDEX)
+            if attention_mask is not None and attention_mask.dim() == 2:
+                shift_labels = shift_labels.masked_fill(_at_padding(attention_mask, shift_labels), IGNORE_INDEX)
             total, num_correct = chunked_cross_entropy(hidden, self.lm_head.weight, self.lm_head.bias, shift_labels)
             if num_items_in_batch is None:
-                num_items_in_batch = (shift_labels != IGNORE_INDEX).sum().clamp(min=1)
-            loss = total / num_items_in_batch
+                num_items_in_batch = (shift_labels != IGNORE_INDEX).sum()
+            loss = total / torch.as_tensor(num_items_in_batch, device=total.device).clamp(min=1)
         if skip_logits is None:
             skip_logits = self.training and loss is not None
         if not skip_logits:
-            logits = self._logits(hidden[:, -logits_to_keep:])
+            kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            logits = self._logits(hidden[:, kept])
         return MuCausalLMOutput(
             loss=loss,
             logits=logits,
             num_correct=num_correct,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             sensitivities=outputs.sensitivities,
             entropies=outputs.entropies,
+            **_named(outputs.cache),
         )
 
     def _logits(self, hidden: Tensor) -> Tensor:
