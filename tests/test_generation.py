@@ -359,10 +359,20 @@ def test_a_prompt_in_chunks_is_the_prompt() -> None:
         assert torch.equal(made, expected)
 
 
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_a_prompt_that_fills_all_positions_gets_one_token(use_cache: bool) -> None:
+    """The model predicts it, and never has to read it."""
+    model = model_in_float32()
+    ids = 1 + torch.arange(24)[None] % 7
+    made = model.generate(ids, max_new_tokens=5, do_sample=False, use_cache=use_cache, eos_token_id=-1)
+    assert made[:, :-1].equal(ids)
+    assert made[0, -1] == model(ids).logits[0, -1].argmax()
+
+
 def test_a_prompt_without_room_is_said() -> None:
     model = small_model()
-    ids = torch.ones(1, 24, dtype=torch.long)
-    with pytest.raises(ValueError, match="the prompt has 24 tokens, but this model has learned 24 positions"):
+    ids = torch.ones(1, 25, dtype=torch.long)
+    with pytest.raises(ValueError, match="the prompt has 25 tokens, but this model has learned 24 positions"):
         model.generate(ids, max_new_tokens=1)
     cache = model(ids[:, :20], use_cache=True).past_key_values
     with pytest.raises(ValueError, match="the input has 25 tokens, but this model has learned 24 positions"):

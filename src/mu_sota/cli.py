@@ -2,7 +2,6 @@
 
 import errno
 import io
-import json
 import shlex
 import sys
 import traceback
@@ -95,7 +94,7 @@ def _evaluate(
     window: Annotated[int | None, typer.Option(help="tokens seen at once. Default: as in the run")] = None,
     stride: Annotated[int | None, typer.Option(help="new tokens per window. Default: as in the run")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="windows at once")] = 8,
-    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object and nothing else")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="print one JSON object and nothing else")] = False,
 ) -> None:
     """Loss, accuracy, perplexity per token and word, and bits per byte; every token predicted exactly once."""
     if split not in (None, "train", "validation", "test", "all"):
@@ -103,7 +102,8 @@ def _evaluate(
     from tqdm import tqdm
 
     from .data import load_corpus, load_file
-    from .evaluate import evaluate
+    from .evaluate import FIGURES, evaluate, readable
+    from .files import as_json
     from .trained import default_device, load_trained, record_of
 
     _quiet()
@@ -141,20 +141,18 @@ def _evaluate(
         batch_size=batch_size,
         progress=lambda batches: tqdm(batches, desc="Evaluating", disable=None),
     )
-    figures = score.as_dict()
-    if as_json:
-        print(
-            json.dumps(
-                {"model": str(folder), "data": data, "split": split, "window": window, "stride": stride, **figures}
-            )
-        )
+    if json_:
+        how = {"model": str(folder), "data": data, "split": split, "window": window, "stride": stride}
+        print(as_json(how | score.as_dict()))
         return
     print(
         f"{data}, {split}: {score.num_tokens:,} tokens, {score.num_words:,} words, {score.num_bytes:,} bytes; "
         f"windows of {window}, stride {stride}"
     )
-    for name in ("loss", "accuracy", "perplexity", "word_perplexity", "bits_per_byte"):
-        print(f"  {name:16} {figures[name]:.4f}")
+    for name in FIGURES:
+        print(f"  {name:16} {readable(getattr(score, name), 4)}")
+    for remark in score.remarks:
+        print(f"  ({remark})")
 
 
 @app.command("generate", short_help="Continue a text, or texts in a session")

@@ -29,7 +29,7 @@ SENSITIVITY_HIDDEN = 32
 # Beside the fields of `MuConfig` and of its base class: what the base class takes, and what a model can be asked for.
 _MORE_FIELDS = {
     *("auto_map", "attn_implementation", "experts_implementation", "name_or_path", "num_labels", "output_attentions"),
-    *("quantization_config", "torch_dtype", "output_sensitivities", "output_entropies"),
+    *("quantization_config", "torch_dtype", "use_cache", "output_sensitivities", "output_entropies"),
 }
 
 logger = logging.get_logger(__name__)

@@ -3,11 +3,17 @@
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from .data import EvalWindows, Split
+
+FIGURES = ("loss", "accuracy", "perplexity", "word_perplexity", "bits_per_byte")
+
+_LONG_WORDS = 20
+"""Bytes a word, on average, from which on words are hardly what a reader would call so. English has about 6."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +59,31 @@ class Score:
         """nll / (ln 2 x bytes). Compares across tokenizers."""
         return self.nll / (math.log(2) * self.num_bytes)
 
-    def as_dict(self) -> dict[str, float]:
-        """Every figure, for records."""
-        names = ("loss", "accuracy", "perplexity", "word_perplexity", "bits_per_byte")
-        return {name: getattr(self, name) for name in names} | vars(self)
+    @property
+    def remarks(self) -> list[str]:
+        """What a reader must know of these figures, in sentences; of most texts nothing."""
+        said = []
+        beyond = "is beyond what a number can hold"
+        if not math.isfinite(self.nll):
+            said.append("the loss is not finite: the model's weights are damaged, or its training diverged")
+        elif not math.isfinite(self.perplexity):
+            said.append(f"perplexity has no figure: exp of {self.loss:,.0f} nats a token {beyond}")
+        elif not math.isfinite(self.word_perplexity):
+            said.append(
+                f"perplexity per word has no figure: exp of {self.nll / self.num_words:,.0f} nats a word {beyond}"
+            )
+        if (length := self.num_bytes / self.num_words) >= _LONG_WORDS:
+            said.append(
+                f"a word, which is what white space separates, has {length:,.0f} bytes here on average, so that "
+                f"perplexity per word says little: compare by bits per byte"
+            )
+        return said
+
+    def as_dict(self) -> dict[str, Any]:
+        """Every figure, for records: None where it is not finite, and then `remarks` says why."""
+        figures = {name: getattr(self, name) for name in FIGURES} | vars(self)
+        finite = {name: value if math.isfinite(value) else None for name, value in figures.items()}
+        return finite | ({"remarks": self.remarks} if self.remarks else {})
 
 
 @torch.no_grad()
@@ -108,5 +135,17 @@ def score_of(split: Split, nll: float, num_correct: int) -> Score:
     return Score(nll, num_correct, split.n_predicted, max(split.n_words, 1), max(split.n_bytes, 1))
 
 
+def loss_of(score: dict[str, Any]) -> float:
+    """The loss in what `Score.as_dict` gave, for comparing: infinite where it is None."""
+    return math.inf if score["loss"] is None else float(score["loss"])
+
+
+def readable(value: float | None, digits: int = 2) -> str:
+    """A figure for people: 5,920.99 or 1.77e10; None is what no number can hold."""
+    if value is None or not math.isfinite(value):
+        return "beyond all numbers"
+    return f"{value:,.{digits}f}" if abs(value) < 1e6 else f"{value:.3g}".replace("e+", "e")
+
+
 def _exp(value: float) -> float:
-    return math.exp(value) if value < 700 else math.inf
+    return math.inf if value >= 700 else math.exp(value)  # NaN stays NaN

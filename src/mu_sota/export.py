@@ -15,6 +15,7 @@ from transformers.dynamic_module_utils import get_relative_import_files
 from . import machine
 from . import model as model_module
 from .errors import InputError
+from .evaluate import readable
 from .files import replacing
 from .layout import BLOCKS
 from .model import MuForCausalLM
@@ -74,7 +75,6 @@ def export(folder: Path, out: Path) -> Path:
             f"move it away to export the model without its figures"
         ) from error
     model.config.auto_map = AUTO_MAP
-    tokenizer.model_max_length = model.config.max_position_embeddings
     # As `tokenizer` makes them; a folder may come from elsewhere. Only what stands in both places is saved.
     tokenizer.init_kwargs["padding_side"] = tokenizer.padding_side = "left"
     tokenizer.chat_template = CHAT_TEMPLATE
@@ -189,13 +189,14 @@ def _training(record: dict[str, Any], best: dict[str, Any] | None) -> list[str]:
         "",
         "| | this model | unigram model on the same tokens |",
         "|---|---:|---:|",
-        f"| loss, nats per token | {score['loss']:.4f} | {floor['loss']:.4f} |",
+        f"| loss, nats per token | {readable(score['loss'], 4)} | {readable(floor['loss'], 4)} |",
         f"| accuracy | {score['accuracy']:.2%} | {floor['accuracy']:.2%} |",
         *(f"| {title} | {_figure(score[key])} | {_figure(floor[key])} |" for key, title in _FIGURES.items()),
         "",
         "Perplexity per token compares only between models with the same tokenizer; perplexity per word and bits per "
         "byte compare across tokenizers.",
         "",
+        *(f"{remark[0].upper()}{remark[1:]}.\n" for remark in score.get("remarks", [])),
         "What it made of the prompts of its run after that epoch:",
         "",
         *(f"    {json.dumps(sample['text'], ensure_ascii=False)}" for sample in best["samples"]),
@@ -219,8 +220,8 @@ def _data_name(record: dict[str, Any]) -> str:
     return name if re.fullmatch(r"\w[\w.-]*", name) else "texts of the author's own"
 
 
-def _figure(value: float) -> str:
-    return f"{value:,.4f}" if value < 1000 else f"{value:,.1f}"
+def _figure(value: float | None) -> str:
+    return readable(value, 4 if value is None or value < 1000 else 1)
 
 
 def _eval_results(record: dict[str, Any], best: dict[str, Any]) -> list[EvalResult]:
@@ -236,5 +237,5 @@ def _eval_results(record: dict[str, Any], best: dict[str, Any]) -> list[EvalResu
             metric_value=round(best["validation"][key], 4),
         )
         for key, title in _FIGURES.items()
-        if math.isfinite(best["validation"][key])
+        if best["validation"][key] is not None and math.isfinite(best["validation"][key])  # infinite in older records
     ]

@@ -1,6 +1,7 @@
 """Files appear whole or not at all: written beside their place under a temporary name, then renamed."""
 
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -31,9 +32,24 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Write `value` as indented JSON, whole or not at all."""
+    """Write `value` as indented JSON, whole or not at all; what is not finite is null."""
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_text(as_json(value, indent=2) + "\n", encoding="utf-8")
+
+
+def as_json(value: Any, indent: int | None = None) -> str:
+    """JSON as its standard has it: no number there is infinite, or not a number, so null stands for them."""
+    return json.dumps(_without_infinities(value), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def _without_infinities(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _without_infinities(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_infinities(item) for item in value]
+    return value
 
 
 def cache_folder() -> Path:

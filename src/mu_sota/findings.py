@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .arms import MATCHINGS, SAID, Question
+from .evaluate import loss_of, readable
 from .significance import Difference, compare_losses, summarise
 
 METRICS = ("loss", "perplexity", "word_perplexity", "bits_per_byte", "accuracy")
@@ -125,7 +126,7 @@ def as_text(record: dict[str, Any]) -> str:
                 interval = "" if found["low"] is None else f" ({found['low']:+.4f} to {found['high']:+.4f})"
                 said = f"{found['mean']:+.4f}{interval} {found['verdict']}"
             lines.append(
-                f"  {named[row.get('arm') or row['reference']]:52}{metrics['word_perplexity']['mean']:>10,.1f}"
+                f"  {named[row.get('arm') or row['reference']]:52}{readable(metrics['word_perplexity']['mean'], 1):>10}"
                 f"{metrics['bits_per_byte']['mean']:>11.4f}{metrics['loss']['mean']:>9.4f}   {said}"
             )
         lines.append("")
@@ -133,11 +134,19 @@ def as_text(record: dict[str, Any]) -> str:
 
 
 def _losses(runs: Sequence[dict[str, Any]]) -> list[float]:
-    return [run["test"]["loss"] for run in runs]
+    return [loss_of(run["test"]) for run in runs]
 
 
 def _metrics(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    return {name: summarise([run["test"][name] for run in runs])._asdict() for name in METRICS}
+    return {name: _summary([run["test"][name] for run in runs]) for name in METRICS}
+
+
+def _summary(values: list[float | None]) -> dict[str, Any]:
+    """With no mean where a value is None, which is beyond what a number can hold."""
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return {"values": values, "mean": None, "low": None, "high": None}
+    return summarise(known)._asdict()
 
 
 def _row(mu: dict[str, Any], runs: Sequence[dict[str, Any]]) -> dict[str, Any]:

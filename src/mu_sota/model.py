@@ -263,6 +263,7 @@ def _as_made(*modules: nn.Module) -> bool:
     return not _hooks_on_all_modules() and all(
         type(module) in _MADE
         and getattr(module, "bias", True) is not None
+        and all(type(weight) is nn.Parameter for weight in module._parameters.values())
         and "forward" not in module.__dict__
         and not (module._forward_hooks or module._forward_pre_hooks)
         and not (module._backward_hooks or module._backward_pre_hooks)
@@ -811,7 +812,7 @@ class MuForCausalLM(MuPreTrainedModel, GenerationMixin):
         if shift_labels is not None:
             if attention_mask is not None and attention_mask.dim() == 2:
                 shift_labels = shift_labels.masked_fill(_at_padding(attention_mask, shift_labels), IGNORE_INDEX)
-            total, num_correct = chunked_cross_entropy(hidden, self.lm_head.weight, self.lm_head.bias, shift_labels)
+            total, num_correct = self._summed_loss(hidden, shift_labels)
             if num_items_in_batch is None:
                 num_items_in_batch = (shift_labels != IGNORE_INDEX).sum()
             loss = total / torch.as_tensor(num_items_in_batch, device=total.device).clamp(min=1)
@@ -829,6 +830,17 @@ class MuForCausalLM(MuPreTrainedModel, GenerationMixin):
             entropies=outputs.entropies,
             **_named(outputs.cache),
         )
+
+    def _summed_loss(self, hidden: Tensor, shift_labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Summed cross-entropy in nats, and the number of right top-1 predictions."""
+        head = self.lm_head
+        if _as_made(head):
+            return chunked_cross_entropy(hidden, head.weight, head.bias, shift_labels)
+        # An adapter or a quantised layer has more to it than its weight.
+        logits, targets = head(hidden).flatten(0, -2), shift_labels.flatten()
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        total = F.cross_entropy(logits, targets, ignore_index=IGNORE_INDEX, reduction="sum")
+        return total, (logits.argmax(-1) == targets).sum()
 
     def _logits(self, hidden: Tensor) -> Tensor:
         head = self.lm_head
@@ -849,23 +861,27 @@ class MuForCausalLM(MuPreTrainedModel, GenerationMixin):
     def _prepare_generated_length(self, generation_config: GenerationConfig, *args: Any, **kwargs: Any) -> Any:
         """As in `generate` of `transformers`, and a text ends at the last learned position.
 
+        After a prompt that fills all positions, as `truncation=True` leaves it, comes one more token, which the model
+        need not read.
+
         Raises:
-            ValueError: the prompt leaves no position for a new token.
+            ValueError: the prompt is longer than the learned positions.
         """
         prepared = super()._prepare_generated_length(generation_config, *args, **kwargs)  # type: ignore[misc]
         positions = self.config.max_position_embeddings
         prompt = kwargs["input_ids_length"]
-        if prompt >= positions:
+        if prompt > positions:
             raise ValueError(
-                f"the prompt has {prompt} tokens, but this model has learned {positions} positions: "
-                f"give at most the last {positions - 1} tokens"
+                f"the prompt has {prompt} tokens, but this model has learned {positions} positions: give at most the "
+                f"last {positions}, as with truncation=True, or in a pipeline with handle_long_generation='hole'"
             )
-        if prepared.max_length > positions:
+        longest = max(positions, prompt + 1)
+        if prepared.max_length > longest:
             logger.warning(
                 f"{prepared.max_length - prompt} new tokens were asked for after a prompt of {prompt}, but this model "
-                f"has learned {positions} positions: generation ends after {positions - prompt}"
+                f"has learned {positions} positions: generation ends after {longest - prompt}"
             )
-            prepared.max_length = positions
+            prepared.max_length = longest
         return prepared
 
     def _get_candidate_generator(self, *args: Any, **kwargs: Any) -> Any:

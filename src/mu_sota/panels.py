@@ -234,7 +234,7 @@ def comparison_view(whole: Tensor, without: Tensor | None, off: Sequence[str]) -
         return "<h3>The text's probability</h3><p>A text of one token has none: nothing predicts the first.</p>"
     rows: tuple[tuple[str, Callable[[Tensor], float], str, Callable[[float, float], str]], ...] = (
         ("nats per token", lambda nll: float(nll.mean()), "{:.3f}", lambda old, new: _minus(f"{new - old:+.3f}")),
-        ("perplexity", lambda nll: math.exp(min(float(nll.mean()), 700)), "{:,.1f}", _times),
+        ("perplexity", lambda nll: math.exp(min(float(nll.mean()), 700)), "{:,.6g}", _times),
         ("nats, whole text", lambda nll: float(nll.sum()), "{:.1f}", lambda old, new: _minus(f"{new - old:+.1f}")),
     )
     columns = ["all blocks"] if without is None else ["all blocks", f"without {named(off)}", "change"]

@@ -119,8 +119,8 @@ def _fixed(value: float | None, digits: int = 4, sign: str = "") -> str:
     return f"{value:{sign},.{digits}f}".replace("-", "−")
 
 
-def _significant(value: float, digits: int = 4) -> str:
-    if not math.isfinite(value):
+def _significant(value: float | None, digits: int = 4) -> str:
+    if value is None or not math.isfinite(value):
         return "∞"
     return _fixed(value, max(0, digits - 1 - math.floor(math.log10(abs(value)))) if value else 0)
 

@@ -1,6 +1,5 @@
 """One training run, from settings to verdict: what is checked, printed, recorded, saved, resumed and given up."""
 
-import json
 import math
 import shutil
 import signal
@@ -26,7 +25,8 @@ from .causality import Report, assert_causal
 from .config import MuConfig
 from .data import Corpus, TrainWindows, load_corpus
 from .errors import InputError
-from .files import replacing, write_json
+from .evaluate import loss_of, readable
+from .files import as_json, replacing, write_json
 from .model import MuForCausalLM
 from .ngrams import unigram
 from .settings import MODEL_KEYS, RunSettings, Settings
@@ -65,7 +65,7 @@ class Metrics:
             self.epochs.append(row)
         if self.writes:
             with self.path.open("a", encoding="utf-8", newline="\n") as file:
-                file.write(json.dumps({"kind": kind, **row}, ensure_ascii=False) + "\n")
+                file.write(as_json({"kind": kind, **row}) + "\n")
 
     def rewind(self, step: int) -> None:
         """Forget what came after the checkpoint at `step`: it is about to be done again."""
@@ -75,7 +75,7 @@ class Metrics:
         self.epochs = [{k: v for k, v in row.items() if k != "kind"} for row in rows if row["kind"] == "epoch"]
         if self.writes:
             with replacing(self.path) as temporary:
-                text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+                text = "".join(as_json(row) + "\n" for row in rows)
                 temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
@@ -179,7 +179,7 @@ class Conduct(TrainerCallback):
                 step=state.global_step,
                 loss=logs["loss"],
                 learning_rate=logs["learning_rate"],
-                grad_norm=norm if math.isfinite(norm := logs.get("grad_norm", math.nan)) else None,
+                grad_norm=logs.get("grad_norm"),
                 tokens_per_second=round(self._tokens_per_second(state), 1),
             )
 
@@ -206,11 +206,12 @@ class Conduct(TrainerCallback):
         self._say(
             f"\nEpoch {epoch}{part}:\n"
             f"  Train: Loss={tally.loss:.4f}, Acc={tally.accuracy:.2%}\n"
-            f"  Val: Loss={score.loss:.4f}, Acc={score.accuracy:.2%}, PPL={score.perplexity:.2f}, "
-            f"PPL/word={score.word_perplexity:.2f}, bits/byte={score.bits_per_byte:.4f}\n"
+            f"  Val: Loss={score.loss:.4f}, Acc={score.accuracy:.2%}, PPL={readable(score.perplexity)}, "
+            f"PPL/word={readable(score.word_perplexity)}, bits/byte={score.bits_per_byte:.4f}\n"
+            + "".join(f"  ({remark})\n" for remark in score.remarks)
         )
         samples = self._samples(epoch)
-        better = all(score.loss < row["validation"]["loss"] for row in self.metrics.epochs)
+        better = all(score.loss < loss_of(row["validation"]) for row in self.metrics.epochs)
         self.metrics.append(
             "epoch",
             epoch=epoch,
@@ -355,7 +356,7 @@ def train(preset: str, data: str, out: Path, settings: Settings, resume: bool = 
     say(f"Causality: {causality.summary()}")
     say(
         f"Unigram model on the same validation tokens: "
-        f"PPL={floor.perplexity:.2f}, bits/byte={floor.bits_per_byte:.4f}\n"
+        f"PPL={readable(floor.perplexity)}, bits/byte={floor.bits_per_byte:.4f}\n"
     )
 
     metrics, interrupt = Metrics(out / METRICS_FILE, process.is_main_process), Interrupt()
@@ -382,13 +383,13 @@ def train(preset: str, data: str, out: Path, settings: Settings, resume: bool = 
 
     loads = process.is_main_process and best_loads(out)
     checks = verdict(metrics.epochs, trainer.state.max_steps, loads, floor.perplexity)
-    best = min(metrics.epochs, key=lambda row: row["validation"]["loss"])
+    best = min(metrics.epochs, key=lambda row: loss_of(row["validation"]))
     text = (
         f"{RULE}\nVERDICT\n{RULE}\n{as_text(checks)}\n"
-        f"  Best epoch {best['epoch']}: PPL={best['validation']['perplexity']:.2f}, "
-        f"PPL/word={best['validation']['word_perplexity']:.2f}, "
-        f"bits/byte={best['validation']['bits_per_byte']:.4f} on validation "
-        f"(unigram model: PPL={floor.perplexity:.2f}, bits/byte={floor.bits_per_byte:.4f})\n"
+        f"  Best epoch {best['epoch']}: PPL={readable(best['validation']['perplexity'])}, "
+        f"PPL/word={readable(best['validation']['word_perplexity'])}, "
+        f"bits/byte={readable(best['validation']['bits_per_byte'], 4)} on validation "
+        f"(unigram model: PPL={readable(floor.perplexity)}, bits/byte={floor.bits_per_byte:.4f})\n"
         f"  Files in {out}: {BEST_FILE}, {BEST_FOLDER}/, {TOKENIZER_FILE}, {METRICS_FILE}, {RUN_FILE}\n"
         f"  Next: mu-sota generate {out} --prompt 'Once upon a time'"
     )

@@ -12,6 +12,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerF
 from . import tokenizer as tokenizers
 from .config import MuConfig
 from .errors import InputError, cut
+from .evaluate import loss_of
 from .model import MuForCausalLM
 from .settings import Sampling
 
@@ -51,7 +52,7 @@ def metrics_rows(path: Path) -> list[dict[str, Any]]:
 def best_epoch(folder: Path) -> dict[str, Any] | None:
     """Of the same run, the row of its metrics for the epoch that `best/` holds, or None."""
     epochs = [row for row in metrics_rows(_run_of(folder) / METRICS_FILE) if row["kind"] == "epoch"]
-    return min(epochs, key=lambda row: row["validation"]["loss"], default=None)
+    return min(epochs, key=lambda row: loss_of(row["validation"]), default=None)
 
 
 def _run_of(folder: Path) -> Path:
@@ -92,6 +93,7 @@ def load_trained(
         raise
     except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise InputError(f"the model in {best} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+    tokenizer.model_max_length = model.config.max_position_embeddings  # older runs did not save it
     torch.nn.Module.to(model, device)
     return model.eval(), tokenizer
 
@@ -100,6 +102,8 @@ def save_trained(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, sampling: Sampling, folder: Path, **more: Any
 ) -> None:
     """Write model and tokenizer in Hugging Face layout; `generate` on what is loaded from there samples by `sampling`.
+
+    The tokenizer cuts texts at the model's last position where it is asked to (`truncation=True`).
 
     Args:
         more: for `model.save_pretrained`.
@@ -113,6 +117,7 @@ def save_trained(
         eos_token_id=tokenizer.eos_token_id,
     )
     model.save_pretrained(folder, **more)
+    tokenizer.model_max_length = model.config.max_position_embeddings
     for loading in ("is_local", "local_files_only"):  # how a tokenizer was once loaded is no part of it
         tokenizer.init_kwargs.pop(loading, None)
     tokenizer.save_pretrained(folder)

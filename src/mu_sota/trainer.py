@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast, Trainer, Trai
 from transformers.integrations import TensorBoardCallback
 
 from .data import Corpus, TrainWindows
-from .evaluate import Score, evaluate
+from .evaluate import FIGURES, Score, evaluate
 from .files import replacing, write_json
 from .loss import IGNORE_INDEX
 from .settings import RunSettings
@@ -242,12 +242,17 @@ class MuTrainer(Trainer):
         self.logged = Tally()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As in `Trainer`, the training loss taken from the tally: a resumed run logs what it would have logged."""
+        """As in `Trainer`, the training loss taken from the tally: a resumed run logs what it would have logged.
+
+        What is not finite, as a gradient's norm in fp16 can be, is left out: trackers and `trainer_state.json` hold
+        numbers alone.
+        """
         if "loss" in logs:
             tally = self.tally()
             logs["loss"] = tally.since(self.logged).loss
             self.logged = tally
-        super().log(logs, start_time)
+        finite = {name: value for name, value in logs.items() if not isinstance(value, float) or math.isfinite(value)}
+        super().log(finite, start_time)
 
     # Evaluation
 
@@ -269,7 +274,7 @@ class MuTrainer(Trainer):
                 batches, desc="Evaluating", disable=not self.is_world_process_zero(), dynamic_ncols=True
             ),
         )
-        metrics = {f"eval_{name}": value for name, value in self.score.as_dict().items()}
+        metrics = {f"eval_{name}": getattr(self.score, name) for name in (*FIGURES, *vars(self.score))}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

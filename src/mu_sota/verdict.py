@@ -1,5 +1,6 @@
 """Did a run work? The run instructions' "Verifying it's working", computed from the run's own record."""
 
+import math
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -22,8 +23,10 @@ def verdict(epochs: list[dict[str, Any]], num_steps: int, best_loads: bool, unig
         unigram: perplexity of the unigram model on the same validation tokens.
     """
     train = [row["train"]["loss"] for row in epochs]
-    loss = [row["validation"]["loss"] for row in epochs]
-    perplexity = [row["validation"]["perplexity"] for row in epochs]
+    loss, perplexity = (
+        [math.inf if (value := row["validation"][name]) is None else value for row in epochs]
+        for name in ("loss", "perplexity")
+    )
     samples = [[sample["text"] for sample in row["samples"]] for row in epochs]
     done, complete = epochs[-1]["step"], sum(row["complete"] for row in epochs)
     checks = [
@@ -35,7 +38,7 @@ def verdict(epochs: list[dict[str, Any]], num_steps: int, best_loads: bool, unig
         ),
         Check(
             min(perplexity) < unigram,
-            f"validation perplexity {min(perplexity):.2f} against {unigram:.2f} of the unigram model",
+            f"validation perplexity {min(perplexity):,.2f} against {unigram:,.2f} of the unigram model",
             "not better than word frequencies yet: train longer (--epochs, --max-steps), or raise the learning rate",
         ),
     ]
@@ -44,7 +47,7 @@ def verdict(epochs: list[dict[str, Any]], num_steps: int, best_loads: bool, unig
         checks += [
             Check(_falls(train), f"training loss, every epoch lower: {_arrow(train, '.4f')}", lower),
             Check(_falls(loss), f"validation loss, every epoch lower: {_arrow(loss, '.4f')}", lower),
-            Check(perplexity[-1] < perplexity[0], f"validation perplexity fell: {_arrow(perplexity, '.2f')}", lower),
+            Check(perplexity[-1] < perplexity[0], f"validation perplexity fell: {_arrow(perplexity, ',.2f')}", lower),
         ]
     if len(epochs) > 1 and samples[0]:
         checks.append(
