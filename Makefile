@@ -13,15 +13,16 @@ DATA ?= pydocs
 
 VENV := .venv
 BIN := $(VENV)/bin
-PIP_INSTALL = PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet --constraint requirements.lock \
+PIP_INSTALL = $(call PIP_IN,$(VENV)) --constraint requirements.lock
+PIP_IN = PIP_DISABLE_PIP_VERSION_CHECK=1 $(1)/bin/python -m pip install --quiet \
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 UV_VERSION := 0.13.9
 
 .DELETE_ON_ERROR:
-.PHONY: help train playground test bench format lock clean
+.PHONY: help train playground test test-versions test-lowest test-newest bench format lock clean
 
 help: ## Say what there is
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
 train: $(VENV)/.installed ## Train the quickstart model in runs/quickstart, or go on where it stopped
 	$(BIN)/mu-sota train --preset quickstart --data pydocs --out runs/quickstart --resume
@@ -35,6 +36,27 @@ test: $(VENV)/.installed-dev ## Check format, lint, types, and run the tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+
+# What an update of a library can break: the model inside others' code, training, decoding, export, serving, data,
+# tokenizer, playground.
+VERSION_TESTS := $(patsubst %,tests/test_%.py,others_code model generation kernels baselines config data tokenizer export \
+	serving using train trainer playground inspect_blocks interactive)
+RUN_VERSION_TESTS = $(1)/bin/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile $(VERSION_TESTS)
+RECORD_VERSIONS = $(1)/bin/python benchmarks/versions.py $(2) --out docs/results/versions.json
+
+test-versions: test-lowest test-newest ## Test on the lowest and on the newest releases that pyproject.toml admits
+
+test-lowest: $(VENV)-lowest/.installed ## The first half of it, in .venv-lowest
+	$(call RUN_VERSION_TESTS,$(VENV)-lowest)
+	$(call RECORD_VERSIONS,$(VENV)-lowest,lowest)
+
+test-newest: ## The second half, in .venv-newest, which is set up anew each time
+	@echo "Setting up $(VENV)-newest without requirements.lock: several GB where PyTorch brings CUDA."
+	@$(PYTHON) -m venv --clear $(VENV)-newest
+	@$(call PIP_IN,$(VENV)-newest) hatchling
+	@$(call PIP_IN,$(VENV)-newest) --no-build-isolation --editable '.[dev]' torchao
+	$(call RUN_VERSION_TESTS,$(VENV)-newest)
+	$(call RECORD_VERSIONS,$(VENV)-newest,newest)
 
 bench: $(VENV)/.installed-dev ## Time training, decoding and reading of text here (6 minutes), in runs/bench; DATA=corpus
 	$(BIN)/python benchmarks/training.py --out runs/bench/training.json
@@ -52,7 +74,7 @@ lock: ## Pin again what pyproject.toml asks for; LOCK=--upgrade takes the newest
 		--custom-compile-command "make lock" --output-file requirements.lock pyproject.toml
 
 clean: ## Remove .venv and what tools left behind; runs/ stays
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-newest .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.installed: pyproject.toml requirements.lock
@@ -81,4 +103,15 @@ $(VENV)/.installed-playground: $(VENV)/.installed
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@echo "Adding the tools of development."
 	@$(PIP_INSTALL) --no-build-isolation --editable '.[dev]'
+	@touch $@
+
+# Direct requirements at their lowest, what these need at its newest: so an old release meets new ones in practice, too.
+$(VENV)-lowest/.installed: pyproject.toml
+	@echo "Setting up $(VENV)-lowest with the lowest releases: several GB where PyTorch brings CUDA."
+	@$(PYTHON) -m venv --clear $(VENV)-lowest
+	@$(call PIP_IN,$(VENV)-lowest) uv==$(UV_VERSION) hatchling
+	@$(VENV)-lowest/bin/uv pip compile --no-config --quiet --resolution lowest-direct --extra dev \
+		--python $(VENV)-lowest/bin/python --output-file $(VENV)-lowest/requirements.txt pyproject.toml
+	@$(call PIP_IN,$(VENV)-lowest) --requirement $(VENV)-lowest/requirements.txt
+	@$(call PIP_IN,$(VENV)-lowest) --no-build-isolation --no-deps --editable .
 	@touch $@

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -365,7 +366,7 @@ def test_leakcheck_passes_a_trained_model(trained: Any, tmp_path: Path, capsys: 
     record = json.loads(file.read_text())
     assert record["clean"] is True
     assert record["target"] == str(trained[1])
-    assert record["machine"]["versions"]["torch"] == torch.__version__
+    assert record["machine"]["versions"]["torch"] == version("torch")
     assert [one["check"] for one in record["checks"] if one["verdict"] == "ok"][:2] == ["future", "batch"]
 
 

@@ -55,7 +55,7 @@ MAY_IMPORT: dict[str, set[str] | str] = {
     "plots": set(),
     "report": {"files", "plots", "tokenizer"},
     "compare": ANYTHING_ABOVE,
-    "panels": {"layout", "tokenizer"},
+    "panels": {"evaluate", "layout", "tokenizer"},
     "playground": ANYTHING_ABOVE,
     "cli": ANYTHING_ABOVE,
 }

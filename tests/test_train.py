@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,7 @@ def test_files(finished: Any) -> None:
     assert not list(out.rglob("training_args.bin")), "no pickle of settings"
     record = json.loads((out / "run.json").read_text())
     assert record["settings"]["batch_size"] == 8
-    assert record["machine"]["versions"]["torch"] == torch.__version__
+    assert record["machine"]["versions"]["torch"] == version("torch")
     assert record["causality"]["clean"] is True
     assert {"future", "batch", "length", "gradient"} <= {check["check"] for check in record["causality"]["checks"]}
     assert record["result"]["best"]["epoch"] == 2

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from .evaluate import readable
 from .layout import BLOCKS, GRID
 from .tokenizer import visible
 
@@ -232,17 +233,17 @@ def comparison_view(whole: Tensor, without: Tensor | None, off: Sequence[str]) -
     """Surprise of the text with all blocks, and without those that are off; [T - 1] nats each."""
     if not len(whole):
         return "<h3>The text's probability</h3><p>A text of one token has none: nothing predicts the first.</p>"
-    rows: tuple[tuple[str, Callable[[Tensor], float], str, Callable[[float, float], str]], ...] = (
-        ("nats per token", lambda nll: float(nll.mean()), "{:.3f}", lambda old, new: _minus(f"{new - old:+.3f}")),
-        ("perplexity", lambda nll: math.exp(min(float(nll.mean()), 700)), "{:,.6g}", _times),
-        ("nats, whole text", lambda nll: float(nll.sum()), "{:.1f}", lambda old, new: _minus(f"{new - old:+.1f}")),
+    rows: tuple[tuple[str, Callable[[Tensor], float], int, Callable[[float, float], str]], ...] = (
+        ("nats per token", lambda nll: float(nll.mean()), 3, lambda old, new: _minus(f"{new - old:+.3f}")),
+        ("perplexity", lambda nll: math.exp(min(float(nll.mean()), 700)), 1, _times),
+        ("nats, whole text", lambda nll: float(nll.sum()), 1, lambda old, new: _minus(f"{new - old:+.1f}")),
     )
     columns = ["all blocks"] if without is None else ["all blocks", f"without {named(off)}", "change"]
     table = []
-    for name, of, form, change in rows:
-        cells = [form.format(of(whole))]
+    for name, of, digits, change in rows:
+        cells = [readable(of(whole), digits)]
         if without is not None:
-            cells += [form.format(of(without)), change(of(whole), of(without))]
+            cells += [readable(of(without), digits), change(of(whole), of(without))]
         table.append(f'<tr><th scope="row">{name}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>')
     more = "" if off else " Switch a block off, and what that changes stands beside."
     head = "".join(f'<th scope="col">{column}</th>' for column in columns)
