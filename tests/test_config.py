@@ -7,7 +7,7 @@ import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
 
-from mu_sota import InputError, MuConfig, MuForCausalLM
+from mu_sota import InputError, MuConfig, MuForCausalLM, MuModel
 from mu_sota.config import MODEL_PRESETS
 
 
@@ -109,3 +109,67 @@ def test_a_saved_invalid_value_is_refused_on_loading(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace('"matrix_size": 8', '"matrix_size": 6'))
     with pytest.raises((ValueError, StrictDataclassError), match="matrix_size"):
         MuConfig.from_pretrained(tmp_path)
+
+
+# --- Beyond reason ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "sizes", [{}, {"matrix_size": 12, "num_hidden_layers": 3}, {"vocab_size": 301, "intermediate_size": 7}]
+)
+def test_parameters_are_counted_without_a_model(sizes: dict[str, Any]) -> None:
+    config = MuConfig(**sizes)
+    with torch.device("meta"):
+        assert MuForCausalLM(config).num_parameters() == config.num_parameters
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "memory"),
+    [
+        ("num_hidden_layers", 10**6, "3,176 GiB"),
+        ("matrix_size", 4000, "97,281,521 GiB"),
+        ("vocab_size", 10**12, "1,911,073 GiB"),
+        ("max_position_embeddings", 10**11, "23,842 GiB"),
+        ("intermediate_size", 10**400, "..."),
+    ],
+)
+def test_a_size_beyond_reason_is_refused_with_the_memory_it_would_take(field: str, value: int, memory: str) -> None:
+    with pytest.raises(StrictDataclassError) as error:
+        MuConfig(**{field: value})
+    said = str(error.value.__cause__)
+    assert said.startswith(f"{field} is {value:,}"[:60])
+    assert memory in said
+    assert len(said) < 300
+    with pytest.raises(InputError, match=field):
+        MuConfig.from_preset("mu-sota", **{field: value})
+
+
+def test_layers_alone_can_be_too_many() -> None:
+    """Their weights would fit a large machine, but Python would be at them for hours."""
+    with pytest.raises(StrictDataclassError, match="num_hidden_layers"):
+        MuConfig(num_hidden_layers=10**6, vocab_size=1, matrix_size=4, intermediate_size=1, num_attention_heads=1)
+
+
+def test_what_does_not_fit_into_memory_is_refused_before_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 2**30 // 4096}
+    monkeypatch.setattr("os.sysconf", sizes.__getitem__)
+    config = MuConfig(vocab_size=10**6)
+    for kind in (MuModel, MuForCausalLM):
+        with pytest.raises(InputError, match="takes 2 GiB, but this machine has 1 GiB of memory"):
+            kind(config)
+    with torch.device("meta"):
+        MuModel(config)  # takes none
+    MuModel(MuConfig(num_hidden_layers=1, vocab_size=100))
+
+
+@pytest.mark.parametrize("field", ["dropout", "layer_norm_eps"])
+def test_an_integer_is_the_float_it_says(field: str) -> None:
+    value = 0 if field == "dropout" else 1
+    for config in (MuConfig(**{field: value}), MuConfig.from_dict(MuConfig().to_dict() | {field: value})):
+        assert type(getattr(config, field)) is float
+
+
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), 10**400, 1e-50, 1e50])
+def test_an_epsilon_that_float32_cannot_hold_is_refused(value: float) -> None:
+    with pytest.raises(StrictDataclassError, match="layer_norm_eps"):
+        MuConfig(layer_norm_eps=value)

@@ -10,15 +10,18 @@ import math
 import os
 import pickle
 import platform
+import re
 import shutil
 import stat
 import subprocess
 import weakref
 from collections.abc import Callable, Iterator
 from copy import deepcopy
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -1484,3 +1487,62 @@ def test_weights_of_another_kind_are_refused() -> None:
         model.model.layers[0].block_attention.qkv.double()
         with pytest.raises(TypeError, match=r"float64 on cpu.*model\.float\(\)"):
             model(torch.zeros(1, 1, dtype=torch.long), past_key_values=cache)
+
+
+# --- Numbers that cross into C ---------------------------------------------------------------------------------------
+
+
+@needs_kernels
+@pytest.mark.parametrize("epsilon", [1, True, np.float64(1), np.int32(1), torch.tensor(1), Fraction(1)], ids=repr)
+def test_a_number_of_any_type_is_the_same_number_in_a_kernel(epsilon: Any) -> None:
+    """An integer that is passed as one lands in another register than the float that is read."""
+    texts = []
+    for value in (1.0, epsilon):
+        model = lively_model().float()
+        model.config.layer_norm_eps = value
+        for module in model.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.eps = 1.0
+        texts.append(in_steps(model, torch.arange(8)[None], prompt=4))
+    assert torch.equal(*texts)
+
+
+@needs_kernels
+def test_a_number_that_does_not_fit_is_refused_before_the_kernel_runs() -> None:
+    state, weight = torch.ones(1, 1, 16), torch.ones(4, 16)
+    output = torch.zeros(1, 1, 4)
+    for wrong, reason in ((2**63, "64 bits"), (-(2**63) - 1, "64 bits")):
+        with pytest.raises(OverflowError, match=reason):
+            kernels._call("mu_linear", state, weight, torch.ones(4), output, 4, wrong)
+    with pytest.raises(TypeError):
+        kernels._call("mu_linear", state, weight, torch.ones(4), output, 4, 16.0)
+    with pytest.raises(ValueError, match="shorter"):  # one number too few for the kernel
+        kernels._call("mu_linear", state, weight, torch.ones(4), output, 4)
+    for wrong in (math.nan, math.inf, 1e39):
+        with pytest.raises(OverflowError, match="float32"):
+            kernels._converted(wrong, "float")
+    assert not output.any()
+
+
+def test_every_kernel_is_read_from_the_source() -> None:
+    """Its parameters' types, and the number of threads last."""
+    declared = kernels._parameters()
+    called = set(re.findall(r'_call\(\s*"(mu_\w+)"', Path(str(kernels.__file__)).read_text()))
+    assert called == set(declared)
+    assert all(kinds[-1] == "int64_t" for kinds in declared.values())
+    assert {kind for kinds in declared.values() for kind in kinds if "*" not in kind} == {"int64_t", "float"}
+
+
+@needs_kernels
+@pytest.mark.parametrize("rate", [0.9999999999, 1.0])
+def test_dropout_of_nearly_everything_is_left_to_pytorch(rate: float) -> None:
+    """What is kept is divided by 1 - p, which float32 takes for 0."""
+    model = small_model().train()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = rate
+    ids = torch.arange(20)[None]
+    loss = model(ids, labels=ids).loss
+    loss.backward()
+    assert loss.isfinite()
+    assert all(weight.grad is None or weight.grad.isfinite().all() for weight in model.parameters())

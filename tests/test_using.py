@@ -16,6 +16,7 @@ ELSEWHERE = {
     "transformers serve": "test_serving.py",
     "curl": "test_serving.py",
     "openai": "test_serving.py",
+    "peft": "test_others_code.py",
 }
 
 
