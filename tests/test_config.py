@@ -127,17 +127,18 @@ def test_parameters_are_counted_without_a_model(sizes: dict[str, Any]) -> None:
     ("field", "value", "memory"),
     [
         ("num_hidden_layers", 10**6, "3,176 GiB"),
-        ("matrix_size", 4000, "97,281,521 GiB"),
+        ("matrix_size", 4000, "97,281,522 GiB"),
         ("vocab_size", 10**12, "1,911,073 GiB"),
-        ("max_position_embeddings", 10**11, "23,842 GiB"),
+        ("max_position_embeddings", 10**11, "23,841 GiB"),
         ("intermediate_size", 10**400, "..."),
     ],
+    ids=lambda value: str(value)[:20],
 )
 def test_a_size_beyond_reason_is_refused_with_the_memory_it_would_take(field: str, value: int, memory: str) -> None:
     with pytest.raises(StrictDataclassError) as error:
         MuConfig(**{field: value})
     said = str(error.value.__cause__)
-    assert said.startswith(f"{field} is {value:,}"[:60])
+    assert said.startswith(f"{field} is {value:,}"[:50])
     assert memory in said
     assert len(said) < 300
     with pytest.raises(InputError, match=field):
