@@ -99,14 +99,18 @@ def load_trained(
 
 
 def save_trained(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, sampling: Sampling, folder: Path, **more: Any
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    sampling: Sampling,
+    folder: Path,
+    weights: dict[str, Any] | None = None,
 ) -> None:
     """Write model and tokenizer in Hugging Face layout; `generate` on what is loaded from there samples by `sampling`.
 
     The tokenizer cuts texts at the model's last position where it is asked to (`truncation=True`).
 
     Args:
-        more: for `model.save_pretrained`.
+        weights: the model's, if they are not to be asked of it.
     """
     drawn = sampling.model_dump(exclude=set() if sampling.temperature else {"temperature", "top_k", "top_p"})
     model.generation_config = GenerationConfig(
@@ -116,13 +120,13 @@ def save_trained(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
-    model.save_pretrained(folder, **more)
+    model.save_pretrained(folder, state_dict=weights)
     tokenizer.model_max_length = model.config.max_position_embeddings
     for loading in ("is_local", "local_files_only"):  # how a tokenizer was once loaded is no part of it
         tokenizer.init_kwargs.pop(loading, None)
     tokenizer.save_pretrained(folder)
-    for weights in folder.glob("*.safetensors"):  # the library lets their owner alone read them
-        weights.chmod((folder / "config.json").stat().st_mode)
+    for file in folder.glob("*.safetensors"):  # the library lets their owner alone read them
+        file.chmod((folder / "config.json").stat().st_mode)
 
 
 def default_device() -> torch.device:

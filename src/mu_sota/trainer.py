@@ -262,8 +262,12 @@ class MuTrainer(Trainer):
         assert self.model is not None
         return self.model
 
-    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Score the validation split with `mu_sota.evaluate`; callbacks get the figures and the `Score`."""
+    def evaluate(self, ignore_keys: None = None) -> dict[str, float]:  # type: ignore[override]
+        """Score the validation split with `mu_sota.evaluate`; callbacks get the figures and the `Score`.
+
+        Args:
+            ignore_keys: which `Trainer` passes; predictions are not kept.
+        """
         self.score: Score = evaluate(
             self.network,
             self.corpus.validation,
@@ -351,4 +355,4 @@ class MuTrainer(Trainer):
             }
             torch.save(content, temporary)
         with replacing(self.out / BEST_FOLDER) as temporary:
-            save_trained(model, self.tokenizer, self.settings, temporary, state_dict=weights)
+            save_trained(model, self.tokenizer, self.settings, temporary, weights)
