@@ -22,9 +22,10 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from mu_sota import machine
-from mu_sota.causality import TOLERANCES, check
+from mu_sota.causality import check
 from mu_sota.errors import InputError
 from mu_sota.files import replacing, write_json
+from mu_sota.judge import TOLERANCES
 from mu_sota.subject import one_line
 from mu_sota.targets import resolve
 
