@@ -63,6 +63,7 @@ MAY_IMPORT: dict[str, set[str] | str] = {
     "compare": ANYTHING_ABOVE,
     "panels": {"layout", "tokenizer"},
     "playground": ANYTHING_ABOVE,
+    "bars": {"passes"},
     "cli": ANYTHING_ABOVE,
 }
 FREE = {"__init__", "__main__"}  # the package's front door and `python -m mu_sota`

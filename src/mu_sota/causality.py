@@ -20,12 +20,12 @@ from .decoding import decoded, padded
 from .errors import InputError
 from .gradients import largest_derivative
 from .judge import Finding, Group, Judge, eagerly
-from .leaks import DRAWS, STD, TABLE_HEAD, LeakError, Report, Result, Verdict
+from .leaks import STD, TABLE_HEAD, LeakError, Report, Result, Verdict
 from .loudness import FACTORS, SIGNS, Loudness
 from .passes import Comparison, Passes, Progress, Setting, TimeIsUp, Watch, seams
 from .subject import FIRST_LENGTHS, Subject, change, one_line, random_state_kept
 
-__all__ = ["DRAWS", "STD", "TABLE_HEAD", "LeakError", "Progress", "Report", "Result", "assert_causal", "check"]
+__all__ = ["STD", "TABLE_HEAD", "LeakError", "Progress", "Report", "Result", "assert_causal", "check"]
 
 ROWS = (5, 7, 6, 8)
 LENGTHS = (61, 59, 67, 53)
@@ -117,7 +117,7 @@ def check(
             before *future* and *batch* were done.
     """
     if time_limit is not None and not time_limit > 0:
-        raise InputError(f"time_limit is {time_limit}, but must be a number of seconds above 0")
+        raise InputError(f"--time-limit (time_limit=) is {time_limit}, but must be a number of seconds above 0")
     if rows is not None and rows < 4:
         raise InputError(f"rows is {rows}, but must be at least 4")
     if length is not None and length < 2:

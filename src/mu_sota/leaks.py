@@ -102,16 +102,17 @@ class Report:
             f"{self.model}: {self.rows} rows of {self.length} tokens below {self.vocab_size}, "
             f"{self.dtype} on {self.device}"
         )
-        if self.draws:
-            head += f"\n{DRAWS}"
         return "\n".join([head, "", TABLE_HEAD, *(result.line() for result in self.results), "", self.summary()])
 
     def summary(self) -> str:
         """The conclusion: what leaks, what it means and where it arises; or that nothing was found."""
+        lines = [DRAWS] if self.draws else []
         if self.clean:
             done = [result.check for result in self.results if result.verdict == "ok"]
-            return f"no leak found within {self.length} tokens in {self.dtype} by {len(done)} checks: {', '.join(done)}"
-        lines = []
+            found = (
+                f"no leak found within {self.length} tokens in {self.dtype} by {len(done)} checks: {', '.join(done)}"
+            )
+            return "\n".join([found, *lines])
         told: list[Location] = []
         for finding in self.findings:
             lines.append(f"{finding.verdict.upper()} ({finding.check}): {finding.meaning}")
