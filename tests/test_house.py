@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, set[str] | str] = {
     "decoding": {"errors", "passes", "subject"},
     "judge": {"errors", "leaks", "locate", "passes", "subject"},
     "causality": {"errors", "loudness", "subject", "leaks", "passes", "gradients", "decoding", "judge"},
-    "uniform": {"errors", "state", "subject", "causality"},
+    "uniform": {"errors", "leaks", "state", "subject"},
     "tokenizer": {"errors", "files"},
     "data": {"errors", "files", "loss", "tokenizer"},
     "settings": {"errors", "config"},
