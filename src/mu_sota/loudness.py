@@ -21,7 +21,7 @@ class Loudness:
 
     Args:
         signs: of biases, gates and scales: as they are, all positive, all negative, or drawn at random for each entry.
-        factor: by which weights are scaled; the largest entry of a gate gets at least this size.
+        factor: by which weights are scaled, once those that are small are not.
     """
 
     signs: Literal["kept", "positive", "negative", "random"]
@@ -39,6 +39,9 @@ class Loudness:
 
 SIGNS: tuple[Literal["kept", "positive", "negative", "random"], ...] = ("kept", "positive", "negative", "random")
 """sigmoid(-20) opens if it becomes sigmoid(20), 1 - sigmoid(20) if it becomes 1 - sigmoid(-20)."""
+
+LEAST_GATE, LEAST_MATRIX = 1.0, 0.1
+"""The largest entry of a weight before it is scaled up, if it is smaller."""
 
 FACTORS = (4.0, 2.0, 1.0)
 """Tried in this order: the first with which the logits are finite. A product of five gates of 0.01 is 1e-10, of five
@@ -68,11 +71,9 @@ def make_louder(weights: Iterable[nn.Parameter], loudness: Loudness) -> None:
         largest = weight.abs().max().item()
         gate = _is_gate(weight)
         if largest < ASLEEP:
-            weight.data.copy_(torch.randn(weight.shape, generator=generator))
-            weight.data.mul_(1.0 if gate else AWAKE)
+            weight.data.copy_(AWAKE * torch.randn(weight.shape, generator=generator))
             largest = weight.abs().max().item()
-        factor = max(loudness.factor, loudness.factor / largest) if gate else loudness.factor
-        weight.data.mul_(factor)
+        weight.data.mul_(loudness.factor * max(1.0, (LEAST_GATE if gate else LEAST_MATRIX) / largest))
         if gate:
             _set_signs(weight.data, loudness, generator)
 
@@ -87,8 +88,8 @@ def _set_signs(weight: Tensor, loudness: Loudness, generator: torch.Generator) -
 
 
 def _is_gate(weight: nn.Parameter) -> bool:
-    """Biases, scales and gates: one entry a channel, or all entries alike."""
-    return sum(size > 1 for size in weight.shape) <= 1 or bool((weight == weight.flatten()[0]).all())
+    """Biases, scales and gates: one entry a channel, or all entries of one sign."""
+    return sum(size > 1 for size in weight.shape) <= 1 or bool(weight.min() > 0 or weight.max() < 0)
 
 
 def _is_mask(weight: nn.Parameter) -> bool:

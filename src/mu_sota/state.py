@@ -101,6 +101,8 @@ class State:
         fill = _filler(one)
 
         def restore() -> None:
+            if not one and not kept:  # as most are
+                return
             now = list(one.items()) if isinstance(one, dict) else list(one)
             if not _same(kept, now):
                 fill(kept)
@@ -274,14 +276,14 @@ def _same(kept: list[Any], now: list[Any]) -> bool:
     """The same objects in the same order; of pairs, their parts."""
     if len(kept) != len(now):
         return False
-    return all(
-        ours is theirs or (type(ours) is tuple and type(theirs) is tuple and _same_pair(ours, theirs))
-        for ours, theirs in zip(kept, now, strict=True)
-    )
+    for ours, theirs in zip(kept, now, strict=True):
+        if ours is not theirs and not (type(ours) is type(theirs) is tuple and _same_pair(ours, theirs)):
+            return False
+    return True
 
 
 def _same_pair(ours: tuple[Any, ...], theirs: tuple[Any, ...]) -> bool:
-    return len(ours) == len(theirs) and all(one is other for one, other in zip(ours, theirs, strict=True))
+    return len(ours) == len(theirs) == 2 and ours[0] is theirs[0] and ours[1] is theirs[1]
 
 
 def _filler(one: Any) -> Callable[[list[Any]], None]:
