@@ -30,6 +30,8 @@ CHECKS = (
     "gradient",
     "cache",
     "padding",
+    "future (louder)",
+    "batch (louder)",
     "future (training)",
     "batch (training)",
 )
@@ -89,7 +91,7 @@ def _row(result: dict[str, Any]) -> str:
 def _cell(check: dict[str, Any] | None) -> str:
     if check is None or check["verdict"] == "skipped":
         return "–"
-    change = f"{check['change']:.1g}" if not isinstance(check["change"], str) else check["change"]
+    change = f"{check['change']:.1g}" if check["change"] is not None else "inf"  # as JSON has none
     return f"**{change}**" if check["verdict"] in ("leak", "differs") else change
 
 

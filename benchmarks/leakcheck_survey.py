@@ -9,6 +9,7 @@ one that crashes or hangs costs no more than its own row.
 
 import argparse
 import json
+import math
 import multiprocessing
 import statistics
 import time
@@ -22,9 +23,10 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from mu_sota import machine
-from mu_sota.causality import TOLERANCES, check
+from mu_sota.causality import check
 from mu_sota.errors import InputError
 from mu_sota.files import replacing, write_json
+from mu_sota.judge import TOLERANCES
 from mu_sota.subject import one_line
 from mu_sota.targets import resolve
 
@@ -413,7 +415,7 @@ def _counts(models: dict[str, dict[str, Any]]) -> dict[str, int]:
         "checked": len(checked),
         "clean": sum(entry["clean"] for entry in checked),
         "leak": len(leaks),
-        "differ in cache or padding only": sum(not entry["clean"] for entry in checked) - len(leaks),
+        "differ in cache, padding or length only": sum(not entry["clean"] for entry in checked) - len(leaks),
         "cases": len(models),
     }
 
@@ -431,13 +433,13 @@ def _exactness(models: dict[str, dict[str, Any]], reference: dict[str, dict[str,
         passed = {row["check"] for row in reference.get(name, {}).get("checks", []) if row["verdict"] == "ok"}
         for row in entry.get("checks", []):
             if row["check"] not in passed or not isinstance(row.get("change"), float):
-                continue  # one that is infinite, written as text, is no rounding
+                continue  # one that is infinite, for which JSON has no number, is no rounding
             if row["check"] in ONE_SHAPE:
                 one_shape.append(float(row["change"]))
             elif row["check"] in OTHER_SHAPES and entry.get("rounding"):
                 others.append((float(row["change"]), float(row["change"]) / entry["rounding"], name))
     defects = [
-        float(row["change"]) / entry["rounding"]
+        (math.inf if row.get("change") is None else row["change"]) / entry["rounding"]
         for entry in models.values()
         for row in entry.get("checks", [])
         if row["check"] in OTHER_SHAPES and row["verdict"] in ("leak", "differs") and entry.get("rounding")

@@ -225,6 +225,91 @@ class AtOnePosition(nn.Module):
         return mixed
 
 
+class Gated(nn.Module):
+    """A mean over the sequence (or over the batch) behind gates; the gate makes one number of all of them."""
+
+    def __init__(self, gates: list[float], gate: Callable[[Tensor], Tensor], axis: int = 1) -> None:
+        super().__init__()
+        self.gates = nn.ParameterList(nn.Parameter(torch.tensor(start)) for start in gates)
+        self.gate, self.axis = gate, axis
+
+    def forward(self, state: Tensor) -> Tensor:
+        return self.gate(torch.stack(list(self.gates))) * state.mean(self.axis, keepdim=True).expand_as(state)
+
+
+def _bit(gates: Tensor) -> Tensor:
+    """Open or shut, with the derivative of a straight-through estimator."""
+    return ((gates > 0.5).float() - gates.detach() + gates).prod()
+
+
+class Hashed(nn.Module):
+    """Each token sees those in its bucket, before and after it; the buckets are drawn at random, in eval mode too."""
+
+    def forward(self, state: Tensor) -> Tensor:
+        bucket = (state @ torch.randn(WIDTH, 4)).argmax(-1)
+        same = (bucket[:, :, None] == bucket[:, None]).to(state)
+        return same @ state / same.sum(-1, keepdim=True)
+
+
+class Capacity(nn.Module):
+    """An expert that takes half of the tokens of the batch, those with the best score, to which noise is added."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.router, self.expert = nn.Linear(WIDTH, 1), nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, state: Tensor) -> Tensor:
+        flat = state.flatten(0, 1)
+        score = self.router(flat)[:, 0] + torch.randn(len(flat))
+        taken = torch.zeros(len(flat)).index_fill(0, score.topk(len(flat) // 2).indices, 1.0)
+        return (taken[:, None] * self.expert(flat)).view_as(state)
+
+
+class Only(nn.Module):
+    """A mean over the sequence (or over the batch), but only where the condition is met; else nothing."""
+
+    def __init__(self, condition: Callable[[Tensor], bool], axis: int = 1) -> None:
+        super().__init__()
+        self.condition, self.axis = condition, axis
+
+    def forward(self, state: Tensor) -> Tensor:
+        return state.mean(self.axis, keepdim=True).expand_as(state) * self.condition(state)
+
+
+class PairedRows(nn.Module):
+    """Rows are taken two and two, where their number is even."""
+
+    def forward(self, state: Tensor) -> Tensor:
+        if len(state) % 2:
+            return torch.zeros_like(state)
+        return state.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
+
+
+class Noisy(nn.Module):
+    """Draws in eval mode too; causal."""
+
+    def forward(self, state: Tensor) -> Tensor:
+        return F.dropout(state, 0.5)
+
+
+class Filled(nn.Module):
+    """Rotates by angles from a buffer; a plain number says how much of it is filled. Causal."""
+
+    cache: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("cache", torch.zeros(256, WIDTH), persistent=False)
+        self.filled = 0
+
+    def forward(self, state: Tensor) -> Tensor:
+        length = state.shape[1]
+        if length > self.filled:
+            self.cache[:length] = torch.sin(torch.arange(length)[:, None] / torch.arange(1, WIDTH + 1))
+            self.filled = length
+        return state * self.cache[:length]
+
+
 def _llama(kind: type[LlamaForCausalLM] = LlamaForCausalLM) -> LlamaForCausalLM:
     return kind(
         LlamaConfig(
@@ -270,7 +355,8 @@ class CacheOfNaN(LlamaForCausalLM):
 
     def forward(self, input_ids: Tensor, attention_mask: Any = None, position_ids: Any = None, **inputs: Any) -> Any:  # type: ignore[override]
         output = super().forward(input_ids, attention_mask=attention_mask, position_ids=position_ids, **inputs)
-        if inputs.get("past_key_values") is not None and input_ids.shape[1] == 1:
+        cached = inputs.get("cache", inputs.get("past_key_values"))  # its name from transformers 5.24 on, and before
+        if cached is not None and input_ids.shape[1] == 1:
             output.logits = output.logits * math.nan
         return output
 
@@ -336,6 +422,38 @@ LEAKS: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
     "at seams of 24": (lambda: TinyLM(AtSeams(24)), "future", "mixer"),
     "at one position": (lambda: TinyLM(AtOnePosition()), "future", "mixer"),
     "weak": (lambda: TinyLM(SequenceMean(), strength=1e-2), "future", "mixer"),
+    "behind a hard bit": (lambda: TinyLM(Gated([0.1], _bit)), "future (louder)", "mixer"),
+    "behind hard bits, rounded": (
+        lambda: TinyLM(Gated([-1.0, -2.0], lambda gates: gates.sigmoid().round().prod())),
+        "future (louder)",
+        "mixer",
+    ),
+    "behind sigmoid(-20)": (
+        lambda: TinyLM(Gated([-20.0], lambda gates: gates.sigmoid().prod())),
+        "future (louder)",
+        "mixer",
+    ),
+    "behind 1 - sigmoid(20)": (
+        lambda: TinyLM(Gated([20.0], lambda gates: 1 - gates.double().sigmoid().float().prod())),
+        "future (louder)",
+        "mixer",
+    ),
+    "behind a product of gates": (lambda: TinyLM(Gated([0.01] * 5, torch.prod)), "future (louder)", "mixer"),
+    "over the batch, behind sigmoid(-20)": (
+        lambda: TinyLM(Gated([-20.0], lambda gates: gates.sigmoid().prod(), axis=0)),
+        "batch (louder)",
+        "mixer",
+    ),
+    "hashing attention": (lambda: TinyLM(Hashed()), "future", "mixer"),
+    "experts with a capacity": (lambda: TinyLM(Capacity()), "future", "mixer"),
+    "only with gradients": (lambda: TinyLM(Only(lambda state: torch.is_grad_enabled())), "future", "mixer"),
+    "only with gradients, in training": (
+        lambda: TinyLM(Only(lambda state: state.requires_grad and torch.is_grad_enabled(), axis=0)),
+        "batch (training)",
+        "mixer",
+    ),
+    "only in pairs of rows": (lambda: TinyLM(PairedRows()), "batch", "mixer"),
+    "only in whole chunks of 16": (lambda: TinyLM(Only(lambda state: state.shape[1] % 16 == 0)), "future", "mixer"),
     "cache one step off": (lambda: _llama(CacheOneOff), "cache", "model"),
     "cache of one layer": (_stale_cache, "cache", "model.layers.1.self_attn"),
     "NaN from the cache": (lambda: _llama(CacheOfNaN), "cache", ""),
@@ -349,6 +467,8 @@ CLEAN: dict[str, Callable[[], nn.Module]] = {
     "RNN": lambda: TinyLM(Recurrent(bidirectional=False)),
     "LayerNorm": lambda: TinyLM(nn.LayerNorm(WIDTH)),
     "buffers": lambda: TinyLM(Buffered()),
+    "draws in eval mode": lambda: TinyLM(nn.Sequential(Attention(0), Noisy())),
+    "cache that is filled": lambda: TinyLM(Filled()),
     "dropout": lambda: TinyLM(nn.Sequential(Attention(0), nn.Dropout(0.5))),
     "GPT-2": _gpt2,
     "Llama": _llama,

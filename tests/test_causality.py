@@ -1,10 +1,12 @@
 """The leak check finds and traces every planted leak, passes what is causal, and says what it cannot check."""
 
 import importlib
+import json
 import math
 import random
 import re
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import pytest
@@ -31,15 +33,16 @@ def test_a_planted_leak_is_found_and_traced(name: str) -> None:
     report = check(planted(name))
     assert not report.clean
     found = results(report)[expected]
-    assert found.verdict == ("differs" if expected in ("cache", "padding") else "leak")
+    assert found.verdict == ("differs" if expected in ("length", "cache", "padding") else "leak")
     assert found.change is not None
     assert found.tolerance is not None
     assert found.change > 10 * found.tolerance
     assert found.location is not None
     assert found.location.module == module
     assert found.location.path[-1] in ("lm_head", "head", "(model)")
-    others = {finding.verdict for finding in report.findings if finding.check not in ("cache", "padding")}
-    assert others <= {"leak"}
+    leaks = {finding.check for finding in report.findings if finding.verdict == "leak"}
+    assert {finding.check for finding in report.findings} - leaks <= {"length", "cache", "padding"}
+    assert ("length" in leaks) <= ("future" in leaks)  # a text's length alone is no token that is seen
 
 
 @pytest.mark.parametrize(("name", "strength"), [("weak", 5e-5), ("mean over the batch", 1e-5)])
@@ -175,7 +178,7 @@ def test_a_leak_in_a_function_is_found(leak: Callable[[Tensor], Tensor], expecte
         return _running_mean(ids) + strength * leak(ids)
 
     report = check(leaky)
-    assert results(report)[expected].verdict == "leak"
+    assert results(report)[expected].verdict == ("differs" if expected == "length" else "leak")
     assert results(report)["gradient"].verdict == "skipped"
     assert check(_running_mean).clean
 
@@ -249,12 +252,214 @@ def test_an_embedding_that_returns_more_than_its_vectors_is_let_be() -> None:
 # What cannot be checked is said, and is no leak.
 
 
-def test_a_model_that_draws_at_random_is_said_not_to_be_deterministic() -> None:
-    noisy = TinyLM(Attention(0))
-    noisy.after.forward = lambda state: nn.functional.dropout(state, 0.5)  # on, in eval mode too
-    with pytest.raises(InputError, match="not deterministic") as error:
+def test_a_model_that_draws_at_random_is_checked_under_a_seed() -> None:
+    """What compares passes of one shape can be asked; other shapes draw other numbers."""
+    torch.manual_seed(0)
+    model = CLEAN["draws in eval mode"]()
+    before = torch.random.get_rng_state()
+    report = check(model)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert report.clean, report
+    assert report.draws
+    assert "the model draws random numbers in eval mode: every pass was given the same seed" in report.summary()
+    assert report.as_dict()["draws_random_numbers"] is True
+    for name in ("future", "batch", "future (training)", "batch (training)"):
+        assert results(report)[name].verdict == "ok"
+    for name in ("row alone", "length", "cache", "padding"):
+        assert results(report)[name].verdict == "skipped"
+        assert "draws random numbers" in results(report)[name].meaning
+    assert not check(CLEAN["attention"]()).draws
+
+
+def test_an_own_generator_is_told_from_what_is_deterministic() -> None:
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.generator = torch.Generator().manual_seed(3)
+
+        def forward(self, state: Tensor) -> Tensor:
+            return state + torch.randn(state.shape, generator=self.generator)
+
+    torch.manual_seed(0)
+    report = check(TinyLM(Own()))
+    assert report.clean, report
+    assert report.draws
+
+
+def test_tokens_that_decide_how_much_is_drawn_are_no_leak() -> None:
+    class Sampled(nn.Module):
+        def forward(self, state: Tensor) -> Tensor:
+            chosen = state[..., 0] > 0
+            noisy = state.clone()
+            noisy[chosen] += torch.randn(int(chosen.sum()), WIDTH)
+            return noisy
+
+    torch.manual_seed(0)
+    with pytest.raises(InputError, match="how many random numbers it draws depends on the tokens"):
+        check(TinyLM(Sampled()))
+
+
+def test_what_still_differs_under_a_seed_is_refused() -> None:
+    noisy, numbers = TinyLM(Attention(0)), count()
+    noisy.after.forward = lambda state: state + next(numbers)
+    with pytest.raises(
+        InputError, match="not deterministic: two passes over the same tokens, with the same random"
+    ) as error:
         check(noisy)
     assert not isinstance(error.value, LeakError)
+
+
+class Lengths(TinyLM):
+    """Takes some lengths only."""
+
+    def __init__(self, taken: Callable[[int], bool]) -> None:
+        super().__init__(Attention(0))
+        self.taken = taken
+
+    def forward(self, ids: Tensor) -> Tensor:
+        if not self.taken(ids.shape[1]):
+            raise ValueError(f"{ids.shape[1]} tokens are not taken")
+        return super().forward(ids)
+
+
+@pytest.mark.parametrize(
+    ("taken", "length"),
+    [
+        (lambda tokens: tokens % 64 == 0, 64),
+        (lambda tokens: tokens == 128, 128),
+        (lambda tokens: tokens <= 40, 32),
+        (lambda tokens: tokens % 16 == 0, 64),
+    ],
+)
+@pytest.mark.parametrize("vocab_size", [None, VOCABULARY])
+def test_another_length_is_tried_if_the_default_is_refused(
+    taken: Callable[[int], bool], length: int, vocab_size: int | None
+) -> None:
+    torch.manual_seed(0)
+    report = check(Lengths(taken), vocab_size)
+    assert report.clean, report
+    assert report.length == length
+
+
+def test_the_first_error_is_shown_if_no_length_is_taken() -> None:
+    with pytest.raises(InputError, match=r"61 tokens are not taken; neither did it take 64, 128.* give --length"):
+        check(Lengths(lambda tokens: tokens == 100))
+    assert check(Lengths(lambda tokens: tokens == 100), length=100).clean
+
+
+def test_a_prefix_that_is_refused_leaves_the_others_standing() -> None:
+    torch.manual_seed(0)
+    found = results(check(Lengths(lambda tokens: tokens > 15)))["length"]
+    assert found.verdict == "ok"
+    assert "2 tokens are not taken" in found.meaning
+
+
+def test_masks_that_are_weights_are_left_alone_when_weights_are_louder() -> None:
+    class Masked(Attention):
+        def __init__(self, mask: Tensor, trained: bool) -> None:
+            super().__init__(None)
+            self.mask = nn.Parameter(mask, requires_grad=trained)
+
+        def forward(self, state: Tensor) -> Tensor:
+            scores = self.query(state) @ self.key(state).transpose(1, 2)
+            length = state.shape[1]
+            mask = self.mask[:length, :length]
+            scores = scores.masked_fill(mask == 0, -math.inf) if mask.max() == 1 else scores + mask
+            return self.out(scores.softmax(-1) @ self.value(state))
+
+    masks = (
+        torch.ones(64, 64).tril(),
+        torch.full((64, 64), -1e9).triu(1),
+        torch.full((64, 64), -math.inf).triu(1),
+    )
+    for mask in masks:
+        for trained in (False, True):
+            torch.manual_seed(0)
+            report = check(TinyLM(Masked(mask, trained)))
+            assert report.clean, report
+            assert results(report)["future (louder)"].verdict == "ok"
+        frozen = TinyLM(Masked(mask, False)).requires_grad_(False)
+        assert check(frozen).clean
+
+
+def test_weights_that_cannot_be_louder_are_said_not_to_be_checked() -> None:
+    class Exploding(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rate = nn.Parameter(torch.tensor(0.05))
+
+        def forward(self, state: Tensor) -> Tensor:
+            return state * torch.exp(torch.exp(9 * self.rate.abs()))
+
+    torch.manual_seed(0)
+    found = results(check(TinyLM(Exploding())))
+    assert found["future"].verdict == "ok"
+    assert found["future (louder)"].verdict == "skipped"
+    assert "with louder weights" in found["future (louder)"].meaning
+
+
+@pytest.mark.parametrize("seconds", [0.5, 12.5, 37.5])
+def test_a_time_limit_before_future_and_batch_are_done_is_an_error(
+    seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a clock that goes on by a second whenever it is looked at: once a pass, and once at the start."""
+    monkeypatch.setattr("mu_sota.passes.time.monotonic", count(0.0).__next__)
+    with pytest.raises(
+        InputError, match=f"the time limit of {seconds} seconds was reached; give more with --time-limit"
+    ):
+        check(CLEAN["attention"](), time_limit=seconds)
+
+
+@pytest.mark.parametrize("seconds", [70.5, 100.5, 120.5, 200.5])
+def test_what_the_time_did_not_suffice_for_is_not_checked(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mu_sota.passes.time.monotonic", count(0.0).__next__)
+    torch.manual_seed(0)
+    report = check(CLEAN["attention"](), time_limit=seconds)
+    over = [result for result in report.results if "the time limit of" in result.meaning]
+    assert len(report.results) == 11
+    assert over[-1] is report.results[-1]
+    assert all(result.verdict == "skipped" for result in over)
+    assert report.clean
+
+
+def test_a_leak_that_was_found_stands_though_the_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mu_sota.passes.time.monotonic", count(0.0).__next__)
+    report = check(planted("no mask"), time_limit=15.5)
+    assert results(report)["future"].verdict == "leak"
+    assert results(report)["batch"].verdict == "skipped"
+
+
+@pytest.mark.parametrize("limit", [0, -1, math.nan])
+def test_a_time_limit_must_be_some_time(limit: float) -> None:
+    with pytest.raises(InputError, match=r"time_limit=\) is .*, but must be a number of seconds above 0"):
+        check(_running_mean, time_limit=limit)
+
+
+def test_progress_is_told_at_every_pass() -> None:
+    told: list[tuple[int, int, str]] = []
+    torch.manual_seed(0)
+    check(CLEAN["GPT-2"](), progress=lambda *said: told.append(said))
+    assert [done for done, _, _ in told] == sorted(done for done, _, _ in told)
+    assert all(done <= expected for done, expected, _ in told)
+    names = list(dict.fromkeys(check for _, _, check in told))
+    assert names[:3] == ["future", "batch", "row alone"]
+    assert names[-1] == "batch (training)"
+
+
+@pytest.mark.parametrize("function", [check, assert_causal])
+def test_unknown_settings_are_refused_by_name(function: Any) -> None:
+    with pytest.raises(TypeError, match="lenght"):
+        function(_running_mean, lenght=20)
+
+
+def test_a_record_holds_no_infinity() -> None:
+    def masked_by_the_future(ids: Tensor) -> Tensor:
+        return _running_mean(ids).masked_fill((ids.roll(-1, 1) > 25)[..., None], -math.inf)
+
+    record = check(masked_by_the_future).as_dict()
+    assert record["checks"][0]["change"] is None
+    assert "the change is infinite, or not a number" in record["checks"][0]["meaning"]
+    json.dumps(record, allow_nan=False)
 
 
 @pytest.mark.parametrize(
@@ -408,8 +613,42 @@ def test_hidden_states_beside_the_logits_are_not_taken_for_them() -> None:
         return state[ids], model(ids)
 
     assert not check(both, VOCABULARY).clean
-    with pytest.raises(InputError, match=r"several tensors that could be logits .*; give vocab_size"):
+    said = (
+        r"several tensors that could be logits \(0: \[1, 61, 24\], 1: .*; give vocab_size, or name .*--output NAME or"
+    )
+    with pytest.raises(InputError, match=said):
         check(both)
+
+
+def test_of_two_outputs_that_could_both_be_logits_one_must_be_named() -> None:
+    """The first is causal, the second is not: what is checked depends on the choice."""
+    leaky = planted("no mask")
+
+    def tuples(ids: Tensor) -> Any:
+        return _running_mean(ids), leaky(ids)
+
+    def named(ids: Tensor) -> Any:
+        return {"draft": _running_mean(ids), "final": leaky(ids)}
+
+    for vocab_size in (None, VOCABULARY):
+        with pytest.raises(InputError, match=r"--output NAME or INDEX \(output=\)"):
+            check(tuples, vocab_size)
+    with pytest.raises(InputError, match=r"did not return logits.* --output \(output=\): draft: .*, final: "):
+        check(named)
+    for model, first, second in ((tuples, 0, 1), (tuples, "0", "1"), (named, "draft", "final")):
+        assert check(model, output=first).clean
+        assert not check(model, output=second).clean
+    with pytest.raises(InputError, match=r"returned nothing \[B, T, V\] that is called 'third'.* draft: .*, final: "):
+        check(named, output="third")
+
+
+def test_a_tensor_of_another_length_than_the_text_is_not_taken_for_logits() -> None:
+    def with_summary(ids: Tensor) -> tuple[Tensor, Tensor]:
+        return _running_mean(ids)[:, :7], _running_mean(ids)
+
+    report = check(with_summary)
+    assert report.clean
+    assert report.vocab_size == VOCABULARY
 
 
 @pytest.mark.parametrize(

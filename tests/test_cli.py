@@ -362,7 +362,7 @@ def test_leakcheck_passes_a_trained_model(trained: Any, tmp_path: Path, capsys: 
     assert status == 0
     assert out.splitlines()[0] == f"{trained[1] / 'best'}, weights as saved"
     assert re.search(r"^future +0 +1e-04  ok$", out, re.MULTILINE)
-    assert re.search(r"no leak found within \d+ tokens in float32 by 9 checks: future, batch, row alone, length", out)
+    assert re.search(r"no leak found within \d+ tokens in float32 by 11 checks: future, batch, row alone, length", out)
     record = json.loads(file.read_text())
     assert record["clean"] is True
     assert record["target"] == str(trained[1])
@@ -398,6 +398,12 @@ def test_leakcheck_has_a_status_of_its_own_for_a_leak(tmp_path: Path, capsys: py
         (["planted:ends"], "made no model: SystemExit: 1"),
         (["quickstart", "--device", "meta"], "--device 'meta' cannot be used here"),
         (["math:sin"], "the model could not be called with token ids"),
+        (["planted:planted", "--set", "name=no mask", "--time-limit", "0"], "--time-limit (time_limit=) is 0"),
+        (
+            ["planted:planted", "--set", "name=weak", "--time-limit", "1e-9"],
+            "the time limit of 1e-09 seconds was reached",
+        ),
+        (["planted:planted", "--set", "name=weak", "--output", "1"], "nothing [B, T, V] that is called '1'"),
     ],
 )
 def test_leakcheck_says_what_it_cannot_check(

@@ -1,15 +1,16 @@
 """What is compared is the logits, however a model hands them over, and a model is left as it was."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from planted import VOCABULARY, planted
-from torch import nn
+from torch import Tensor, nn
 
 from mu_sota import InputError, MuConfig, MuForCausalLM
-from mu_sota.subject import Subject, change, logits_in, spread
+from mu_sota.loudness import SIGNS, Loudness
+from mu_sota.subject import Subject, change, logits_in, named_tensors, spread
 
 LOGITS = torch.zeros(2, 3, 4)
 
@@ -29,6 +30,23 @@ def test_logits_are_found(output: Any) -> None:
 @pytest.mark.parametrize("output", [None, (), {}, "text", torch.zeros(2, 3), torch.zeros(2, 3, 4).long(), {"loss": 1}])
 def test_what_is_no_logits_is_not_taken_for_them(output: Any) -> None:
     assert logits_in(output) == []
+
+
+def test_tensors_are_called_by_key_attribute_or_index() -> None:
+    class Pair(NamedTuple):
+        hidden: Tensor
+        scores: Tensor
+
+    class Attributes:
+        def __init__(self) -> None:
+            self.scores, self.loss = LOGITS, 1.0
+
+    assert list(named_tensors({"scores": LOGITS, "loss": None})) == ["scores"]
+    assert list(named_tensors((None, LOGITS))) == ["1"]
+    assert list(named_tensors(Pair(LOGITS, LOGITS))) == ["0", "1", "hidden", "scores"]
+    assert list(named_tensors(Attributes())) == ["scores"]
+    assert list(named_tensors(LOGITS)) == [""]
+    assert list(named_tensors(Output())) == ["logits"]
 
 
 def test_change_counts_equal_infinities_as_equal() -> None:
@@ -73,6 +91,24 @@ def test_weights_at_zero_are_opened_and_closed_again() -> None:
         assert projection.weight.std().item() == pytest.approx(0.02, rel=0.2)
         assert torch.equal(model.head.weight, others)  # type: ignore[union-attr]
     assert not projection.weight.any()
+
+
+@pytest.mark.parametrize("signs", SIGNS)
+def test_louder_weights_are_other_weights_and_no_longer_than_that(signs: Any) -> None:
+    model = planted("behind sigmoid(-20)")
+    gates = model.mixer.gates  # type: ignore[union-attr]
+    gate: Any = gates[0]  # type: ignore[index]
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with Subject(model).louder(Loudness(signs, 4.0)):
+        assert gate.item() in ({"kept": [-80], "positive": [80], "negative": [-80], "random": [-80, 80]}[signs])
+        assert torch.equal(model.head.weight, 4 * before["head.weight"])  # type: ignore[union-attr, arg-type]
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_model_whose_weights_are_not_there_yet_is_refused() -> None:
+    lazy = nn.Sequential(nn.Embedding(VOCABULARY, 8), nn.LazyLinear(VOCABULARY))
+    with pytest.raises(InputError, match="call it once, then check it"):
+        Subject(lazy)
 
 
 def test_logits_of_a_wrong_shape_are_refused_in_a_sentence() -> None:

@@ -86,8 +86,30 @@ def test_a_model_type_is_built_small_if_asked() -> None:
     assert built.model.config.num_key_value_heads == 2  # as its class derives it
     with pytest.raises(InputError, match="a LlamaConfig has no field 'num_layers'; did you mean 'num_hidden_layers'"):
         target("llama", num_layers=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [
+        ("llama", {"intermediate_size": 100_000_000, "num_hidden_layers": 1}),
+        ("gpt2", {"n_layer": 10**6}),
+        ("llama", {"num_hidden_layers": 10**12}),
+        ("gpt2", {"vocab_size": 10**12}),
+        ("gpt2", {"n_positions": 10**10}),
+    ],
+)
+def test_sizes_beyond_reason_are_refused_before_anything_is_made(name: str, overrides: dict[str, int]) -> None:
     with pytest.raises(InputError, match=r"parameters, [\d,]+ GiB, but only \d+ GiB of memory are free"):
-        target("llama", intermediate_size=100_000_000, num_hidden_layers=1)
+        target(name, **overrides)
+    with pytest.raises(InputError, match=r"would take more than [\d,]+ GiB"):
+        target("gpt2", vocab_size=10**25)
+
+
+def test_many_layers_in_a_configuration_file_are_refused_too(tmp_path: Path) -> None:
+    GPT2Config(**GPT2 | {"n_layer": 10**7}).save_pretrained(tmp_path)
+    for overrides in ({}, {"vocab_size": 60}):
+        with pytest.raises(InputError, match=r"parameters, [\d,]+ GiB, but only \d+ GiB of memory are free"):
+            target(tmp_path, **overrides)
 
 
 def test_the_kinds_of_layers_stay_when_layers_are_cut(tmp_path: Path) -> None:

@@ -72,6 +72,29 @@ def test_what_cannot_be_trained_is_said() -> None:
         train_on_uniform_tokens(lambda: lambda ids: nn.functional.one_hot(ids, VOCABULARY).float(), 1.0)  # type: ignore[arg-type, return-value]
 
 
+def test_the_trained_modules_are_left_as_they_were_made() -> None:
+    made = [planted("BatchNorm over time") for _ in range(2)]
+    before = {name: value.clone() for name, value in made[0].state_dict().items()}
+    waiting = list(made)
+    train_on_uniform_tokens(waiting.pop, 0.3)
+    for module in made:
+        assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+        assert all(weight.grad is None for weight in module.parameters())
+        assert module.training
+
+
+def test_modules_that_share_weights_are_not_trained() -> None:
+    shared = planted("no mask")
+    with pytest.raises(InputError, match="share weights; make new ones"):
+        train_on_uniform_tokens(lambda: nn.Sequential(shared), 1.0)
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, math.nan, math.inf])
+def test_the_training_needs_some_time(seconds: float) -> None:
+    with pytest.raises(InputError, match=r"seconds is .*, but must be a number of seconds above 0"):
+        train_on_uniform_tokens(lambda: planted("no mask"), seconds)
+
+
 def test_the_random_state_is_left_alone() -> None:
     before = torch.random.get_rng_state()
     train_on_uniform_tokens(lambda: planted("no mask"), 0.2)

@@ -243,7 +243,7 @@ def _leakcheck(
     ],
     train: Annotated[bool, typer.Option("--train", help="also train it on independent uniform tokens")] = False,
     seconds: Annotated[float, typer.Option(min=1.0, help="time for --train")] = 60.0,
-    length: Annotated[int | None, typer.Option(min=2, help="tokens of a row. Default: 61")] = None,
+    length: Annotated[int | None, typer.Option(min=2, help="tokens of a row. Default: 61, or what it takes")] = None,
     vocab_size: Annotated[
         int | None, typer.Option(min=2, help="ids are drawn below it. Default: from the model")
     ] = None,
@@ -255,13 +255,17 @@ def _leakcheck(
     dtype: Annotated[
         str, typer.Option(help="float32, float64, bfloat16 or float16; a callable's model keeps its own")
     ] = "float32",
+    output: Annotated[
+        str | None, typer.Option(metavar="NAME|INDEX", help="the logits in what the model returns. Default: logits")
+    ] = None,
+    time_limit: Annotated[float | None, typer.Option(help="seconds after which no further pass begins")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="write the report to this file")] = None,
 ) -> None:
     """Does a causal language model see the token it is asked to predict?
 
     TARGET is any causal model: it is run in ways that must not change its predictions, and where they change, the
-    module that is the first to differ is named. Exit status: 0 nothing found, 1 a leak, or a cache or padding that
-    changes predictions, 2 the model could not be checked, 130 interrupted.
+    module that is the first to differ is named. Exit status: 0 nothing found, 1 a leak, or a cache, padding or length
+    that changes predictions, 2 the model could not be checked, 130 interrupted.
     """
     from .settings import parse_assignments
 
@@ -274,6 +278,7 @@ def _leakcheck(
     import torch
 
     from . import machine
+    from .bars import beside_bar, passes_bar
     from .causality import TABLE_HEAD, Result, check
     from .files import write_json
     from .targets import resolve
@@ -284,16 +289,27 @@ def _leakcheck(
         raise InputError(f"--device {device!r} cannot be used here; cpu always can") from None
 
     def show(result: Result) -> None:
-        if result.check == "future":  # the first: the model can be checked
-            with_settings = "".join(f", {key}={value}" for key, value in overrides.items())
-            print(f"{found.description}{with_settings}\n\n{TABLE_HEAD}")
-        print(result.line(), flush=True)
+        with beside_bar():
+            if result.check == "future":  # the first: the model can be checked
+                with_settings = "".join(f", {key}={value}" for key, value in overrides.items())
+                print(f"{found.description}{with_settings}\n\n{TABLE_HEAD}")
+            print(result.line(), flush=True)
 
     with _no_breakdown_is_a_leak(target):
         found = resolve(target, overrides, trust_remote_code, getattr(torch, dtype))
         if isinstance(found.model, torch.nn.Module):
             found.model.to(device)
-        report = check(found.model, vocab_size, length=length, device=device, seen=show)
+        with passes_bar() as progress:
+            report = check(
+                found.model,
+                vocab_size,
+                length=length,
+                device=device,
+                output=output,
+                time_limit=time_limit,
+                seen=show,
+                progress=progress,
+            )
         if train:
             report.results.append(_trained_on_uniform_tokens(found.rebuild, device, seconds))
             show(report.results[-1])
@@ -321,20 +337,13 @@ def _no_breakdown_is_a_leak(target: str) -> Iterator[None]:
 
 
 def _trained_on_uniform_tokens(rebuild: "Callable[[], Any] | None", device: str, seconds: float) -> "Result":
-    from tqdm import tqdm
-
+    from .bars import seconds_bar
     from .causality import Result
     from .uniform import CHECK, train_on_uniform_tokens
 
     if rebuild is None:
         return Result(CHECK, "skipped", meaning="a function has no weights to train; give a module")
-    total = round(seconds)
-    with tqdm(total=total, unit="s", disable=None, leave=False) as bar:
-
-        def progress(elapsed: float, said: str) -> None:
-            bar.set_description(said)
-            bar.update(min(round(elapsed), total) - bar.n)
-
+    with seconds_bar(seconds) as progress:
         return train_on_uniform_tokens(lambda: rebuild().to(device), seconds, progress)
 
 

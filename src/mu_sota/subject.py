@@ -7,7 +7,7 @@ import inspect
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -17,15 +17,13 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from .errors import InputError
+from .loudness import Loudness, make_louder, wake
+from .state import State
 
 EVERYTHING = slice(None)
 
-FIRST_LENGTHS = (61, 2)
-"""Tokens with which a model of unknown size is tried: it may not take many, or not take few."""
-
-ASLEEP, AWAKE = 1e-3, 0.02
-"""A weight with no entry above the first passes nothing on that a check could see; noise of the second opens it.
-Zero-initialised projections and gates (ReZero, LayerScale) start so, and a causal model is causal at any weights."""
+FIRST_LENGTHS = (61, 64, 128, 32, 16, 2)
+"""Tokens with which a model of unknown size is tried: it may not take many, or not take few, or want whole chunks."""
 
 
 class Run:
@@ -34,14 +32,17 @@ class Run:
     Args:
         function: gives the logits [B, T, V].
         size: (B, T) of the tensors inside the model; of its last call, if `function` calls it several times.
+        grad: whether gradients are recorded, as in training.
     """
 
-    def __init__(self, function: Callable[[], Tensor], size: tuple[int, int]) -> None:
-        self.function, self.size = function, size
+    def __init__(self, function: Callable[[], Tensor], size: tuple[int, int], grad: bool = False) -> None:
+        self.function, self.size, self.grad = function, size, grad
+        self.drew: int | None = None
+        """Where the random generators stood when it ended."""
 
-    @torch.no_grad()
     def __call__(self) -> Tensor:
-        return self.function()
+        with torch.set_grad_enabled(self.grad):
+            return self.function().detach()
 
     @cached_property
     def logits(self) -> Tensor:
@@ -74,7 +75,8 @@ class Subject:
         model: an `nn.Module` (of `transformers` or not) called with ids, or any function of ids.
         vocab_size: ids are drawn below it. Default: what the model's configuration says, else the logits' last size.
         device: where ids are made. Default: the device of the model's weights.
-        length: tokens of a row when the model is first tried. Default: many, and if that fails few.
+        length: tokens of a row when the model is first tried. Default: many, and if that fails others.
+        output: name or index of the logits in what the model returns. Default: `logits`, or the only one.
 
     Raises:
         InputError: the model cannot be called with ids, or does not give logits.
@@ -86,15 +88,20 @@ class Subject:
         vocab_size: int | None = None,
         device: torch.device | str | None = None,
         length: int | None = None,
+        output: str | int | None = None,
     ) -> None:
         if not callable(model):
             raise InputError(f"a model to check is a function from token ids to logits, but this is {model!r:.80}")
-        self.model = model
+        self.model, self.output = model, output
+        self._original: State | None = None
+        self._start: State | None = None
         self.device = torch.device(device or "cpu")
         entry = model.forward if isinstance(model, nn.Module) else model
         self._parameters = inspect.signature(entry).parameters if _has_signature(entry) else {}
         self.vocab_size = vocab_size or 0
         self.roots = [model] if isinstance(model, nn.Module) else self._called_by_function(length)
+        if any(torch.nn.parameter.is_lazy(weight) for weight in self.parameters()):
+            raise InputError("the model has weights that are made at its first call; call it once, then check it")
         if device is None:
             self.device = next((weight.device for weight in self.parameters()), self.device)
         config = next((one.config for one in (model, *self.roots) if hasattr(one, "config")), None)
@@ -114,18 +121,39 @@ class Subject:
 
     def _first_logits(self, length: int | None) -> Tensor:
         """Of some tokens, before anything is known of the vocabulary."""
-        *tried, last = (length,) if length else FIRST_LENGTHS
-        for tokens in tried:
-            with suppress(InputError):
-                return self._logits(torch.zeros(1, tokens, dtype=torch.long, device=self.device))
-        return self._logits(torch.zeros(1, last, dtype=torch.long, device=self.device))
+        return self.at_some_length(
+            (length,) if length else FIRST_LENGTHS,
+            lambda tokens: self._logits(torch.zeros(1, tokens, dtype=torch.long, device=self.device)),
+        )
+
+    def at_some_length(self, lengths: Iterable[int], attempt: Callable[[int], Tensor]) -> Tensor:
+        """What the first length that the model takes gives.
+
+        Raises:
+            InputError: it takes none of them; the reason is that of the first.
+        """
+        refused: dict[int, InputError] = {}
+        for tokens in lengths:
+            try:
+                return attempt(tokens)
+            except InputError as error:
+                refused[tokens] = error
+        first, *others = refused
+        more = f"; neither did it take {', '.join(map(str, others))} tokens" if others else ""
+        hint = more and f"{more}; if it takes another number, give --length (length=)"
+        raise InputError(f"{refused[first]}{hint}") from refused[first]
 
     def _called_by_function(self, length: int | None) -> list[nn.Module]:
         """The outermost modules that a function calls. They run in eval mode even now: BatchNorm is not to notice."""
-        modes: dict[nn.Module, bool] = {}
+        roots: list[nn.Module] = []
+        inside: set[nn.Module] = set()
+        states = [State([self.model], hooks=True)]
 
         def note(module: nn.Module, args: Any) -> None:
-            modes.setdefault(module, module.training)
+            if module not in inside:  # outer modules are called before what they contain
+                states.append(State([module], hooks=True))
+                roots.append(module)
+                inside.update(module.modules())
             module.training = False
 
         handle = register_module_forward_pre_hook(note)
@@ -134,13 +162,10 @@ class Subject:
                 self._first_logits(length)
         finally:
             handle.remove()
-            for module, training in modes.items():
-                module.training = training
-        roots: list[nn.Module] = []
-        for module in modes:  # outer modules are called before what they contain
-            if not any(module in set(root.modules()) for root in roots):
-                roots.append(module)
-        return roots
+            for state in reversed(states):
+                state.restore()
+        contained = {inner for root in roots for inner in root.modules() if inner is not root}
+        return [root for root in roots if root not in contained]
 
     def named_modules(self) -> dict[nn.Module, str]:
         """Every module with its qualified name; those of a function begin with the class of what it calls."""
@@ -215,67 +240,97 @@ class Subject:
                 f"the model could not be called with token ids of shape {list(ids.shape)} on {ids.device}"
                 f"{''.join(f' and {name}' for name in inputs)}: {one_line(error)}{hint}"
             ) from error
-        found = logits_in(output)
+        return self._among(named_tensors(output), ids)
+
+    def _among(self, named: dict[str, Tensor], ids: Tensor) -> Tensor:
+        """The logits among the tensors that a model returned."""
+        if self.output is not None:
+            name = str(self.output)
+            if name not in named:
+                raise InputError(
+                    f"the model returned nothing [B, T, V] that is called {name!r}; --output (output=) can be one of "
+                    f"{_listed(named) or 'nothing: there is no such tensor'}"
+                )
+            return named[name]
+        found = _candidates(named)
         if not found:
-            raise InputError("the model did not return logits: neither a tensor [B, T, V], nor something with .logits")
+            others = f"; of what it did return, name one with --output (output=): {_listed(named)}" if named else ""
+            raise InputError(
+                f"the model did not return logits: neither a tensor [B, T, V], nor something with .logits{others}"
+            )
         if len(found) > 1:
-            fitting = [logits for logits in found if logits.shape[-1] == self.vocab_size]
-            if not fitting:
-                sizes = ", ".join(str(list(logits.shape)) for logits in found)
-                raise InputError(f"the model returned several tensors that could be logits ({sizes}); give vocab_size")
-            found = fitting
-        return found[0]
+            found = {name: one for name, one in found.items() if one.shape[:2] == ids.shape} or found
+        if len(found) > 1:
+            fitting = [one for one in found.values() if one.shape[-1] == self.vocab_size]
+            if len(fitting) != 1:
+                raise InputError(
+                    f"the model returned several tensors that could be logits ({_listed(found)}); "
+                    f"{'' if fitting else 'give vocab_size, or '}name the one with --output NAME or INDEX (output=)"
+                )
+            return fitting[0]
+        return next(iter(found.values()))
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Whatever happens inside, the model is afterwards as it was."""
+        self._original = State([self.model, *self.roots], hooks=True)
+        try:
+            yield
+        finally:
+            self._original.restore()
+            self._original = None
 
     @contextmanager
     def mode(self, training: bool) -> Iterator[None]:
-        """The modules in eval or training mode, their modes and buffers (running statistics) put back afterwards.
+        """The modules in eval or training mode; afterwards all that the model holds is as before.
 
         In training mode dropout stays off: it is no way to leak, and which values it drops may depend on other tokens.
         """
         modules = [module for root in self.roots for module in root.modules()]
-        modes = {module: getattr(module, "training", None) for module in modules}
-        # Also as objects: `self.mean = 0.9 * self.mean + ...` puts another in the place. Those of script modules stay.
-        buffers = [(module, dict(module._buffers)) for module in modules if isinstance(module._buffers, dict)]
-        contents = [
-            (buffer, buffer.detach().clone()) for _, kept in buffers for buffer in kept.values() if buffer is not None
-        ]
-        for root in self.roots:
-            if modes[root] is not None:  # a frozen script module has none
-                root.train(training)
-        for module in modules:
-            if isinstance(module, nn.modules.dropout._DropoutNd):
-                module.training = False
+        state = self._start or State([self.model, *self.roots])
         try:
+            for root in self.roots:
+                if hasattr(root, "training"):  # a frozen script module has no mode
+                    root.train(training)
+            for module in modules:
+                if isinstance(module, nn.modules.dropout._DropoutNd):
+                    module.training = False
             yield
         finally:
-            for root in self.roots:  # its own train() may do more than set a flag
-                if modes[root] is not None:
-                    root.train(bool(modes[root]))
-            for module, was_training in modes.items():
-                if was_training is not None:
-                    module.training = was_training
-            with torch.no_grad():
-                for module, kept in buffers:
-                    module._buffers.update(kept)
-                for buffer, content in contents:
-                    if not torch.equal(buffer, content):
-                        buffer.copy_(content)
+            state.restore()
+
+    def reseed(self, seed: int) -> None:
+        """The random generators that the model owns, until the pass is over."""
+        if self._start is not None:
+            self._start.reseed(seed)
 
     @contextmanager
     def awake(self) -> Iterator[None]:
         """Weights that are all almost zero are given some noise, and their values back afterwards."""
-        generator = torch.Generator().manual_seed(0)
-        asleep: dict[nn.Parameter, Tensor] = {}
+        with self._weights(wake):
+            yield
+
+    @contextmanager
+    def louder(self, loudness: Loudness) -> Iterator[None]:
+        """Weights are scaled up, so that gates open which are shut, and get their values back afterwards."""
+        with self._weights(lambda weights: make_louder(weights, loudness)):
+            yield
+
+    @contextmanager
+    def _weights(self, changed: Callable[[Iterable[nn.Parameter]], None]) -> Iterator[None]:
+        """With other weights, from which, and from the state of now, every pass starts."""
+        before = self._start
+        original = self._original or State([self.model, *self.roots])
         try:
-            for weight in self.parameters():
-                if _could_wake(weight) and weight not in asleep:
-                    asleep[weight] = weight.detach().clone()
-                    # By way of .data: graphs that the caller holds stay valid.
-                    weight.data.add_(AWAKE * torch.randn(weight.shape, generator=generator).to(weight))
+            original.restore()
+            changed(self.parameters())
+            self._start = State([self.model, *self.roots], earlier=original)
             yield
         finally:
-            for weight, content in asleep.items():
-                weight.data.copy_(content)
+            self._start = before
+            original.restore()
+            if before is not None:
+                before.restore()
 
 
 @contextmanager
@@ -299,16 +354,34 @@ def random_state_kept() -> Iterator[None]:
         np.random.set_state(numpy)  # noqa: NPY002
 
 
+def named_tensors(output: Any) -> dict[str, Tensor]:
+    """The tensors [B, T, V] in whatever a model returns, by key, attribute or index; one by itself has no name."""
+    if isinstance(output, Tensor):
+        return {"": output} if output.ndim == 3 and output.is_floating_point() else {}
+    if isinstance(output, Mapping):
+        items = dict(output)
+    elif isinstance(output, tuple | list):
+        items = dict(enumerate(output)) | getattr(output, "_asdict", dict)()
+    else:
+        items = {**getattr(output, "__dict__", {}), "logits": getattr(output, "logits", None)}
+    if isinstance(items.get("logits"), tuple | list):
+        items |= {f"logits.{index}": item for index, item in enumerate(items["logits"])}
+    return {str(name): item for name, item in items.items() if isinstance(item, Tensor) and named_tensors(item)}
+
+
 def logits_in(output: Any) -> list[Tensor]:
     """What could be the logits in whatever a model returns: a tensor [B, T, V], `.logits`, `["logits"]`, or all such
     tensors of a tuple."""
-    if isinstance(output, Tensor):
-        return [output] if output.ndim == 3 and output.is_floating_point() else []
-    if isinstance(output, Mapping):
-        return logits_in(output.get("logits"))
-    if isinstance(output, tuple | list):
-        return [item for item in output if isinstance(item, Tensor) and logits_in(item)]
-    return logits_in(getattr(output, "logits", None)) if output is not None else []
+    return list(_candidates(named_tensors(output)).values())
+
+
+def _candidates(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    explicit = {name: one for name, one in named.items() if name.partition(".")[0] == "logits"}
+    return explicit or {name: one for name, one in named.items() if not name or name.isdigit()}
+
+
+def _listed(named: Mapping[str, Tensor]) -> str:
+    return ", ".join(f"{name or 'the tensor itself'}: {list(one.shape)}" for name, one in named.items())
 
 
 def change(ours: Tensor, theirs: Tensor) -> float:
@@ -343,13 +416,6 @@ def one_line(error: BaseException) -> str:
     """Kind and message of an error, in one line that fits a sentence."""
     message = " ".join(str(error).split())
     return f"{type(error).__name__}: {message if len(message) <= 160 else message[:157] + '...'}"
-
-
-def _could_wake(weight: nn.Parameter) -> bool:
-    if not weight.is_floating_point() or weight.is_meta or weight.is_inference() or not weight.numel():
-        return False
-    expanded = any(stride == 0 and size > 1 for stride, size in zip(weight.stride(), weight.shape, strict=True))
-    return not expanded and weight.abs().max().item() < ASLEEP
 
 
 def _whole_number(config: Any, name: str, least: int = 1) -> int | None:

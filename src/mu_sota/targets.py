@@ -6,6 +6,7 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,9 @@ from .subject import one_line, random_state_kept
 from .trained import BEST_FOLDER
 
 SHRUNK_VOCABULARY, SHRUNK_LAYERS = 64, 2
+MANY_LAYERS = 1000
+"""With more, the memory of a model is estimated from a few of its layers: to build them all takes long in any case."""
+
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model*.json")
 
 
@@ -59,6 +63,7 @@ def resolve(name: str, overrides: dict[str, Any], trust_remote_code: bool, dtype
     if ":" in name and not name.startswith(("http:", "https:")):
         return _imported(name, overrides)
     if name in CONFIG_MAPPING:
+        _require_memory_for_layers(partial(_config_of_type, name), overrides, False, dtype, f"model type {name}")
         return _built(_config_of_type(name, overrides), False, dtype, f"model type {name}")
     return _from_hub(name, overrides, trust_remote_code, dtype)
 
@@ -73,7 +78,13 @@ def _from_path(path: Path, overrides: dict[str, Any], trust_remote_code: bool, d
     if not file.exists():
         raise InputError(f"{path} holds no config.json, so no model of ours or in Hugging Face layout")
     # A folder's own Python files are found only through the folder.
-    config = _read_config(str(folder if file.name == "config.json" else file), overrides, trust_remote_code)
+    source = str(folder if file.name == "config.json" else file)
+
+    def read(replaced: dict[str, Any]) -> PreTrainedConfig:
+        return _read_config(source, replaced, trust_remote_code)
+
+    _require_memory_for_layers(read, overrides, trust_remote_code, dtype, f"configuration {file}")
+    config = read(overrides)
     if overrides or not path.is_dir() or not any(any(folder.glob(pattern)) for pattern in WEIGHTS):
         return _built(config, trust_remote_code, dtype, f"configuration {file}")
     return _loaded(str(folder), config, trust_remote_code, dtype)
@@ -193,16 +204,52 @@ def _shrunk(config: PreTrainedConfig) -> PreTrainedConfig:
 
 def _built(config: PreTrainedConfig, trust_remote_code: bool, dtype: torch.dtype, description: str) -> Target:
     """A model with random weights, always the same."""
-    with torch.device("meta"):
-        count = sum(weight.numel() for weight in _make(config, trust_remote_code, dtype).parameters())
+    layers = _layers({}, config.get_text_config())
+    _require_memory_for_layers(
+        partial(_replaced, config), {"num_hidden_layers": layers}, trust_remote_code, dtype, description
+    )
+    _require_memory(_parameters(config, trust_remote_code, dtype, description), dtype, description)
+    model = _make(config, trust_remote_code, dtype)
+    return Target(model, f"{description}, random weights", _rebuilder(config, trust_remote_code))
+
+
+def _require_memory_for_layers(
+    make: Callable[[dict[str, Any]], PreTrainedConfig],
+    overrides: dict[str, Any],
+    trust_remote_code: bool,
+    dtype: torch.dtype,
+    description: str,
+) -> None:
+    """Refuse too many layers before anything is made that has an entry for each."""
+    for key, layers in overrides.items():
+        if "layer" not in key or not isinstance(layers, int) or layers <= MANY_LAYERS:
+            continue
+        one, two = (
+            _parameters(make(overrides | {key: few * SHRUNK_LAYERS}), trust_remote_code, dtype, description)
+            for few in (1, 2)
+        )
+        _require_memory(one + (two - one) // SHRUNK_LAYERS * (layers - SHRUNK_LAYERS), dtype, description)
+
+
+def _parameters(config: PreTrainedConfig, trust_remote_code: bool, dtype: torch.dtype, description: str) -> int:
+    """How many there are, and entries of buffers, without making them."""
+    try:
+        with torch.device("meta"):
+            model = _make(config, trust_remote_code, dtype)
+    except InputError as error:
+        if "overflow" in str(error).lower():
+            raise InputError(f"{description} would take more than {2**33:,} GiB; check it smaller") from error
+        raise
+    return sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
+
+
+def _require_memory(count: int, dtype: torch.dtype, description: str) -> None:
     need, free = count * dtype.itemsize, psutil.virtual_memory().available
     if need > 0.6 * free:
         raise InputError(
-            f"{description} has {count:,} parameters, {need / 2**30:.0f} GiB, but only {free / 2**30:.0f} GiB of "
+            f"{description} has {count:,} parameters, {need / 2**30:,.0f} GiB, but only {free / 2**30:.0f} GiB of "
             f"memory are free; check it smaller, as with --set num_hidden_layers=2 --set hidden_size=64"
         )
-    model = _make(config, trust_remote_code, dtype)
-    return Target(model, f"{description}, random weights", _rebuilder(config, trust_remote_code))
 
 
 def _make(config: PreTrainedConfig, trust_remote_code: bool, dtype: torch.dtype) -> nn.Module:

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .causality import Result
 from .errors import InputError
+from .leaks import Result
+from .state import State
 from .subject import Subject, hooked, one_line, random_state_kept
 
 CHECK = "uniform tokens"
@@ -71,7 +72,7 @@ def train_on_uniform_tokens(
     """Train a model on independent uniform tokens, fresh at every step, and see whether it learns to predict them.
 
     A second model, with the next token's embedding added to its input, is trained first: a control that shows how many
-    steps it takes this architecture to use a leak.
+    steps it takes this architecture to use a leak. Afterwards both modules are as `build` made them.
 
     Args:
         build: makes the untrained module; called twice.
@@ -79,8 +80,11 @@ def train_on_uniform_tokens(
         progress: told the seconds that have passed and what is being done.
 
     Raises:
-        InputError: what `build` gives is no module, or the same one twice.
+        InputError: what `build` gives is no module, the same one twice, or two that share weights; or `seconds` is no
+            number above 0.
     """
+    if not 0 < seconds < math.inf:
+        raise InputError(f"seconds is {seconds}, but must be a number of seconds above 0")
     start = time.monotonic()
 
     def tell(said: str) -> None:
@@ -92,6 +96,9 @@ def train_on_uniform_tokens(
             raise InputError(f"only a module can be trained, but this is {model!r:.80}")
         if model is other:
             raise InputError("the two models that are trained are the same object; make a new one at every call")
+        if isinstance(other, nn.Module) and set(model.parameters()) & set(other.parameters()):
+            raise InputError("the two models that are trained share weights; make new ones at every call")
+        state = State([model, other], hooks=True)
         try:
             with _next_token_added(other) as planted:
                 control = _train(other, 1, seconds / 3, lambda said: tell(f"control with a planted leak, {said}"))
@@ -99,6 +106,8 @@ def train_on_uniform_tokens(
             trained = _train(model, 2, left, lambda said: tell(f"training on uniform tokens, {said}"))
         except (InputError, RuntimeError) as error:  # it diverged; no derivative; no memory
             return Result(CHECK, "skipped", meaning=f"it could not be trained: {one_line(error)}")
+        finally:
+            state.restore()
     return _result(trained, control, bool(planted))
 
 
