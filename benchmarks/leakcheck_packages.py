@@ -17,14 +17,15 @@ import inspect
 import io
 import json
 import logging
-import math
 import multiprocessing
 import sys
+import tempfile
 import textwrap
 import time
 import warnings
-from collections.abc import Callable, Iterable
-from importlib import metadata
+from collections.abc import Callable
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,8 +49,17 @@ ROWS, TOKENS = 5, 61
 CUTS = (1, 2, 7, 16, 31, 32, 33, 48, 60)
 """Where the plain calls replace the rest of the text, or end it."""
 
-CONFIRMED = 1e-3
-"""A change by plain calls, in standard deviations of the logits, above which it is no rounding."""
+SHORT = 6
+"""Tokens of a short text, in which few tokens decide."""
+
+LEAST = {"float64": 1e-5, "float32": 1e-3}
+"""Changes by plain calls, in standard deviations of the logits, that are no rounding (parts compute in float32)."""
+
+BASE = ("torch", "transformers", "accelerate", "psutil", "numpy", "scipy", "einops", "safetensors", "tqdm")
+"""What our package and most of the surveyed ones need, with all that these need."""
+
+NEEDED = ()
+"""What surveyed packages need beyond that."""
 
 
 class Model(NamedTuple):
@@ -169,12 +179,28 @@ def _first(output: Any) -> Tensor:
     return output if isinstance(output, Tensor) else output[0]
 
 
-def without(*names: str) -> None:
-    """Stand-ins for modules that a package imports for something else than its language model."""
-    import transformers.utils.import_utils  # noqa: F401  which looks for what is installed before that
+def without(name: str) -> None:
+    """A stand-in for a package that is imported for something else than the language model."""
+    from transformers.utils import import_utils
 
-    for name in names:
-        sys.modules.setdefault(name, MagicMock(__spec__=None))
+    import_utils.is_torchvision_available()  # remembers the answer
+    sys.meta_path.insert(0, StandIns(name))
+
+
+class StandIns(MetaPathFinder, Loader):
+    """Finds a package and all its modules, which have whatever name is asked for."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        return ModuleSpec(fullname, self, is_package=True) if fullname.partition(".")[0] == self.name else None
+
+    def create_module(self, spec: ModuleSpec) -> Any:
+        return MagicMock(__path__=[])
+
+    def exec_module(self, module: Any) -> None:
+        pass
 
 
 # The models.
@@ -203,7 +229,13 @@ def x_transformers_memory() -> nn.Module:
     from x_transformers import Decoder, TransformerWrapper
 
     layers = Decoder(
-        dim=DIM, depth=DEPTH, heads=HEADS, attn_dim_head=HEAD, dynamic_pos_bias=True, attn_num_mem_kv=4, sandwich_norm=True
+        dim=DIM,
+        depth=DEPTH,
+        heads=HEADS,
+        attn_dim_head=HEAD,
+        dynamic_pos_bias=True,
+        attn_num_mem_kv=4,
+        sandwich_norm=True,
     )
     return TransformerWrapper(num_tokens=VOCAB, max_seq_len=LENGTH, num_memory_tokens=4, attn_layers=layers)
 
@@ -214,7 +246,14 @@ def reformer() -> nn.Module:
 
     return Padded(
         ReformerLM(
-            num_tokens=VOCAB, dim=DIM, depth=DEPTH, max_seq_len=LENGTH, heads=HEADS, bucket_size=8, n_hashes=2, causal=True
+            num_tokens=VOCAB,
+            dim=DIM,
+            depth=DEPTH,
+            max_seq_len=LENGTH,
+            heads=HEADS,
+            bucket_size=8,
+            n_hashes=2,
+            causal=True,
         ),
         16,
     )
@@ -226,7 +265,13 @@ def reformer_full() -> nn.Module:
 
     return Padded(
         ReformerLM(
-            num_tokens=VOCAB, dim=DIM, depth=DEPTH, max_seq_len=LENGTH, heads=HEADS, bucket_size=8, causal=True,
+            num_tokens=VOCAB,
+            dim=DIM,
+            depth=DEPTH,
+            max_seq_len=LENGTH,
+            heads=HEADS,
+            bucket_size=8,
+            causal=True,
             use_full_attn=True,
         ),
         16,
@@ -247,8 +292,16 @@ def performer_generalized() -> nn.Module:
     from performer_pytorch import PerformerLM
 
     return PerformerLM(
-        num_tokens=VOCAB, max_seq_len=LENGTH, dim=DIM, depth=DEPTH, heads=HEADS, dim_head=HEAD, causal=True,
-        generalized_attention=True, local_attn_heads=2, local_window_size=16,
+        num_tokens=VOCAB,
+        max_seq_len=LENGTH,
+        dim=DIM,
+        depth=DEPTH,
+        heads=HEADS,
+        dim_head=HEAD,
+        causal=True,
+        generalized_attention=True,
+        local_attn_heads=2,
+        local_window_size=16,
     )
 
 
@@ -256,9 +309,18 @@ def performer_generalized() -> nn.Module:
 def linear_attention_transformer() -> nn.Module:
     from linear_attention_transformer import LinearAttentionTransformerLM
 
-    return LinearAttentionTransformerLM(
-        num_tokens=VOCAB, dim=DIM, depth=DEPTH, max_seq_len=LENGTH, heads=HEADS, causal=True,
-        n_local_attn_heads=2, local_attn_window_size=16,
+    return Padded(
+        LinearAttentionTransformerLM(
+            num_tokens=VOCAB,
+            dim=DIM,
+            depth=DEPTH,
+            max_seq_len=LENGTH,
+            heads=HEADS,
+            causal=True,
+            n_local_attn_heads=2,
+            local_attn_window_size=16,
+        ),
+        16,
     )
 
 
@@ -266,9 +328,19 @@ def linear_attention_transformer() -> nn.Module:
 def linear_attention_transformer_blind() -> nn.Module:
     from linear_attention_transformer import LinearAttentionTransformerLM
 
-    return LinearAttentionTransformerLM(
-        num_tokens=VOCAB, dim=DIM, depth=DEPTH, max_seq_len=LENGTH, heads=HEADS, causal=True, blindspot_size=8,
-        n_local_attn_heads=2, local_attn_window_size=16,
+    return Padded(
+        LinearAttentionTransformerLM(
+            num_tokens=VOCAB,
+            dim=DIM,
+            depth=DEPTH,
+            max_seq_len=LENGTH,
+            heads=HEADS,
+            causal=True,
+            blindspot_size=8,
+            n_local_attn_heads=2,
+            local_attn_window_size=16,
+        ),
+        16,
     )
 
 
@@ -301,8 +373,15 @@ def local_attention() -> nn.Module:
     from local_attention import LocalTransformer
 
     return LocalTransformer(
-        num_tokens=VOCAB, dim=DIM, depth=DEPTH, max_seq_len=LENGTH, heads=HEADS, dim_head=HEAD,
-        local_attn_window_size=16, causal=True, use_xpos=True,
+        num_tokens=VOCAB,
+        dim=DIM,
+        depth=DEPTH,
+        max_seq_len=LENGTH,
+        heads=HEADS,
+        dim_head=HEAD,
+        local_attn_window_size=16,
+        causal=True,
+        use_xpos=True,
     )
 
 
@@ -344,8 +423,18 @@ def feedback() -> nn.Module:
 def recurrent_memory() -> nn.Module:
     from recurrent_memory_transformer_pytorch import RecurrentMemoryTransformer
 
-    return RecurrentMemoryTransformer(
-        DIM, num_tokens=VOCAB, depth=DEPTH, num_memory_tokens=4, seq_len=LENGTH, causal=True, heads=HEADS, dim_head=HEAD
+    return Called(
+        RecurrentMemoryTransformer(
+            DIM,
+            num_tokens=VOCAB,
+            depth=DEPTH,
+            num_memory_tokens=4,
+            seq_len=LENGTH,
+            causal=True,
+            heads=HEADS,
+            dim_head=HEAD,
+        ),
+        lambda inner, ids: inner(ids)[0],
     )
 
 
@@ -356,7 +445,14 @@ def recurrent_memory_segments() -> nn.Module:
     return Called(
         RecurrentMemoryTransformerWrapper(
             RecurrentMemoryTransformer(
-                DIM, num_tokens=VOCAB, depth=DEPTH, num_memory_tokens=4, seq_len=16, causal=True, heads=HEADS, dim_head=HEAD
+                DIM,
+                num_tokens=VOCAB,
+                depth=DEPTH,
+                num_memory_tokens=4,
+                seq_len=16,
+                causal=True,
+                heads=HEADS,
+                dim_head=HEAD,
             )
         ),
         lambda inner, ids: inner(ids)[0],
@@ -368,8 +464,15 @@ def block_recurrent() -> nn.Module:
     from block_recurrent_transformer_pytorch import BlockRecurrentTransformer
 
     return BlockRecurrentTransformer(
-        num_tokens=VOCAB, dim=DIM, depth=DEPTH, dim_head=HEAD, heads=HEADS, max_seq_len=LENGTH, block_width=16,
-        recurrent_layers=(2,), num_state_vectors=16,
+        num_tokens=VOCAB,
+        dim=DIM,
+        depth=DEPTH,
+        dim_head=HEAD,
+        heads=HEADS,
+        max_seq_len=LENGTH,
+        block_width=16,
+        recurrent_layers=(2,),
+        num_state_vectors=16,
     )
 
 
@@ -377,7 +480,16 @@ def block_recurrent() -> nn.Module:
 def mega() -> nn.Module:
     from mega_pytorch import Mega
 
-    return Mega(num_tokens=VOCAB, dim=DIM, depth=DEPTH, ema_heads=8, attn_dim_qk=16, attn_dim_value=64, laplacian_attn_fn=True, causal=True)
+    return Mega(
+        num_tokens=VOCAB,
+        dim=DIM,
+        depth=DEPTH,
+        ema_heads=8,
+        attn_dim_qk=16,
+        attn_dim_value=64,
+        laplacian_attn_fn=True,
+        causal=True,
+    )
 
 
 @model("gateloop-transformer")
@@ -392,7 +504,13 @@ def simple_hierarchical() -> nn.Module:
     from simple_hierarchical_transformer import HierarchicalTransformer
 
     return HierarchicalTransformer(
-        num_tokens=VOCAB, dim=DIM, depth=DEPTH, seq_len=LENGTH, dim_head=HEAD, heads=HEADS, hierarchies=(1, 4),
+        num_tokens=VOCAB,
+        dim=DIM,
+        depth=DEPTH,
+        seq_len=LENGTH,
+        dim_head=HEAD,
+        heads=HEADS,
+        hierarchies=(1, 4),
         window_sizes=(16, None),
     )
 
@@ -402,7 +520,14 @@ def h_transformer() -> nn.Module:
     from h_transformer_1d import HTransformer1D
 
     return HTransformer1D(
-        num_tokens=VOCAB, dim=DIM, depth=DEPTH, max_seq_len=LENGTH, causal=True, heads=HEADS, dim_head=HEAD, block_size=16
+        num_tokens=VOCAB,
+        dim=DIM,
+        depth=DEPTH,
+        max_seq_len=LENGTH,
+        causal=True,
+        heads=HEADS,
+        dim_head=HEAD,
+        block_size=16,
     )
 
 
@@ -419,7 +544,14 @@ def g_mlp_circulant() -> nn.Module:
 
     return Padded(
         gMLP(
-            num_tokens=VOCAB, dim=DIM, depth=DEPTH, seq_len=LENGTH, heads=2, causal=True, circulant_matrix=True, attn_dim=16
+            num_tokens=VOCAB,
+            dim=DIM,
+            depth=DEPTH,
+            seq_len=LENGTH,
+            heads=2,
+            causal=True,
+            circulant_matrix=True,
+            attn_dim=16,
         ),
         LENGTH,
     )
@@ -434,12 +566,27 @@ def megabyte() -> nn.Module:
     )
 
 
-@model("memorizing-transformers-pytorch")
+@model("memorizing-transformers-pytorch", note="with empty memories at every call")
 def memorizing() -> nn.Module:
     from memorizing_transformers_pytorch import MemorizingTransformer
 
-    return MemorizingTransformer(
-        num_tokens=VOCAB, dim=DIM, depth=DEPTH, dim_head=HEAD, heads=HEADS, memorizing_layers=2, num_retrieved_memories=4
+    def with_memories(inner: nn.Module, ids: Tensor) -> Tensor:
+        with inner.knn_memories_context(batch_size=ids.shape[0]) as memories:
+            return inner(ids, knn_memories=memories)
+
+    return Called(
+        MemorizingTransformer(
+            num_tokens=VOCAB,
+            dim=DIM,
+            depth=DEPTH,
+            dim_head=HEAD,
+            heads=HEADS,
+            memorizing_layers=2,
+            num_retrieved_memories=4,
+            max_knn_memories=1000,
+            knn_memories_directory=tempfile.mkdtemp(),
+        ),
+        with_memories,
     )
 
 
@@ -447,7 +594,25 @@ def memorizing() -> nn.Module:
 def yet_another_retnet() -> nn.Module:
     from yet_another_retnet.retnet import RetNet
 
-    return RetNet(num_tokens=VOCAB, d_model=DIM, nhead=HEADS, num_layers=DEPTH, dim_feedforward=128)
+    return Called(
+        RetNet(num_tokens=VOCAB, d_model=DIM, nhead=HEADS, num_layers=DEPTH, dim_feedforward=128),
+        lambda inner, ids: inner.forward_parallel(ids),
+    )
+
+
+@model("yet-another-retnet", "forward_chunkwise")
+def yet_another_retnet_chunks() -> nn.Module:
+    from yet_another_retnet.retnet import RetNet
+
+    def in_chunks(inner: nn.Module, ids: Tensor) -> Tensor:
+        states: list[Tensor] = []
+        logits = []
+        for start in range(0, ids.shape[1], 16):
+            part, states = inner.forward_chunkwise(ids[:, start : start + 16], start, states)
+            logits.append(part)
+        return torch.cat(logits, dim=1)
+
+    return Called(RetNet(num_tokens=VOCAB, d_model=DIM, nhead=HEADS, num_layers=DEPTH, dim_feedforward=128), in_chunks)
 
 
 @model("rwkv7-hf")
@@ -456,8 +621,16 @@ def rwkv7() -> nn.Module:
 
     return RWKV7ForCausalLM(
         RWKV7Config(
-            vocab_size=VOCAB, hidden_size=DIM, num_hidden_layers=DEPTH, head_dim=HEAD, num_heads=HEADS, decay_low_rank_dim=8,
-            gate_low_rank_dim=8, a_low_rank_dim=8, v_low_rank_dim=8, initializer_range=0.2,
+            vocab_size=VOCAB,
+            hidden_size=DIM,
+            num_hidden_layers=DEPTH,
+            head_dim=HEAD,
+            num_heads=HEADS,
+            decay_low_rank_dim=8,
+            gate_low_rank_dim=8,
+            a_low_rank_dim=8,
+            v_low_rank_dim=8,
+            initializer_range=0.2,
         )
     )
 
@@ -551,8 +724,15 @@ def titans() -> nn.Module:
     from titans_pytorch import MemoryAsContextTransformer
 
     return MemoryAsContextTransformer(
-        num_tokens=VOCAB, dim=DIM, depth=DEPTH, segment_len=16, num_persist_mem_tokens=4, num_longterm_mem_tokens=4,
-        neural_memory_layers=(2,), dim_head=HEAD, heads=HEADS,
+        num_tokens=VOCAB,
+        dim=DIM,
+        depth=DEPTH,
+        segment_len=16,
+        num_persist_mem_tokens=4,
+        num_longterm_mem_tokens=4,
+        neural_memory_layers=(2,),
+        dim_head=HEAD,
+        heads=HEADS,
     )
 
 
@@ -568,10 +748,19 @@ def native_sparse() -> nn.Module:
     from native_sparse_attention_pytorch.transformer import Transformer
 
     return Transformer(
-        VOCAB, DIM, DEPTH, dim_head=HEAD, heads=HEADS, kv_heads=2, use_sparse_attn=True,
+        VOCAB,
+        DIM,
+        DEPTH,
+        dim_head=HEAD,
+        heads=HEADS,
+        kv_heads=2,
+        use_sparse_attn=True,
         sparse_attn_kwargs={
-            "sliding_window_size": 8, "compress_block_size": 8, "compress_block_sliding_stride": 4,
-            "selection_block_size": 8, "num_selected_blocks": 2,
+            "sliding_window_size": 8,
+            "compress_block_size": 8,
+            "compress_block_sliding_stride": 4,
+            "selection_block_size": 8,
+            "num_selected_blocks": 2,
         },
     )
 
@@ -580,49 +769,124 @@ def native_sparse() -> nn.Module:
 def litgpt_llama() -> nn.Module:
     from litgpt import GPT, Config
 
-    return GPT(Config.from_name("Llama-3.2-1B", block_size=LENGTH, n_layer=DEPTH, n_embd=DIM, n_head=HEADS, n_query_groups=2, head_size=HEAD, padded_vocab_size=VOCAB, vocab_size=VOCAB, intermediate_size=128))
+    return GPT(
+        Config.from_name(
+            "Llama-3.2-1B",
+            block_size=LENGTH,
+            n_layer=DEPTH,
+            n_embd=DIM,
+            n_head=HEADS,
+            n_query_groups=2,
+            head_size=HEAD,
+            padded_vocab_size=VOCAB,
+            vocab_size=VOCAB,
+            intermediate_size=128,
+        )
+    )
 
 
 @model("litgpt", "Gemma 2, sliding windows of 16")
 def litgpt_gemma() -> nn.Module:
     from litgpt import GPT, Config
 
-    return GPT(Config.from_name("Gemma-2-2b", block_size=LENGTH, n_layer=DEPTH, n_embd=DIM, n_head=HEADS, n_query_groups=2, head_size=HEAD, padded_vocab_size=VOCAB, vocab_size=VOCAB, intermediate_size=128, sliding_window_size=16, sliding_window_indices=[1, 0]))
+    return GPT(
+        Config.from_name(
+            "Gemma-2-2b",
+            block_size=LENGTH,
+            n_layer=DEPTH,
+            n_embd=DIM,
+            n_head=HEADS,
+            n_query_groups=2,
+            head_size=HEAD,
+            padded_vocab_size=VOCAB,
+            vocab_size=VOCAB,
+            intermediate_size=128,
+            sliding_window_size=16,
+            sliding_window_indices=[1, 0],
+        )
+    )
 
 
 @model("litgpt", "Mixtral")
 def litgpt_mixtral() -> nn.Module:
     from litgpt import GPT, Config
 
-    return GPT(Config.from_name("Mixtral-8x7B-v0.1", block_size=LENGTH, n_layer=DEPTH, n_embd=DIM, n_head=HEADS, n_query_groups=2, padded_vocab_size=VOCAB, vocab_size=VOCAB, intermediate_size=128, n_expert=4))
+    return GPT(
+        Config.from_name(
+            "Mixtral-8x7B-v0.1",
+            block_size=LENGTH,
+            n_layer=DEPTH,
+            n_embd=DIM,
+            n_head=HEADS,
+            n_query_groups=2,
+            padded_vocab_size=VOCAB,
+            vocab_size=VOCAB,
+            intermediate_size=128,
+            n_expert=4,
+        )
+    )
 
 
 @model("torchtune", "llama3")
 def torchtune_llama() -> nn.Module:
     from torchtune.models.llama3 import llama3
 
-    return llama3(VOCAB, num_layers=DEPTH, num_heads=HEADS, num_kv_heads=2, embed_dim=DIM, max_seq_len=LENGTH, intermediate_dim=128)
+    return llama3(
+        VOCAB,
+        num_layers=DEPTH,
+        num_heads=HEADS,
+        num_kv_heads=2,
+        embed_dim=DIM,
+        max_seq_len=LENGTH,
+        intermediate_dim=128,
+    )
 
 
 @model("torchtune", "gemma2")
 def torchtune_gemma2() -> nn.Module:
     from torchtune.models.gemma2 import gemma2
 
-    return gemma2(VOCAB, num_layers=DEPTH, num_heads=HEADS, head_dim=HEAD, num_kv_heads=2, embed_dim=DIM, intermediate_dim=128, max_seq_len=LENGTH, sliding_window_size=16)
+    return gemma2(
+        VOCAB,
+        num_layers=DEPTH,
+        num_heads=HEADS,
+        head_dim=HEAD,
+        num_kv_heads=2,
+        embed_dim=DIM,
+        intermediate_dim=128,
+        max_seq_len=LENGTH,
+        sliding_window_size=16,
+    )
 
 
 @model("torchtune", "qwen2")
 def torchtune_qwen2() -> nn.Module:
     from torchtune.models.qwen2 import qwen2
 
-    return qwen2(VOCAB, num_layers=DEPTH, num_heads=HEADS, num_kv_heads=2, embed_dim=DIM, intermediate_dim=128, max_seq_len=LENGTH)
+    return qwen2(
+        VOCAB,
+        num_layers=DEPTH,
+        num_heads=HEADS,
+        num_kv_heads=2,
+        embed_dim=DIM,
+        intermediate_dim=128,
+        max_seq_len=LENGTH,
+    )
 
 
 @model("torchtune", "phi3")
 def torchtune_phi3() -> nn.Module:
     from torchtune.models.phi3 import phi3
 
-    return phi3(VOCAB, num_layers=DEPTH, num_heads=HEADS, num_kv_heads=HEADS, embed_dim=DIM, intermediate_dim=128, max_seq_len=LENGTH)
+    return phi3(
+        VOCAB,
+        num_layers=DEPTH,
+        num_heads=HEADS,
+        num_kv_heads=HEADS,
+        embed_dim=DIM,
+        intermediate_dim=128,
+        max_seq_len=LENGTH,
+    )
 
 
 @model("conformer", "conv_causal", whole=False, note="the attention of the package has no causal setting")
@@ -632,23 +896,34 @@ def conformer() -> nn.Module:
     return Layers(lambda: ConformerConvModule(DIM, causal=True, expansion_factor=2, kernel_size=7))
 
 
-@model("perceiver-ar-pytorch")
+@model("perceiver-ar-pytorch", note="the prefix, of which there are no logits, is 16 tokens 0")
 def perceiver_ar() -> nn.Module:
     from perceiver_ar_pytorch import PerceiverAR
 
-    return PerceiverAR(
-        num_tokens=VOCAB, dim=DIM, depth=DEPTH, max_seq_len=LENGTH, cross_attn_seq_len=16, dim_head=HEAD, heads=HEADS
+    return Called(
+        PerceiverAR(
+            num_tokens=VOCAB, dim=DIM, depth=DEPTH, max_seq_len=LENGTH, cross_attn_seq_len=16, dim_head=32, heads=HEADS
+        ),
+        lambda inner, ids: inner(nn.functional.pad(ids, (16, 0))),
     )
 
 
-@model("transformer-lens")
+@model("transformer-lens", note="wandb, imported for logging, is a stand-in")
 def transformer_lens() -> nn.Module:
+    without("wandb")
     from transformer_lens import HookedTransformer, HookedTransformerConfig
 
     return HookedTransformer(
         HookedTransformerConfig(
-            n_layers=DEPTH, d_model=DIM, n_ctx=LENGTH, d_head=HEAD, n_heads=HEADS, d_vocab=VOCAB, act_fn="gelu",
-            positional_embedding_type="rotary", device="cpu",
+            n_layers=DEPTH,
+            d_model=DIM,
+            n_ctx=LENGTH,
+            d_head=HEAD,
+            n_heads=HEADS,
+            d_vocab=VOCAB,
+            act_fn="gelu",
+            positional_embedding_type="rotary",
+            device="cpu",
         )
     )
 
@@ -674,8 +949,15 @@ def colt5_attention() -> nn.Module:
     return Padded(
         Layers(
             lambda: ConditionalRoutedAutoregressiveAttention(
-                DIM, num_heavy_tokens_q=8, num_heavy_tokens_kv=8, light_dim_head=HEAD, light_heads=HEADS,
-                light_window_size=16, heavy_window_size=16, heavy_dim_head=HEAD, heavy_heads=HEADS,
+                DIM,
+                num_heavy_tokens_q=8,
+                num_heavy_tokens_kv=8,
+                light_dim_head=HEAD,
+                light_heads=HEADS,
+                light_window_size=16,
+                heavy_window_size=16,
+                heavy_dim_head=HEAD,
+                heavy_heads=HEADS,
             )
         ),
         16,
@@ -689,8 +971,14 @@ def mixture_of_attention() -> nn.Module:
     return Padded(
         Layers(
             lambda: MixtureOfAutoregressiveAttention(
-                DIM, num_routed_queries=8, num_routed_key_values=8, local_attn_window_size=16, num_experts=2, dim_head=HEAD,
-                heads=HEADS, flash_attn=False,
+                DIM,
+                num_routed_queries=8,
+                num_routed_key_values=8,
+                local_attn_window_size=16,
+                num_experts=2,
+                dim_head=HEAD,
+                heads=HEADS,
+                flash_attn=False,
             )
         ),
         16,
@@ -701,15 +989,18 @@ def mixture_of_attention() -> nn.Module:
 def token_shift() -> nn.Module:
     from token_shift_gpt import TokenShiftGPT
 
-    return TokenShiftGPT(num_tokens=VOCAB, dim=DIM, max_seq_len=LENGTH, depth=6)
+    return Padded(TokenShiftGPT(num_tokens=VOCAB, dim=DIM, max_seq_len=LENGTH, depth=6), LENGTH)
 
 
 @model("hourglass-transformer-pytorch")
 def hourglass() -> nn.Module:
     from hourglass_transformer_pytorch import HourglassTransformerLM
 
-    return HourglassTransformerLM(
-        num_tokens=VOCAB, dim=DIM, max_seq_len=LENGTH, shorten_factor=4, depth=(2, 1, 2), heads=HEADS, dim_head=HEAD
+    return Padded(
+        HourglassTransformerLM(
+            num_tokens=VOCAB, dim=DIM, max_seq_len=LENGTH, shorten_factor=4, depth=(2, 1, 2), heads=HEADS, dim_head=HEAD
+        ),
+        4,
     )
 
 
@@ -717,9 +1008,18 @@ def hourglass() -> nn.Module:
 def hourglass_linear() -> nn.Module:
     from hourglass_transformer_pytorch import HourglassTransformerLM
 
-    return HourglassTransformerLM(
-        num_tokens=VOCAB, dim=DIM, max_seq_len=LENGTH, shorten_factor=4, depth=(2, 1, 2), heads=HEADS, dim_head=HEAD,
-        updown_sample_type="linear",
+    return Padded(
+        HourglassTransformerLM(
+            num_tokens=VOCAB,
+            dim=DIM,
+            max_seq_len=LENGTH,
+            shorten_factor=4,
+            depth=(2, 1, 2),
+            heads=HEADS,
+            dim_head=HEAD,
+            updown_sample_type="linear",
+        ),
+        4,
     )
 
 
@@ -747,8 +1047,13 @@ def xlstm() -> nn.Module:
     slstm = sLSTMBlockConfig(slstm=layer, feedforward=FeedForwardConfig(proj_factor=1.3, act_fn="gelu"))
     return xLSTMLMModel(
         xLSTMLMModelConfig(
-            mlstm_block=mlstm, slstm_block=slstm, context_length=LENGTH, num_blocks=DEPTH, embedding_dim=DIM,
-            slstm_at=[1], vocab_size=VOCAB,
+            mlstm_block=mlstm,
+            slstm_block=slstm,
+            context_length=LENGTH,
+            num_blocks=DEPTH,
+            embedding_dim=DIM,
+            slstm_at=[1],
+            vocab_size=VOCAB,
         )
     )
 
@@ -788,8 +1093,16 @@ def long_short() -> nn.Module:
     from long_short_transformer import LongShortTransformer
 
     return LongShortTransformer(
-        num_tokens=VOCAB, dim=DIM, depth=DEPTH, heads=HEADS, dim_head=HEAD, max_seq_len=LENGTH, window_size=16,
-        segment_size=8, r=1, causal=True,
+        num_tokens=VOCAB,
+        dim=DIM,
+        depth=DEPTH,
+        heads=HEADS,
+        dim_head=HEAD,
+        max_seq_len=LENGTH,
+        window_size=16,
+        segment_size=8,
+        r=1,
+        causal=True,
     )
 
 
@@ -805,7 +1118,14 @@ def multistream() -> nn.Module:
     from multistream_transformers import MultistreamTransformer
 
     return MultistreamTransformer(
-        num_tokens=VOCAB, dim=DIM, depth=DEPTH, max_seq_len=LENGTH, causal=True, dim_head=HEAD, heads=HEADS, num_streams=2
+        num_tokens=VOCAB,
+        dim=DIM,
+        depth=DEPTH,
+        max_seq_len=LENGTH,
+        causal=True,
+        dim_head=HEAD,
+        heads=HEADS,
+        num_streams=2,
     )
 
 
@@ -820,7 +1140,7 @@ def torchxlstm() -> nn.Module:
 def opengdn() -> nn.Module:
     from opengdn import GatedDeltaMixer
 
-    return Layers(lambda: GatedDeltaMixer(DIM, HEADS, backend="pytorch", chunk_size=16))
+    return Layers(lambda: GatedDeltaMixer(DIM, HEADS, backend="chunkwise", chunk_size=16))
 
 
 @model("RLT-pytorch")
@@ -836,21 +1156,58 @@ def rlt() -> nn.Module:
 def llms_from_scratch() -> nn.Module:
     from llms_from_scratch.ch04 import GPTModel
 
-    return GPTModel({"vocab_size": VOCAB, "context_length": LENGTH, "emb_dim": DIM, "n_heads": HEADS, "n_layers": DEPTH, "drop_rate": 0.1, "qkv_bias": False})
+    return GPTModel(
+        {
+            "vocab_size": VOCAB,
+            "context_length": LENGTH,
+            "emb_dim": DIM,
+            "n_heads": HEADS,
+            "n_layers": DEPTH,
+            "drop_rate": 0.1,
+            "qkv_bias": False,
+        }
+    )
 
 
 @model("llms-from-scratch", "Llama3Model")
 def llms_from_scratch_llama() -> nn.Module:
     from llms_from_scratch.llama3 import Llama3Model
 
-    return Llama3Model({"vocab_size": VOCAB, "context_length": LENGTH, "emb_dim": DIM, "n_heads": HEADS, "n_layers": DEPTH, "hidden_dim": 128, "n_kv_groups": 2, "rope_base": 1e4, "dtype": torch.float32, "rope_freq": None})
+    return Llama3Model(
+        {
+            "vocab_size": VOCAB,
+            "context_length": LENGTH,
+            "emb_dim": DIM,
+            "n_heads": HEADS,
+            "n_layers": DEPTH,
+            "hidden_dim": 128,
+            "n_kv_groups": 2,
+            "rope_base": 1e4,
+            "dtype": torch.float32,
+            "rope_freq": None,
+        }
+    )
 
 
 @model("llms-from-scratch", "Qwen3Model")
 def llms_from_scratch_qwen() -> nn.Module:
     from llms_from_scratch.qwen3 import Qwen3Model
 
-    return Qwen3Model({"vocab_size": VOCAB, "context_length": LENGTH, "emb_dim": DIM, "n_heads": HEADS, "n_layers": DEPTH, "hidden_dim": 128, "head_dim": HEAD, "qk_norm": True, "n_kv_groups": 2, "rope_base": 1e4, "dtype": torch.float32})
+    return Qwen3Model(
+        {
+            "vocab_size": VOCAB,
+            "context_length": LENGTH,
+            "emb_dim": DIM,
+            "n_heads": HEADS,
+            "n_layers": DEPTH,
+            "hidden_dim": 128,
+            "head_dim": HEAD,
+            "qk_norm": True,
+            "n_kv_groups": 2,
+            "rope_base": 1e4,
+            "dtype": torch.float32,
+        }
+    )
 
 
 @model("pylmt", "GPT")
@@ -864,7 +1221,11 @@ def pylmt_gpt() -> nn.Module:
 def pylmt_llama() -> nn.Module:
     from lmt import LLaMA, ModelConfig
 
-    return LLaMA(ModelConfig(context_length=LENGTH, vocab_size=VOCAB, num_layers=DEPTH, num_heads=HEADS, embed_dim=DIM, num_kv_heads=2))
+    return LLaMA(
+        ModelConfig(
+            context_length=LENGTH, vocab_size=VOCAB, num_layers=DEPTH, num_heads=HEADS, embed_dim=DIM, num_kv_heads=2
+        )
+    )
 
 
 @model("pylmt", "Mamba")
@@ -878,7 +1239,17 @@ def pylmt_mamba() -> nn.Module:
 def kydon() -> nn.Module:
     from kydon_gpt.GPTModel import GPTModel
 
-    return GPTModel({"vocab_size": VOCAB, "context_length": LENGTH, "emb_dim": DIM, "n_heads": HEADS, "n_layers": DEPTH, "drop_rate": 0.1, "qkv_bias": False})
+    return GPTModel(
+        {
+            "vocab_size": VOCAB,
+            "context_length": LENGTH,
+            "emb_dim": DIM,
+            "n_heads": HEADS,
+            "n_layers": DEPTH,
+            "drop_rate": 0.1,
+            "qkv_bias": False,
+        }
+    )
 
 
 @model("nano-gpt", note="its tokenizer, which the model only keeps, is left out")
@@ -894,7 +1265,16 @@ def curated_neox() -> nn.Module:
     from curated_transformers.models import GPTNeoXCausalLM, GPTNeoXConfig
 
     return Called(
-        GPTNeoXCausalLM(GPTNeoXConfig(dtype=torch.float32, hidden_width=DIM, intermediate_width=128, n_attention_heads=HEADS, n_hidden_layers=DEPTH, n_pieces=VOCAB)),
+        GPTNeoXCausalLM(
+            GPTNeoXConfig(
+                dtype=torch.float32,
+                hidden_width=DIM,
+                intermediate_width=128,
+                n_attention_heads=HEADS,
+                n_hidden_layers=DEPTH,
+                n_pieces=VOCAB,
+            )
+        ),
         lambda inner, ids: inner(ids, AttentionMask(torch.ones_like(ids, dtype=torch.bool))).logits,
     )
 
@@ -905,7 +1285,18 @@ def curated_llama() -> nn.Module:
     from curated_transformers.models import LlamaCausalLM, LlamaConfig
 
     return Called(
-        LlamaCausalLM(LlamaConfig(dtype=torch.float32, hidden_width=DIM, intermediate_width=128, n_query_heads=HEADS, n_key_value_heads=2, n_hidden_layers=DEPTH, n_pieces=VOCAB, rotary_embedding_fraction=1.0)),
+        LlamaCausalLM(
+            LlamaConfig(
+                dtype=torch.float32,
+                hidden_width=DIM,
+                intermediate_width=128,
+                n_query_heads=HEADS,
+                n_key_value_heads=2,
+                n_hidden_layers=DEPTH,
+                n_pieces=VOCAB,
+                rotary_embedding_fraction=1.0,
+            )
+        ),
         lambda inner, ids: inner(ids, AttentionMask(torch.ones_like(ids, dtype=torch.bool))).logits,
     )
 
@@ -914,14 +1305,14 @@ def curated_llama() -> nn.Module:
 def pytorch_mixtures_choice() -> nn.Module:
     from pytorch_mixtures import ExpertChoiceMoE, MoEConfig
 
-    return Layers(lambda: Mixed(ExpertChoiceMoE(MoEConfig(DIM, 128, 4, "mlp", "gelu", "ec", 1.0, None, torch.float32))))
+    return Layers(lambda: Mixed(ExpertChoiceMoE(MoEConfig(DIM, 128, 4, "ff", "gelu", "ec", 1.0, None, torch.float32))))
 
 
 @model("pytorch-mixtures", "TopkMoE", whole=False)
 def pytorch_mixtures_topk() -> nn.Module:
     from pytorch_mixtures import MoEConfig, TopkMoE
 
-    return Layers(lambda: Mixed(TopkMoE(MoEConfig(DIM, 128, 4, "mlp", "gelu", "topk", None, 2, torch.float32))))
+    return Layers(lambda: Mixed(TopkMoE(MoEConfig(DIM, 128, 4, "ff", "gelu", "topk", None, 2, torch.float32))))
 
 
 @model("memory-efficient-attention-pytorch")
@@ -929,8 +1320,17 @@ def memory_efficient() -> nn.Module:
     from memory_efficient_attention_pytorch.transformer import Transformer
 
     return Transformer(
-        num_tokens=VOCAB, max_seq_len=LENGTH, dim=DIM, depth=DEPTH, causal=True, dim_head=HEAD, heads=HEADS,
-        use_flash_attn=False, memory_efficient=True, q_bucket_size=8, k_bucket_size=16,
+        num_tokens=VOCAB,
+        max_seq_len=LENGTH,
+        dim=DIM,
+        depth=DEPTH,
+        causal=True,
+        dim_head=HEAD,
+        heads=HEADS,
+        use_flash_attn=False,
+        memory_efficient=True,
+        q_bucket_size=8,
+        k_bucket_size=16,
     )
 
 
@@ -939,8 +1339,15 @@ def memory_efficient_flash() -> nn.Module:
     from memory_efficient_attention_pytorch.transformer import Transformer
 
     return Transformer(
-        num_tokens=VOCAB, max_seq_len=LENGTH, dim=DIM, depth=DEPTH, causal=True, dim_head=HEAD, heads=HEADS,
-        q_bucket_size=8, k_bucket_size=16,
+        num_tokens=VOCAB,
+        max_seq_len=LENGTH,
+        dim=DIM,
+        depth=DEPTH,
+        causal=True,
+        dim_head=HEAD,
+        heads=HEADS,
+        q_bucket_size=8,
+        k_bucket_size=16,
     )
 
 
@@ -949,7 +1356,13 @@ def ring_attention() -> nn.Module:
     from ring_attention_pytorch import RingTransformer
 
     return RingTransformer(
-        num_tokens=VOCAB, dim=DIM, depth=DEPTH, causal=True, dim_head=HEAD, heads=HEADS, bucket_size=16,
+        num_tokens=VOCAB,
+        dim=DIM,
+        depth=DEPTH,
+        causal=True,
+        dim_head=HEAD,
+        heads=HEADS,
+        bucket_size=16,
         num_grouped_query_heads=2,
     )
 
@@ -972,33 +1385,61 @@ def coconut() -> nn.Module:
 def mla() -> nn.Module:
     from mla import MLA, MLAConfig
 
-    return Layers(lambda: MLA(MLAConfig(DIM, HEADS, kv_compressed_dim=32, q_compressed_dim=32, rope_dim=8, seq_len=LENGTH)))
+    return Layers(
+        lambda: MLA(MLAConfig(DIM, HEADS, kv_compressed_dim=32, q_compressed_dim=32, rope_dim=8, seq_len=LENGTH))
+    )
 
 
-@model("torchscale", "RetNetDecoder")
+@model("torchscale", "RetNetDecoder", note="timm, imported for DropPath, is a stand-in")
 def torchscale_retnet() -> nn.Module:
+    without("timm")
     from torchscale.architecture.config import RetNetConfig
     from torchscale.architecture.retnet import RetNetDecoder
 
-    config = RetNetConfig(vocab_size=VOCAB, decoder_embed_dim=DIM, decoder_value_embed_dim=DIM, decoder_retention_heads=HEADS, decoder_ffn_embed_dim=128, decoder_layers=DEPTH)
+    config = RetNetConfig(
+        vocab_size=VOCAB,
+        decoder_embed_dim=DIM,
+        decoder_value_embed_dim=DIM,
+        decoder_retention_heads=HEADS,
+        decoder_ffn_embed_dim=128,
+        decoder_layers=DEPTH,
+    )
     return RetNetDecoder(config, embed_tokens=nn.Embedding(VOCAB, DIM))
 
 
-@model("torchscale", "RetNetDecoder, chunks of 16")
+@model("torchscale", "RetNetDecoder, chunks of 16", note="timm, imported for DropPath, is a stand-in")
 def torchscale_retnet_chunks() -> nn.Module:
+    without("timm")
     from torchscale.architecture.config import RetNetConfig
     from torchscale.architecture.retnet import RetNetDecoder
 
-    config = RetNetConfig(vocab_size=VOCAB, decoder_embed_dim=DIM, decoder_value_embed_dim=DIM, decoder_retention_heads=HEADS, decoder_ffn_embed_dim=128, decoder_layers=DEPTH, chunkwise_recurrent=True, recurrent_chunk_size=16)
+    config = RetNetConfig(
+        vocab_size=VOCAB,
+        decoder_embed_dim=DIM,
+        decoder_value_embed_dim=DIM,
+        decoder_retention_heads=HEADS,
+        decoder_ffn_embed_dim=128,
+        decoder_layers=DEPTH,
+        chunkwise_recurrent=True,
+        recurrent_chunk_size=16,
+    )
     return RetNetDecoder(config, embed_tokens=nn.Embedding(VOCAB, DIM))
 
 
-@model("torchscale", "Decoder")
+@model("torchscale", "Decoder", note="timm, imported for DropPath, is a stand-in")
 def torchscale_decoder() -> nn.Module:
+    without("timm")
     from torchscale.architecture.config import DecoderConfig
     from torchscale.architecture.decoder import Decoder
 
-    config = DecoderConfig(vocab_size=VOCAB, decoder_embed_dim=DIM, decoder_attention_heads=HEADS, decoder_ffn_embed_dim=128, decoder_layers=DEPTH, xpos_rel_pos=True)
+    config = DecoderConfig(
+        vocab_size=VOCAB,
+        decoder_embed_dim=DIM,
+        decoder_attention_heads=HEADS,
+        decoder_ffn_embed_dim=128,
+        decoder_layers=DEPTH,
+        xpos_rel_pos=True,
+    )
     return Decoder(config, embed_tokens=nn.Embedding(VOCAB, DIM))
 
 
@@ -1035,7 +1476,9 @@ def attn_res() -> nn.Module:
     from attn_res import AttnResTransformer, TransformerConfig
 
     return AttnResTransformer(
-        TransformerConfig(d_model=DIM, n_layers=4, n_heads=HEADS, n_kv_heads=2, vocab_size=VOCAB, max_seq_len=LENGTH, n_blocks=2)
+        TransformerConfig(
+            d_model=DIM, n_layers=4, n_heads=HEADS, n_kv_heads=2, vocab_size=VOCAB, max_seq_len=LENGTH, n_blocks=2
+        )
     )
 
 
@@ -1050,7 +1493,7 @@ def mamba3() -> nn.Module:
 
 @model("bitnet", note="torchvision, imported for images, is a stand-in")
 def bitnet() -> nn.Module:
-    without("torchvision", "torchvision.transforms")
+    without("torchvision")
     from bitnet import BitNetTransformer
 
     return BitNetTransformer(dim=DIM, depth=DEPTH, num_tokens=VOCAB, heads=HEADS)
@@ -1058,7 +1501,7 @@ def bitnet() -> nn.Module:
 
 @model("griffin-torch", note="torchvision, imported for images, is a stand-in")
 def griffin() -> nn.Module:
-    without("torchvision", "torchvision.transforms")
+    without("torchvision")
     from griffin_torch import Griffin
 
     return Griffin(dim=DIM, depth=DEPTH, num_tokens=VOCAB, seq_len=LENGTH, mlp_mult=2)
@@ -1066,7 +1509,7 @@ def griffin() -> nn.Module:
 
 @model("switch-transformers", note="torchvision, imported for images, is a stand-in")
 def switch_transformers() -> nn.Module:
-    without("torchvision", "torchvision.transforms")
+    without("torchvision")
     from switch_transformers import SwitchTransformer
 
     return SwitchTransformer(num_tokens=VOCAB, dim=DIM, heads=HEADS, dim_head=HEAD, depth=DEPTH)
@@ -1074,7 +1517,7 @@ def switch_transformers() -> nn.Module:
 
 @model("longnet", note="torchvision, imported for images, is a stand-in")
 def longnet() -> nn.Module:
-    without("torchvision", "torchvision.transforms")
+    without("torchvision")
     from long_net import LongNetTransformer
 
     return LongNetTransformer(num_tokens=VOCAB, dim=DIM, depth=DEPTH, dim_head=HEAD, heads=HEADS, ff_mult=4)
@@ -1082,7 +1525,7 @@ def longnet() -> nn.Module:
 
 @model("differential-transformer", note="torchvision, imported for images, is a stand-in")
 def differential_transformer() -> nn.Module:
-    without("torchvision", "torchvision.transforms")
+    without("torchvision")
     from differential_transformer import DifferentialTransformer
 
     return DifferentialTransformer(dim=DIM, heads=HEADS, depth=DEPTH, num_tokens=VOCAB)
@@ -1090,7 +1533,7 @@ def differential_transformer() -> nn.Module:
 
 @model("moe-mamba", note="torchvision, imported for images, is a stand-in")
 def moe_mamba() -> nn.Module:
-    without("torchvision", "torchvision.transforms")
+    without("torchvision")
     from moe_mamba import MoEMamba
 
     return MoEMamba(num_tokens=VOCAB, dim=DIM, depth=DEPTH, d_state=16, causal=True, dim_head=HEAD)
@@ -1098,7 +1541,7 @@ def moe_mamba() -> nn.Module:
 
 @model("zetascale", "Decoder", note="torchvision, imported for images, is a stand-in")
 def zeta() -> nn.Module:
-    without("torchvision", "torchvision.transforms")
+    without("torchvision")
     from zeta.structs import Decoder, Transformer
 
     return Transformer(num_tokens=VOCAB, max_seq_len=LENGTH, attn_layers=Decoder(dim=DIM, depth=DEPTH, heads=HEADS))
@@ -1120,3 +1563,383 @@ class Turned(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         return _first(self.inner(hidden.transpose(0, 1))).transpose(0, 1)
+
+
+REASONS: dict[str, tuple[str, str]] = {}
+"""Of findings: `defect`, `by design` or `setting`, and what causes it, as the package's source shows."""
+
+
+# By plain calls.
+
+
+class Plain:
+    """Logits of a model built anew for every call, and how far they move if something changes that must not matter."""
+
+    def __init__(self, build: Callable[[], Callable[..., Any]], training: bool = False) -> None:
+        self.build, self.training = build, training
+        self.dtype = torch.float64
+        generator = torch.Generator().manual_seed(1)
+        self.ids = torch.randint(1, VOCAB, (ROWS, TOKENS), generator=generator)
+        self.others = 1 + (self.ids + torch.randint(VOCAB - 2, self.ids.shape, generator=generator)) % (VOCAB - 1)
+        try:
+            self.base = self.logits(self.ids)
+        except Exception:  # parts of it are made for float32
+            self.dtype = torch.float32
+            self.base = self.logits(self.ids)
+        self.scale = self.base.std().item()
+        self.draws = not torch.equal(self.logits(self.ids, seed=2), self.base)
+
+    @torch.no_grad()
+    def logits(self, ids: Tensor, seed: int = 1) -> Tensor:
+        torch.manual_seed(0)
+        net = self.build()
+        if isinstance(net, nn.Module):
+            net.to(self.dtype).train(self.training)
+            for part in net.modules():
+                if isinstance(part, nn.Dropout):
+                    part.eval()
+        torch.manual_seed(seed)
+        found = logits_in(net(ids.clone()))
+        return next(logits for logits in found if logits.shape[:2] == ids.shape and logits.shape[-1] == VOCAB)
+
+    def again(self) -> float:
+        """The same text twice."""
+        return self._moved(self.logits(self.ids), self.base)
+
+    def future(self) -> float:
+        """The text from a cut on is another one; of a short text, too."""
+        short = self.ids[:, :SHORT]
+        with contextlib.suppress(Exception):  # not all take it
+            base = self.logits(short)
+            moved = [self._changed_from(cut, short, base) for cut in range(1, SHORT)]
+            return max(moved + [self._changed_from(cut, self.ids, self.base) for cut in CUTS])
+        return max(self._changed_from(cut, self.ids, self.base) for cut in CUTS)
+
+    def _changed_from(self, cut: int, ids: Tensor, base: Tensor) -> float:
+        changed = torch.cat([ids[:, :cut], self.others[:, cut : ids.shape[1]]], dim=1)
+        return self._moved(self.logits(changed)[:, :cut], base[:, :cut])
+
+    def batch(self) -> float:
+        """The other rows of the batch are other texts."""
+        changed = torch.cat([self.ids[:1], self.others[1:]])
+        return self._moved(self.logits(changed)[:1], self.base[:1])
+
+    def alone(self) -> float:
+        """A row in a batch of its own."""
+        return self._moved(self.logits(self.ids[:1]), self.base[:1])
+
+    def length(self) -> float:
+        """The text ends at a cut."""
+        moved = []
+        for cut in CUTS:
+            with contextlib.suppress(Exception):  # not every length is taken
+                moved.append(self._moved(self.logits(self.ids[:, :cut]), self.base[:, :cut]))
+        return max(moved)
+
+    def _moved(self, ours: Tensor, theirs: Tensor) -> float:
+        return ((ours - theirs).abs().max() / self.scale).item()
+
+
+def by_plain_calls(build: Callable[[], Callable[..., Any]]) -> dict[str, Any]:
+    """What plain calls find, in standard deviations of the logits, in eval and in training mode."""
+    plain = Plain(build)
+    found: dict[str, Any] = {"dtype": str(plain.dtype)[6:], "draws_random_numbers": plain.draws}
+    found["the same text twice"] = plain.again()
+    found["later tokens replaced"] = plain.future()
+    found["other rows replaced"] = plain.batch()
+    if not plain.draws:  # for another shape other numbers are drawn
+        found["row alone"] = plain.alone()
+        found["text cut"] = plain.length()
+    with contextlib.suppress(Exception):  # some do not run in training mode without targets
+        training = Plain(build, training=True)
+        found["later tokens replaced (training)"] = training.future()
+        found["other rows replaced (training)"] = training.batch()
+    return found
+
+
+CONFIRMS = {
+    "future": ("later tokens replaced",),
+    "future (louder)": ("later tokens replaced",),
+    "batch": ("other rows replaced",),
+    "batch (louder)": ("other rows replaced",),
+    "row alone": ("row alone", "other rows replaced"),
+    "length": ("text cut", "later tokens replaced"),
+    "gradient": ("later tokens replaced", "other rows replaced"),
+    "future (training)": ("later tokens replaced (training)",),
+    "batch (training)": ("other rows replaced (training)",),
+}
+"""The plain calls that show what a check shows."""
+
+
+# One model.
+
+
+def checked(one: Model) -> dict[str, Any]:
+    """The record of one model."""
+    entry: dict[str, Any] = {
+        "package": one.package,
+        "version": machine.version(one.package),
+        "whole_language_model": one.whole,
+        "made": one.made(),
+        "note": one.note,
+    }
+    if entry["version"] is None:
+        return entry | {"verdict": "not installed", "reason": "the package is not installed"}
+    try:
+        torch.manual_seed(0)
+        net = one.build()
+    except (Exception, SystemExit) as error:
+        return entry | {"verdict": NOT_CHECKED, "reason": f"it could not be built: {one_line(error)}"}
+    if isinstance(net, nn.Module):
+        entry["class"] = type(net.inner if isinstance(net, Padded | Called) else net).__name__
+        entry["parameters"] = sum(weight.numel() for weight in net.parameters())
+    try:
+        entry["plain"] = by_plain_calls(one.build)
+    except Exception as error:
+        return entry | {"verdict": NOT_CHECKED, "reason": f"it does not run: {one_line(error)}"}
+    entry |= _by_check(net)
+    return entry | _verdict(one.name, entry)
+
+
+def _by_check(net: Callable[..., Any]) -> dict[str, Any]:
+    """The report of the check, and whether it left the model as it was."""
+    ids = torch.randint(1, VOCAB, (ROWS, TOKENS), generator=torch.Generator().manual_seed(3))
+    weights = {name: value.clone() for name, value in net.state_dict().items()} if isinstance(net, nn.Module) else {}
+    first, second = _logits(net, ids), _logits(net, ids)
+    found: dict[str, Any]
+    try:
+        report = check(net, VOCAB).as_dict()
+        found = {key: report[key] for key in ("rows", "length", "dtype", "rounding")}
+        found["checks"] = [
+            {key: value for key, value in row.items() if value not in (None, "") and key != "unit"}
+            for row in report["checks"]
+        ]
+    except InputError as error:
+        found = {"not_checked": " ".join(str(error).split())}
+    except Exception as error:  # of ours
+        found = {"not_checked": f"the check itself broke off: {one_line(error)}"}
+    third = _logits(net, ids)
+    same_weights = all(torch.equal(value, net.state_dict()[name]) for name, value in weights.items())
+    found["weights_before_equal_after"] = same_weights
+    found["outputs_before_equal_after"] = torch.equal(second, third)
+    if not torch.equal(second, third):
+        found["outputs_changed_by"] = (second - third).abs().max().item()
+        found["outputs_of_two_calls_differ_by"] = (first - second).abs().max().item()
+    return found
+
+
+@torch.no_grad()
+def _logits(net: Callable[..., Any], ids: Tensor) -> Tensor:
+    """In eval mode, from the same seed."""
+    if isinstance(net, nn.Module):
+        net.eval()
+    torch.manual_seed(4)
+    found = logits_in(net(ids.clone()))
+    return next(logits for logits in found if logits.shape[:2] == ids.shape and logits.shape[-1] == VOCAB)
+
+
+NOT_CHECKED, LEAK, DIFFERS, NOTHING = "could not be checked", "LEAK", "DIFFERS", "nothing found"
+
+
+def _verdict(name: str, entry: dict[str, Any]) -> dict[str, Any]:
+    """What the check and the plain calls say together."""
+    plain = entry["plain"]
+    least = LEAST[plain["dtype"]]
+    rows = [row for row in entry.get("checks", []) if row["verdict"] in ("leak", "differs")]
+    confirmed = {}
+    for row in rows:
+        change = max((plain.get(key, 0.0) for key in CONFIRMS.get(row["check"], ())), default=0.0)
+        if change > least:
+            confirmed[row["check"]] = change
+    leaks = {key: value for key, value in plain.items() if key[:5] in ("later", "other") and value > least}
+    said: dict[str, Any] = {"found_by": [row["check"] for row in rows], "confirmed": confirmed}
+    origin = next((row["location"] for row in rows if row.get("location")), None)
+    if origin:
+        said["module"] = f"{origin['module'] or 'the model itself'} ({origin['kind']})"
+    if "not_checked" in entry:
+        said |= {"verdict": LEAK if leaks else NOT_CHECKED, "reason": entry["not_checked"]}
+        if leaks:
+            said["missed_by_the_check"] = True
+    elif confirmed:
+        said["verdict"] = LEAK if any(row["verdict"] == "leak" for row in rows) else DIFFERS
+    else:
+        said["verdict"] = "not confirmed" if rows else LEAK if leaks else NOTHING
+        if leaks and not rows:
+            said["missed_by_the_check"] = True
+    if said["verdict"] in (LEAK, DIFFERS):
+        kind, cause = REASONS.get(name, ("not explained", ""))
+        said |= {"kind": kind, "cause": cause, "largest_confirmed": max([*confirmed.values(), *leaks.values()])}
+    return said
+
+
+# All models.
+
+
+def main() -> None:
+    """Check, print, record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--requirements", action="store_true", help="print what to install, and stop")
+    parser.add_argument("--out", type=Path, help="folder of packages.json and packages.md")
+    parser.add_argument(
+        "--only", nargs="+", metavar="NAME", help="packages or rows to check again, merged into the record"
+    )
+    parser.add_argument("--timeout", type=float, default=120, help="seconds for one model")
+    arguments = parser.parse_args()
+    if arguments.requirements:
+        print(requirements())
+        return
+    if arguments.out is None:
+        parser.error("--out is needed")
+    chosen = [one for one in MODELS.values() if not arguments.only or {one.name, one.package} & set(arguments.only)]
+    if not chosen:
+        parser.error(f"no such package or row; there are {', '.join(MODELS)}")
+    torch.set_num_threads(1)
+    file = arguments.out / "packages.json"
+    models = json.loads(file.read_text(encoding="utf-8"))["models"] if arguments.only and file.exists() else {}
+    for number, one in enumerate(chosen):
+        models[one.name] = entry = _apart(one, arguments.timeout)
+        print(f"[{number + 1}/{len(chosen)}] {one.name}: {_said(entry)} ({entry['seconds']} s)", flush=True)
+    models = {name: models[name] for name in MODELS if name in models}
+    record = {
+        "what": "leak checks of causal language models of packages on PyPI, tiny and with random weights",
+        "sizes": {"VOCAB": VOCAB, "DIM": DIM, "DEPTH": DEPTH, "HEADS": HEADS, "HEAD": HEAD, "LENGTH": LENGTH},
+        "counts": _counts(models),
+        "machine": machine.describe(),
+        "models": models,
+    }
+    write_json(file, record)
+    with replacing(arguments.out / "packages.md") as temporary:
+        temporary.write_text(_page(record), encoding="utf-8")
+    print(json.dumps(record["counts"]))
+
+
+def requirements() -> str:
+    """The lines that install what is surveyed, as it is installed here, without what it would pull in."""
+    surveyed = sorted({one.package for one in MODELS.values()}, key=str.lower)
+    lines = [f"pip install {' '.join(_pinned(name) for name in BASE)}"]
+    lines += [f"pip install --no-deps {' '.join(_pinned(name) for name in names)}" for names in (NEEDED, surveyed)]
+    return "\n".join(lines)
+
+
+def _pinned(name: str) -> str:
+    version = machine.version(name)
+    return f"{name}=={version.partition('+')[0]}" if version else name
+
+
+def _apart(one: Model, timeout: float) -> dict[str, Any]:
+    """`checked` in a process of its own."""
+    context = multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_send, args=(theirs, one.name))
+    start = time.monotonic()
+    process.start()
+    theirs.close()
+    entry: dict[str, Any]
+    try:
+        late = {"verdict": NOT_CHECKED, "reason": f"not done after {timeout:.0f} seconds"}
+        entry = ours.recv() if ours.poll(timeout) else late
+    except EOFError:
+        process.join()
+        entry = {"verdict": NOT_CHECKED, "reason": f"the process ended with code {process.exitcode}"}
+    process.kill()
+    process.join()
+    made = {"package": one.package, "version": machine.version(one.package), "made": one.made(), "note": one.note}
+    return made | entry | {"seconds": round(time.monotonic() - start, 1)}
+
+
+def _send(pipe: Connection, name: str) -> None:
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):  # some print a lot
+        entry = checked(MODELS[name])
+    pipe.send(entry)
+    pipe.close()
+
+
+def _said(entry: dict[str, Any]) -> str:
+    parts = [entry["verdict"], ", ".join(entry.get("found_by", [])), entry.get("reason", "")]
+    if "largest_confirmed" in entry:
+        parts.append(f"by plain calls {entry['largest_confirmed']:.2g}")
+    if not entry.get("outputs_before_equal_after", True):
+        parts.append("OUTPUTS CHANGED BY THE CHECK")
+    return "; ".join(part for part in parts if part)
+
+
+def _counts(models: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    verdicts = [entry["verdict"] for entry in models.values()]
+    return {
+        "rows": len(models),
+        "packages": len({entry["package"] for entry in models.values()}),
+        **{verdict: verdicts.count(verdict) for verdict in dict.fromkeys(verdicts)},
+        "leaks missed by the check": sum(bool(entry.get("missed_by_the_check")) for entry in models.values()),
+        "outputs changed by the check": sum(not one.get("outputs_before_equal_after", True) for one in models.values()),
+    }
+
+
+# The page.
+
+
+def _page(record: dict[str, Any]) -> str:
+    models, machine_ = record["models"], record["machine"]
+    versions = machine_["versions"]
+    head = f"""# Causal language models of packages on PyPI, checked
+
+Models of {record["counts"]["packages"]} public packages, built tiny and with random weights by their own constructors, and put
+through [leakcheck](../../leakcheck.md). Layers that come without a language model were put into a minimal one
+(embedding, {DEPTH} normed residual layers, head; experts after plain causal attention); the table says so. A finding
+stands only where plain calls, which share nothing with the check, confirm it: two texts, a model built anew for each, the
+same seed, and the largest change of the logits where there must be none, in standard deviations of the logits.
+
+    python benchmarks/leakcheck_packages.py --requirements    # the packages and versions to install
+    OMP_NUM_THREADS=1 python benchmarks/leakcheck_packages.py --out docs/results/leakcheck
+
+Checked with mu-sota {versions["mu-sota"]} at commit `{(machine_["commit"] or "unknown")[:14]}`, PyTorch {versions["torch"]}, on one CPU core;
+all figures, constructor calls (VOCAB = {VOCAB}, DIM = {DIM}, DEPTH = {DEPTH}, HEADS = {HEADS}, HEAD = {HEAD}, LENGTH = {LENGTH}) and
+locations are in `packages.json`. "By design" means that the method itself looks ahead (what a token gets depends on what
+later tokens or other rows get); "defect" that the code does what the method does not ask for. Where a model draws random
+numbers in eval mode, both passes draw the same, and lengths are not compared.
+"""
+    counts = "\n".join(
+        ["| | rows |", "|---|---:|", *(f"| {key} | {value} |" for key, value in record["counts"].items())]
+    )
+    table = [
+        "| package | version | model | verdict | found by | by plain calls | module |",
+        "|---|---|---|---|---|---:|---|",
+    ]
+    for name, entry in models.items():
+        kind = "" if MODELS[name].whole else " (layer, in our LM)"
+        change = f"{entry['largest_confirmed']:.2g}" if "largest_confirmed" in entry else ""
+        module = f"`{entry['module']}`" if "module" in entry else ""
+        verdict = entry["verdict"] if entry["verdict"] in (NOTHING, NOT_CHECKED) else f"**{entry['verdict']}**"
+        if "largest_confirmed" in entry:
+            verdict += f", {entry['kind']}"
+        cells = [
+            entry["package"],
+            entry["version"] or "–",
+            f"{name.removeprefix(entry['package']).strip() or entry.get('class', '')}{kind}",
+            verdict,
+            ", ".join(entry.get("found_by", [])),
+            change,
+            module,
+        ]
+        table.append(f"| {' | '.join(cells)} |")
+    findings = [
+        f"**{name}** {entry['version']} ({entry['kind']}). {entry['cause']} By plain calls: "
+        + ", ".join(f"{key} {value:.2g}" for key, value in _told(entry).items())
+        + "."
+        for name, entry in models.items()
+        if "largest_confirmed" in entry
+    ]
+    missing = [f"- {name}: {one['reason']}" for name, one in models.items() if one["verdict"] == NOT_CHECKED]
+    parts = [head, "## Counts", counts, "## All rows", "\n".join(table), "## Findings", *findings]
+    parts += ["## Could not be checked", "\n".join(missing)] if missing else []
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _told(entry: dict[str, Any]) -> dict[str, float]:
+    least = LEAST[entry["plain"]["dtype"]]
+    return {key: value for key, value in entry["plain"].items() if isinstance(value, float) and value > least}
+
+
+if __name__ == "__main__":
+    main()
