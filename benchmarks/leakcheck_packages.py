@@ -43,6 +43,10 @@ from mu_sota.subject import logits_in, one_line
 VOCAB, DIM, DEPTH, HEADS, HEAD, LENGTH = 96, 64, 2, 4, 16, 128
 """Sizes of all models: vocabulary, width, layers, heads, width of a head, longest text."""
 
+TINY = {"num_tokens": VOCAB, "dim": DIM, "depth": DEPTH}
+MANY_HEADS = {"heads": HEADS, "dim_head": HEAD}
+"""Arguments by the names that many packages share."""
+
 ROWS, TOKENS = 5, 61
 """Of the plain calls; the same as of the check."""
 
@@ -55,11 +59,51 @@ SHORT = 6
 LEAST = {"float64": 1e-5, "float32": 1e-3}
 """Changes by plain calls, in standard deviations of the logits, that are no rounding (parts compute in float32)."""
 
-BASE = ("torch", "transformers", "accelerate", "psutil", "numpy", "scipy", "einops", "safetensors", "tqdm")
-"""What our package and most of the surveyed ones need, with all that these need."""
+BASE = (
+    "torch==2.13.0 transformers==5.24.0 accelerate==1.15.0 datasets==5.2.0 psutil==7.2.2 numpy==2.4.6 "
+    "scipy==1.17.1 matplotlib==3.11.2 einops==0.8.2 safetensors==0.8.0 tqdm==4.70.1 pydantic==2.14.4 "
+    "pyyaml==6.0.4 typer==0.29.2 filelock==4.3.1 jinja2==3.1.6 setuptools==84.2.1 wheel==0.48.0"
+)
+"""What our package and most of the surveyed ones need; installed with all that these need themselves."""
 
-NEEDED = ()
-"""What surveyed packages need beyond that."""
+NEEDED = (
+    "adam-atan2-pytorch==0.4.1 antlr4-python3-runtime==4.13.2 assoc-scan==0.0.6 "
+    "axial-positional-embedding==0.3.12 beartype==0.23.1 better-abc==0.0.3 catalogue==2.0.10 "
+    "certifi==2026.10.19.post1 charset-normalizer==3.5.3 cloudpickle==3.1.3 curated-tokenizers==2.0.1 "
+    "einops-exts==0.0.4 einx==0.4.3 ema-pytorch==0.8.3 fairscale==0.4.13 faiss-cpu==1.15.1 fancy-einsum==0.0.3 "
+    "frozendict==2.5.1 hl-gauss-pytorch==0.3.0 hyper-connections==0.4.11 jaxtyping==0.3.11 joblib==1.6.0 "
+    "lightning==2.6.6 lightning-utilities==0.15.3 linformer==0.2.3 lion-pytorch==0.2.5 loguru==0.7.3 "
+    "memmap-replay-buffer==0.2.3 mogrifier==0.0.5 omegaconf==2.4.0 orjson==3.13.0 pytorch-lightning==2.6.6 "
+    "pyvers==0.2.3 requests==2.34.2 rich==15.0.0 sentencepiece==0.2.3 swarms-torch==0.2.3 tensordict==0.15.3 "
+    "tiktoken==0.14.0 torch-einops-utils==0.2.0 torchao==0.9.0 torchdata==0.11.0 torchmetrics==1.9.0 "
+    "transformers-stream-generator==0.0.5 typeguard==4.6.1 urllib3==2.8.0 vector-quantize-pytorch==1.32.0 "
+    "wadler-lindig==0.1.8 x-mlps-pytorch==0.6.9"
+)
+"""What surveyed packages need beyond that; installed without what these would pull in, such as another PyTorch."""
+
+SURVEYED = (
+    "attn-res==0.1.0 bitnet==0.2.5 block-recurrent-transformer-pytorch==0.4.4 coconut-pytorch==0.0.32 "
+    "CoLT5-attention==0.11.2 compressive-transformer-pytorch==0.4.0 conformer==0.3.2 curated-transformers==2.0.1 "
+    "darkformer-pytorch==1.0.0 differential-transformer==0.0.3 fast-weight-attention==0.3.1 "
+    "feedback-transformer-pytorch==0.0.11 FLASH-pytorch==0.1.9 g-mlp-pytorch==0.1.5 "
+    "gated-state-spaces-pytorch==0.1.0 gateloop-transformer==0.2.5 griffin-torch==0.0.3 h-transformer-1d==0.1.9 "
+    "hourglass-transformer-pytorch==0.0.6 infini-transformer-pytorch==0.2.1 kydon-gpt==0.0.1 "
+    "linear-attention-transformer==0.19.1 litgpt==0.5.13 llms-from-scratch==1.0.19 local-attention==1.11.2 "
+    "long-short-transformer==0.0.5 longnet==0.5.7 mamba3-ssm==0.2.1 mambapy==1.2.0 Mega-pytorch==0.1.0 "
+    "MEGABYTE-pytorch==0.3.6 memorizing-transformers-pytorch==0.4.1 memory-efficient-attention-pytorch==0.1.6 "
+    "memory-transformer-xl==0.1.0 minGRU-pytorch==0.2.1 minimamba==1.0.1 mixture-of-attention==0.0.25 "
+    "mixture-of-experts==0.2.3 moe-mamba==0.0.3 multihead-latent-attention==0.1.0 multistream-transformers==0.0.4 "
+    "nano-gpt==0.1.0 native-sparse-attention-pytorch==0.2.3 opengdn==0.1.0 openlanguagemodel==2.2.1 "
+    "PaLM-pytorch==0.2.2 PaLM-rlhf-pytorch==0.8.0 PEER-pytorch==0.2.2 perceiver-ar-pytorch==0.0.10 "
+    "performer-pytorch==1.1.4 ponder-transformer==0.0.8 product-key-memory==0.3.0 pylmt==0.7.0 "
+    "pytorch-mixtures==0.1.5 recurrent-memory-transformer-pytorch==0.7.0 reformer-pytorch==1.4.4 "
+    "ring-attention-pytorch==0.5.20 RLT-pytorch==0.1.9 rotary-embedding-torch==0.9.1 routing-transformer==1.6.1 "
+    "rwkv7-hf==0.9.0 s5-pytorch==0.2.1 simple-hierarchical-transformer==0.4.0 sinkhorn-transformer==0.11.4 "
+    "soft-moe-pytorch==0.1.9 sru==2.6.0 st-moe-pytorch==0.1.8 stackformer==0.1.10 switch-transformers==0.0.4 "
+    "taylor-series-linear-attention==0.2.0 titans-pytorch==0.5.5 token-shift-gpt==0.0.2 torchscale==0.3.0 "
+    "torchtune==0.6.1 torchxlstm==0.0.3 transformer-lens==2.16.1 x-transformers==2.31.10 xlstm==2.0.6 "
+    "yet-another-retnet==0.5.1 zetascale==2.8.8"
+)
 
 
 class Model(NamedTuple):
@@ -244,19 +288,7 @@ def x_transformers_memory() -> nn.Module:
 def reformer() -> nn.Module:
     from reformer_pytorch import ReformerLM
 
-    return Padded(
-        ReformerLM(
-            num_tokens=VOCAB,
-            dim=DIM,
-            depth=DEPTH,
-            max_seq_len=LENGTH,
-            heads=HEADS,
-            bucket_size=8,
-            n_hashes=2,
-            causal=True,
-        ),
-        16,
-    )
+    return Padded(ReformerLM(**TINY, max_seq_len=LENGTH, heads=HEADS, bucket_size=8, n_hashes=2, causal=True), 16)
 
 
 @model("reformer-pytorch", "use_full_attn")
@@ -264,17 +296,7 @@ def reformer_full() -> nn.Module:
     from reformer_pytorch import ReformerLM
 
     return Padded(
-        ReformerLM(
-            num_tokens=VOCAB,
-            dim=DIM,
-            depth=DEPTH,
-            max_seq_len=LENGTH,
-            heads=HEADS,
-            bucket_size=8,
-            causal=True,
-            use_full_attn=True,
-        ),
-        16,
+        ReformerLM(**TINY, max_seq_len=LENGTH, heads=HEADS, bucket_size=8, causal=True, use_full_attn=True), 16
     )
 
 
@@ -282,9 +304,7 @@ def reformer_full() -> nn.Module:
 def performer() -> nn.Module:
     from performer_pytorch import PerformerLM
 
-    return PerformerLM(
-        num_tokens=VOCAB, max_seq_len=LENGTH, dim=DIM, depth=DEPTH, heads=HEADS, dim_head=HEAD, causal=True
-    )
+    return PerformerLM(**TINY, **MANY_HEADS, max_seq_len=LENGTH, causal=True)
 
 
 @model("performer-pytorch", "generalized_attention, local heads")
@@ -292,12 +312,9 @@ def performer_generalized() -> nn.Module:
     from performer_pytorch import PerformerLM
 
     return PerformerLM(
-        num_tokens=VOCAB,
+        **TINY,
+        **MANY_HEADS,
         max_seq_len=LENGTH,
-        dim=DIM,
-        depth=DEPTH,
-        heads=HEADS,
-        dim_head=HEAD,
         causal=True,
         generalized_attention=True,
         local_attn_heads=2,
@@ -311,14 +328,7 @@ def linear_attention_transformer() -> nn.Module:
 
     return Padded(
         LinearAttentionTransformerLM(
-            num_tokens=VOCAB,
-            dim=DIM,
-            depth=DEPTH,
-            max_seq_len=LENGTH,
-            heads=HEADS,
-            causal=True,
-            n_local_attn_heads=2,
-            local_attn_window_size=16,
+            **TINY, max_seq_len=LENGTH, heads=HEADS, causal=True, n_local_attn_heads=2, local_attn_window_size=16
         ),
         16,
     )
@@ -330,9 +340,7 @@ def linear_attention_transformer_blind() -> nn.Module:
 
     return Padded(
         LinearAttentionTransformerLM(
-            num_tokens=VOCAB,
-            dim=DIM,
-            depth=DEPTH,
+            **TINY,
             max_seq_len=LENGTH,
             heads=HEADS,
             causal=True,
@@ -344,13 +352,22 @@ def linear_attention_transformer_blind() -> nn.Module:
     )
 
 
-@model("routing-transformer")
+@model("routing-transformer", note="its clusters are set by another text first")
 def routing_transformer() -> nn.Module:
+    from routing_transformer import RoutingTransformerLM
+
+    net = RoutingTransformerLM(**TINY, max_seq_len=LENGTH, heads=HEADS, window_size=16, causal=True)
+    net(torch.randint(VOCAB, (8, LENGTH)))
+    return Padded(net, LENGTH)
+
+
+@model("routing-transformer", "all heads local")
+def routing_transformer_local() -> nn.Module:
     from routing_transformer import RoutingTransformerLM
 
     return Padded(
         RoutingTransformerLM(
-            num_tokens=VOCAB, dim=DIM, depth=DEPTH, max_seq_len=LENGTH, heads=HEADS, window_size=16, causal=True
+            **TINY, max_seq_len=LENGTH, heads=HEADS, window_size=16, causal=True, n_local_attn_heads=HEADS
         ),
         LENGTH,
     )
@@ -360,12 +377,7 @@ def routing_transformer() -> nn.Module:
 def sinkhorn() -> nn.Module:
     from sinkhorn_transformer import SinkhornTransformerLM
 
-    return Padded(
-        SinkhornTransformerLM(
-            num_tokens=VOCAB, dim=DIM, max_seq_len=LENGTH, depth=DEPTH, heads=HEADS, bucket_size=16, causal=True
-        ),
-        LENGTH,
-    )
+    return Padded(SinkhornTransformerLM(**TINY, max_seq_len=LENGTH, heads=HEADS, bucket_size=16, causal=True), LENGTH)
 
 
 @model("local-attention")
@@ -373,15 +385,7 @@ def local_attention() -> nn.Module:
     from local_attention import LocalTransformer
 
     return LocalTransformer(
-        num_tokens=VOCAB,
-        dim=DIM,
-        depth=DEPTH,
-        max_seq_len=LENGTH,
-        heads=HEADS,
-        dim_head=HEAD,
-        local_attn_window_size=16,
-        causal=True,
-        use_xpos=True,
+        **TINY, **MANY_HEADS, max_seq_len=LENGTH, local_attn_window_size=16, causal=True, use_xpos=True
     )
 
 
@@ -396,27 +400,21 @@ def rotary() -> nn.Module:
 def memory_transformer_xl() -> nn.Module:
     from memory_transformer_xl import MemoryTransformerXL
 
-    return MemoryTransformerXL(
-        num_tokens=VOCAB, dim=DIM, heads=HEADS, depth=DEPTH, seq_len=LENGTH, mem_len=LENGTH, lmem_len=32
-    )
+    return MemoryTransformerXL(**TINY, heads=HEADS, seq_len=LENGTH, mem_len=LENGTH, lmem_len=32)
 
 
 @model("compressive-transformer-pytorch")
 def compressive() -> nn.Module:
     from compressive_transformer_pytorch import CompressiveTransformer
 
-    return CompressiveTransformer(
-        num_tokens=VOCAB, dim=DIM, depth=DEPTH, seq_len=LENGTH, mem_len=LENGTH, cmem_len=LENGTH // 4, heads=HEADS
-    )
+    return CompressiveTransformer(**TINY, seq_len=LENGTH, mem_len=LENGTH, cmem_len=LENGTH // 4, heads=HEADS)
 
 
 @model("feedback-transformer-pytorch")
 def feedback() -> nn.Module:
     from feedback_transformer_pytorch import FeedbackTransformer
 
-    return FeedbackTransformer(
-        num_tokens=VOCAB, dim=DIM, depth=DEPTH, seq_len=2, mem_len=32, heads=HEADS, dim_head=HEAD
-    )
+    return FeedbackTransformer(**TINY, **MANY_HEADS, seq_len=2, mem_len=32)
 
 
 @model("recurrent-memory-transformer-pytorch")
@@ -425,14 +423,7 @@ def recurrent_memory() -> nn.Module:
 
     return Called(
         RecurrentMemoryTransformer(
-            DIM,
-            num_tokens=VOCAB,
-            depth=DEPTH,
-            num_memory_tokens=4,
-            seq_len=LENGTH,
-            causal=True,
-            heads=HEADS,
-            dim_head=HEAD,
+            DIM, **MANY_HEADS, num_tokens=VOCAB, depth=DEPTH, num_memory_tokens=4, seq_len=LENGTH, causal=True
         ),
         lambda inner, ids: inner(ids)[0],
     )
@@ -445,14 +436,7 @@ def recurrent_memory_segments() -> nn.Module:
     return Called(
         RecurrentMemoryTransformerWrapper(
             RecurrentMemoryTransformer(
-                DIM,
-                num_tokens=VOCAB,
-                depth=DEPTH,
-                num_memory_tokens=4,
-                seq_len=16,
-                causal=True,
-                heads=HEADS,
-                dim_head=HEAD,
+                DIM, **MANY_HEADS, num_tokens=VOCAB, depth=DEPTH, num_memory_tokens=4, seq_len=16, causal=True
             )
         ),
         lambda inner, ids: inner(ids)[0],
@@ -464,15 +448,7 @@ def block_recurrent() -> nn.Module:
     from block_recurrent_transformer_pytorch import BlockRecurrentTransformer
 
     return BlockRecurrentTransformer(
-        num_tokens=VOCAB,
-        dim=DIM,
-        depth=DEPTH,
-        dim_head=HEAD,
-        heads=HEADS,
-        max_seq_len=LENGTH,
-        block_width=16,
-        recurrent_layers=(2,),
-        num_state_vectors=16,
+        **TINY, **MANY_HEADS, max_seq_len=LENGTH, block_width=16, recurrent_layers=(2,), num_state_vectors=16
     )
 
 
@@ -480,90 +456,56 @@ def block_recurrent() -> nn.Module:
 def mega() -> nn.Module:
     from mega_pytorch import Mega
 
-    return Mega(
-        num_tokens=VOCAB,
-        dim=DIM,
-        depth=DEPTH,
-        ema_heads=8,
-        attn_dim_qk=16,
-        attn_dim_value=64,
-        laplacian_attn_fn=True,
-        causal=True,
-    )
+    return Mega(**TINY, ema_heads=8, attn_dim_qk=16, attn_dim_value=64, laplacian_attn_fn=True, causal=True)
+
+
+@model("Mega-pytorch", "softmax")
+def mega_softmax() -> nn.Module:
+    from mega_pytorch import Mega
+
+    return Mega(**TINY, ema_heads=8, attn_dim_qk=16, attn_dim_value=64, causal=True)
 
 
 @model("gateloop-transformer")
 def gateloop() -> nn.Module:
     from gateloop_transformer import Transformer
 
-    return Transformer(DIM, num_tokens=VOCAB, depth=DEPTH, dim_head=HEAD, heads=HEADS)
+    return Transformer(DIM, **MANY_HEADS, num_tokens=VOCAB, depth=DEPTH)
 
 
 @model("simple-hierarchical-transformer")
 def simple_hierarchical() -> nn.Module:
     from simple_hierarchical_transformer import HierarchicalTransformer
 
-    return HierarchicalTransformer(
-        num_tokens=VOCAB,
-        dim=DIM,
-        depth=DEPTH,
-        seq_len=LENGTH,
-        dim_head=HEAD,
-        heads=HEADS,
-        hierarchies=(1, 4),
-        window_sizes=(16, None),
-    )
+    return HierarchicalTransformer(**TINY, **MANY_HEADS, seq_len=LENGTH, hierarchies=(1, 4), window_sizes=(16, None))
 
 
 @model("h-transformer-1d")
 def h_transformer() -> nn.Module:
     from h_transformer_1d import HTransformer1D
 
-    return HTransformer1D(
-        num_tokens=VOCAB,
-        dim=DIM,
-        depth=DEPTH,
-        max_seq_len=LENGTH,
-        causal=True,
-        heads=HEADS,
-        dim_head=HEAD,
-        block_size=16,
-    )
+    return HTransformer1D(**TINY, **MANY_HEADS, max_seq_len=LENGTH, causal=True, block_size=16)
 
 
 @model("g-mlp-pytorch")
 def g_mlp() -> nn.Module:
     from g_mlp_pytorch import gMLP
 
-    return Padded(gMLP(num_tokens=VOCAB, dim=DIM, depth=DEPTH, seq_len=LENGTH, heads=2, causal=True), LENGTH)
+    return Padded(gMLP(**TINY, seq_len=LENGTH, heads=2, causal=True), LENGTH)
 
 
 @model("g-mlp-pytorch", "circulant_matrix, attn_dim")
 def g_mlp_circulant() -> nn.Module:
     from g_mlp_pytorch import gMLP
 
-    return Padded(
-        gMLP(
-            num_tokens=VOCAB,
-            dim=DIM,
-            depth=DEPTH,
-            seq_len=LENGTH,
-            heads=2,
-            causal=True,
-            circulant_matrix=True,
-            attn_dim=16,
-        ),
-        LENGTH,
-    )
+    return Padded(gMLP(**TINY, seq_len=LENGTH, heads=2, causal=True, circulant_matrix=True, attn_dim=16), LENGTH)
 
 
 @model("MEGABYTE-pytorch")
 def megabyte() -> nn.Module:
     from MEGABYTE_pytorch import MEGABYTE
 
-    return MEGABYTE(
-        num_tokens=VOCAB, dim=(DIM, DIM), depth=(DEPTH, DEPTH), max_seq_len=(32, 4), dim_head=HEAD, heads=HEADS
-    )
+    return MEGABYTE(**MANY_HEADS, num_tokens=VOCAB, dim=(DIM, DIM), depth=(DEPTH, DEPTH), max_seq_len=(32, 4))
 
 
 @model("memorizing-transformers-pytorch", note="with empty memories at every call")
@@ -576,11 +518,8 @@ def memorizing() -> nn.Module:
 
     return Called(
         MemorizingTransformer(
-            num_tokens=VOCAB,
-            dim=DIM,
-            depth=DEPTH,
-            dim_head=HEAD,
-            heads=HEADS,
+            **TINY,
+            **MANY_HEADS,
             memorizing_layers=2,
             num_retrieved_memories=4,
             max_knn_memories=1000,
@@ -653,14 +592,14 @@ def mambapy_sequential() -> nn.Module:
 def min_gru() -> nn.Module:
     from minGRU_pytorch.minLM import minLM
 
-    return minLM(num_tokens=VOCAB, dim=DIM, depth=DEPTH, enable_conv=True)
+    return minLM(**TINY, enable_conv=True)
 
 
 @model("minGRU-pytorch", "use_lstm")
 def min_lstm() -> nn.Module:
     from minGRU_pytorch.minLM import minLM
 
-    return minLM(num_tokens=VOCAB, dim=DIM, depth=DEPTH, use_lstm=True)
+    return minLM(**TINY, use_lstm=True)
 
 
 @model("st-moe-pytorch", whole=False)
@@ -668,6 +607,13 @@ def st_moe() -> nn.Module:
     from st_moe_pytorch import MoE
 
     return Layers(lambda: Mixed(MoE(dim=DIM, num_experts=4)))
+
+
+@model("st-moe-pytorch", "capacity for all", whole=False)
+def st_moe_capacity() -> nn.Module:
+    from st_moe_pytorch import MoE
+
+    return Layers(lambda: Mixed(MoE(dim=DIM, num_experts=4, capacity_factor_train=8.0, capacity_factor_eval=8.0)))
 
 
 @model("mixture-of-experts", whole=False)
@@ -682,6 +628,24 @@ def mixture_of_experts_all() -> nn.Module:
     from mixture_of_experts import MoE
 
     return Layers(lambda: Mixed(MoE(dim=DIM, num_experts=4, second_policy_eval="all")))
+
+
+@model("mixture-of-experts", "second_policy_eval=all, capacity for all", whole=False)
+def mixture_of_experts_capacity() -> nn.Module:
+    from mixture_of_experts import MoE
+
+    return Layers(
+        lambda: Mixed(
+            MoE(
+                dim=DIM,
+                num_experts=4,
+                second_policy_train="all",
+                second_policy_eval="all",
+                capacity_factor_train=8.0,
+                capacity_factor_eval=8.0,
+            )
+        )
+    )
 
 
 @model("soft-moe-pytorch", whole=False)
@@ -702,21 +666,21 @@ def peer() -> nn.Module:
 def product_key_memory() -> nn.Module:
     from product_key_memory import PKM
 
-    return Layers(lambda: Mixed(PKM(dim=DIM, heads=HEADS, num_keys=16, topk=8, dim_head=HEAD)))
+    return Layers(lambda: Mixed(PKM(**MANY_HEADS, dim=DIM, num_keys=16, topk=8)))
 
 
 @model("PaLM-rlhf-pytorch")
 def palm_rlhf() -> nn.Module:
     from palm_rlhf_pytorch import PaLM
 
-    return PaLM(num_tokens=VOCAB, dim=DIM, depth=DEPTH, dim_head=HEAD, heads=HEADS)
+    return PaLM(**TINY, **MANY_HEADS)
 
 
 @model("PaLM-pytorch")
 def palm() -> nn.Module:
     from palm_pytorch import PaLM
 
-    return PaLM(num_tokens=VOCAB, dim=DIM, depth=DEPTH, dim_head=HEAD, heads=HEADS)
+    return PaLM(**TINY, **MANY_HEADS)
 
 
 @model("titans-pytorch")
@@ -724,15 +688,12 @@ def titans() -> nn.Module:
     from titans_pytorch import MemoryAsContextTransformer
 
     return MemoryAsContextTransformer(
-        num_tokens=VOCAB,
-        dim=DIM,
-        depth=DEPTH,
+        **TINY,
+        **MANY_HEADS,
         segment_len=16,
         num_persist_mem_tokens=4,
         num_longterm_mem_tokens=4,
         neural_memory_layers=(2,),
-        dim_head=HEAD,
-        heads=HEADS,
     )
 
 
@@ -751,8 +712,7 @@ def native_sparse() -> nn.Module:
         VOCAB,
         DIM,
         DEPTH,
-        dim_head=HEAD,
-        heads=HEADS,
+        **MANY_HEADS,
         kv_heads=2,
         use_sparse_attn=True,
         sparse_attn_kwargs={
@@ -901,9 +861,7 @@ def perceiver_ar() -> nn.Module:
     from perceiver_ar_pytorch import PerceiverAR
 
     return Called(
-        PerceiverAR(
-            num_tokens=VOCAB, dim=DIM, depth=DEPTH, max_seq_len=LENGTH, cross_attn_seq_len=16, dim_head=32, heads=HEADS
-        ),
+        PerceiverAR(**TINY, max_seq_len=LENGTH, cross_attn_seq_len=16, dim_head=32, heads=HEADS),
         lambda inner, ids: inner(nn.functional.pad(ids, (16, 0))),
     )
 
@@ -928,7 +886,11 @@ def transformer_lens() -> nn.Module:
     )
 
 
-@model("taylor-series-linear-attention", whole=False)
+@model(
+    "taylor-series-linear-attention",
+    whole=False,
+    note="without pytorch-fast-transformers, which must be compiled, its causal attention ends the process",
+)
 def taylor_series() -> nn.Module:
     from taylor_series_linear_attention import TaylorSeriesLinearAttn
 
@@ -939,7 +901,7 @@ def taylor_series() -> nn.Module:
 def infini() -> nn.Module:
     from infini_transformer_pytorch import InfiniTransformer
 
-    return InfiniTransformer(num_tokens=VOCAB, dim=DIM, depth=DEPTH, dim_head=HEAD, heads=HEADS)
+    return InfiniTransformer(**TINY, **MANY_HEADS)
 
 
 @model("CoLT5-attention", "ConditionalRoutedAutoregressiveAttention", whole=False)
@@ -964,6 +926,28 @@ def colt5_attention() -> nn.Module:
     )
 
 
+@model("CoLT5-attention", "ConditionalRoutedAutoregressiveAttention, all queries", whole=False)
+def colt5_attention_all() -> nn.Module:
+    from colt5_attention import ConditionalRoutedAutoregressiveAttention
+
+    return Padded(
+        Layers(
+            lambda: ConditionalRoutedAutoregressiveAttention(
+                DIM,
+                num_heavy_tokens_q=16,
+                num_heavy_tokens_kv=8,
+                light_dim_head=HEAD,
+                light_heads=HEADS,
+                light_window_size=16,
+                heavy_window_size=16,
+                heavy_dim_head=HEAD,
+                heavy_heads=HEADS,
+            )
+        ),
+        16,
+    )
+
+
 @model("mixture-of-attention", "MixtureOfAutoregressiveAttention", whole=False)
 def mixture_of_attention() -> nn.Module:
     from mixture_of_attention import MixtureOfAutoregressiveAttention
@@ -972,12 +956,31 @@ def mixture_of_attention() -> nn.Module:
         Layers(
             lambda: MixtureOfAutoregressiveAttention(
                 DIM,
+                **MANY_HEADS,
                 num_routed_queries=8,
                 num_routed_key_values=8,
                 local_attn_window_size=16,
                 num_experts=2,
-                dim_head=HEAD,
-                heads=HEADS,
+                flash_attn=False,
+            )
+        ),
+        16,
+    )
+
+
+@model("mixture-of-attention", "MixtureOfAutoregressiveAttention, one expert, all queries", whole=False)
+def mixture_of_attention_one() -> nn.Module:
+    from mixture_of_attention import MixtureOfAutoregressiveAttention
+
+    return Padded(
+        Layers(
+            lambda: MixtureOfAutoregressiveAttention(
+                DIM,
+                num_routed_queries=16,
+                num_routed_key_values=8,
+                local_attn_window_size=16,
+                num_experts=1,
+                **MANY_HEADS,
                 flash_attn=False,
             )
         ),
@@ -998,7 +1001,7 @@ def hourglass() -> nn.Module:
 
     return Padded(
         HourglassTransformerLM(
-            num_tokens=VOCAB, dim=DIM, max_seq_len=LENGTH, shorten_factor=4, depth=(2, 1, 2), heads=HEADS, dim_head=HEAD
+            **MANY_HEADS, num_tokens=VOCAB, dim=DIM, max_seq_len=LENGTH, shorten_factor=4, depth=(2, 1, 2)
         ),
         4,
     )
@@ -1010,13 +1013,12 @@ def hourglass_linear() -> nn.Module:
 
     return Padded(
         HourglassTransformerLM(
+            **MANY_HEADS,
             num_tokens=VOCAB,
             dim=DIM,
             max_seq_len=LENGTH,
             shorten_factor=4,
             depth=(2, 1, 2),
-            heads=HEADS,
-            dim_head=HEAD,
             updown_sample_type="linear",
         ),
         4,
@@ -1062,23 +1064,21 @@ def xlstm() -> nn.Module:
 def fast_weight_attention() -> nn.Module:
     from fast_weight_attention import FastWeightAttention
 
-    return Layers(lambda: FastWeightAttention(DIM, dim_head=HEAD, heads=HEADS, chunk_size=8))
+    return Layers(lambda: FastWeightAttention(DIM, **MANY_HEADS, chunk_size=8))
 
 
 @model("gated-state-spaces-pytorch")
 def gated_state_spaces() -> nn.Module:
     from gated_state_spaces_pytorch import GatedStateSpacesLM
 
-    return GatedStateSpacesLM(num_tokens=VOCAB, dim=DIM, depth=DEPTH, dss_kernel_N=32, dss_kernel_H=32)
+    return GatedStateSpacesLM(**TINY, dss_kernel_N=32, dss_kernel_H=32)
 
 
 @model("FLASH-pytorch")
 def flash() -> nn.Module:
     from flash_pytorch import FLASHTransformer
 
-    return FLASHTransformer(
-        num_tokens=VOCAB, dim=DIM, depth=DEPTH, causal=True, group_size=16, query_key_dim=32, laplace_attn_fn=True
-    )
+    return FLASHTransformer(**TINY, causal=True, group_size=16, query_key_dim=32, laplace_attn_fn=True)
 
 
 @model("s5-pytorch", whole=False)
@@ -1093,16 +1093,7 @@ def long_short() -> nn.Module:
     from long_short_transformer import LongShortTransformer
 
     return LongShortTransformer(
-        num_tokens=VOCAB,
-        dim=DIM,
-        depth=DEPTH,
-        heads=HEADS,
-        dim_head=HEAD,
-        max_seq_len=LENGTH,
-        window_size=16,
-        segment_size=8,
-        r=1,
-        causal=True,
+        **TINY, **MANY_HEADS, max_seq_len=LENGTH, window_size=16, segment_size=8, r=1, causal=True
     )
 
 
@@ -1110,23 +1101,14 @@ def long_short() -> nn.Module:
 def ponder() -> nn.Module:
     from ponder_transformer import PonderTransformer
 
-    return PonderTransformer(num_tokens=VOCAB, dim=DIM, max_seq_len=LENGTH, causal=True, dim_head=HEAD, heads=HEADS)
+    return PonderTransformer(**MANY_HEADS, num_tokens=VOCAB, dim=DIM, max_seq_len=LENGTH, causal=True)
 
 
 @model("multistream-transformers")
 def multistream() -> nn.Module:
     from multistream_transformers import MultistreamTransformer
 
-    return MultistreamTransformer(
-        num_tokens=VOCAB,
-        dim=DIM,
-        depth=DEPTH,
-        max_seq_len=LENGTH,
-        causal=True,
-        dim_head=HEAD,
-        heads=HEADS,
-        num_streams=2,
-    )
+    return MultistreamTransformer(**TINY, **MANY_HEADS, max_seq_len=LENGTH, causal=True, num_streams=2)
 
 
 @model("torchxlstm", whole=False)
@@ -1134,6 +1116,13 @@ def torchxlstm() -> nn.Module:
     from torchxlstm import xLSTM
 
     return Layers(lambda: xLSTM(DIM, HEAD, HEADS, layers=["m", "s"], batch_first=True), count=1)
+
+
+@model("torchxlstm", "sLSTM only", whole=False)
+def torchxlstm_slstm() -> nn.Module:
+    from torchxlstm import xLSTM
+
+    return Layers(lambda: xLSTM(DIM, HEAD, HEADS, layers=["s", "s"], batch_first=True), count=1)
 
 
 @model("opengdn", whole=False)
@@ -1147,9 +1136,7 @@ def opengdn() -> nn.Module:
 def rlt() -> nn.Module:
     from RLT import RLT
 
-    return RLT(
-        DIM, enc_depth=DEPTH, dec_depth=DEPTH, num_tokens=VOCAB, dim_head=HEAD, heads=HEADS, recurrent_block_size=4
-    )
+    return RLT(DIM, **MANY_HEADS, enc_depth=DEPTH, dec_depth=DEPTH, num_tokens=VOCAB, recurrent_block_size=4)
 
 
 @model("llms-from-scratch", "ch04 GPTModel")
@@ -1182,7 +1169,7 @@ def llms_from_scratch_llama() -> nn.Module:
             "n_layers": DEPTH,
             "hidden_dim": 128,
             "n_kv_groups": 2,
-            "rope_base": 1e4,
+            "rope_base": 10000.0,
             "dtype": torch.float32,
             "rope_freq": None,
         }
@@ -1204,7 +1191,7 @@ def llms_from_scratch_qwen() -> nn.Module:
             "head_dim": HEAD,
             "qk_norm": True,
             "n_kv_groups": 2,
-            "rope_base": 1e4,
+            "rope_base": 10000.0,
             "dtype": torch.float32,
         }
     )
@@ -1320,13 +1307,10 @@ def memory_efficient() -> nn.Module:
     from memory_efficient_attention_pytorch.transformer import Transformer
 
     return Transformer(
-        num_tokens=VOCAB,
+        **TINY,
+        **MANY_HEADS,
         max_seq_len=LENGTH,
-        dim=DIM,
-        depth=DEPTH,
         causal=True,
-        dim_head=HEAD,
-        heads=HEADS,
         use_flash_attn=False,
         memory_efficient=True,
         q_bucket_size=8,
@@ -1338,33 +1322,14 @@ def memory_efficient() -> nn.Module:
 def memory_efficient_flash() -> nn.Module:
     from memory_efficient_attention_pytorch.transformer import Transformer
 
-    return Transformer(
-        num_tokens=VOCAB,
-        max_seq_len=LENGTH,
-        dim=DIM,
-        depth=DEPTH,
-        causal=True,
-        dim_head=HEAD,
-        heads=HEADS,
-        q_bucket_size=8,
-        k_bucket_size=16,
-    )
+    return Transformer(**TINY, **MANY_HEADS, max_seq_len=LENGTH, causal=True, q_bucket_size=8, k_bucket_size=16)
 
 
 @model("ring-attention-pytorch")
 def ring_attention() -> nn.Module:
     from ring_attention_pytorch import RingTransformer
 
-    return RingTransformer(
-        num_tokens=VOCAB,
-        dim=DIM,
-        depth=DEPTH,
-        causal=True,
-        dim_head=HEAD,
-        heads=HEADS,
-        bucket_size=16,
-        num_grouped_query_heads=2,
-    )
+    return RingTransformer(**TINY, **MANY_HEADS, causal=True, bucket_size=16, num_grouped_query_heads=2)
 
 
 @model("darkformer-pytorch")
@@ -1378,7 +1343,7 @@ def darkformer() -> nn.Module:
 def coconut() -> nn.Module:
     from coconut_pytorch import Transformer
 
-    return Transformer(num_tokens=VOCAB, dim=DIM, depth=DEPTH, dim_head=HEAD, heads=HEADS)
+    return Transformer(**TINY, **MANY_HEADS)
 
 
 @model("multihead-latent-attention", whole=False)
@@ -1450,6 +1415,13 @@ def stackformer_gpt2() -> nn.Module:
     return GPT2(VOCAB, DEPTH, DIM, HEADS, LENGTH)
 
 
+@model("stackformer", "GPT2, dropout=0")
+def stackformer_gpt2_still() -> nn.Module:
+    from stackformer import GPT2
+
+    return GPT2(VOCAB, DEPTH, DIM, HEADS, LENGTH, dropout=0.0)
+
+
 @model("stackformer", "Llama2")
 def stackformer_llama2() -> nn.Module:
     from stackformer import Llama2
@@ -1496,7 +1468,7 @@ def bitnet() -> nn.Module:
     without("torchvision")
     from bitnet import BitNetTransformer
 
-    return BitNetTransformer(dim=DIM, depth=DEPTH, num_tokens=VOCAB, heads=HEADS)
+    return BitNetTransformer(**TINY, heads=HEADS)
 
 
 @model("griffin-torch", note="torchvision, imported for images, is a stand-in")
@@ -1504,7 +1476,7 @@ def griffin() -> nn.Module:
     without("torchvision")
     from griffin_torch import Griffin
 
-    return Griffin(dim=DIM, depth=DEPTH, num_tokens=VOCAB, seq_len=LENGTH, mlp_mult=2)
+    return Griffin(**TINY, seq_len=LENGTH, mlp_mult=2)
 
 
 @model("switch-transformers", note="torchvision, imported for images, is a stand-in")
@@ -1512,7 +1484,7 @@ def switch_transformers() -> nn.Module:
     without("torchvision")
     from switch_transformers import SwitchTransformer
 
-    return SwitchTransformer(num_tokens=VOCAB, dim=DIM, heads=HEADS, dim_head=HEAD, depth=DEPTH)
+    return SwitchTransformer(**TINY, **MANY_HEADS)
 
 
 @model("longnet", note="torchvision, imported for images, is a stand-in")
@@ -1520,7 +1492,7 @@ def longnet() -> nn.Module:
     without("torchvision")
     from long_net import LongNetTransformer
 
-    return LongNetTransformer(num_tokens=VOCAB, dim=DIM, depth=DEPTH, dim_head=HEAD, heads=HEADS, ff_mult=4)
+    return LongNetTransformer(**TINY, **MANY_HEADS, ff_mult=4)
 
 
 @model("differential-transformer", note="torchvision, imported for images, is a stand-in")
@@ -1528,7 +1500,7 @@ def differential_transformer() -> nn.Module:
     without("torchvision")
     from differential_transformer import DifferentialTransformer
 
-    return DifferentialTransformer(dim=DIM, heads=HEADS, depth=DEPTH, num_tokens=VOCAB)
+    return DifferentialTransformer(**TINY, heads=HEADS)
 
 
 @model("moe-mamba", note="torchvision, imported for images, is a stand-in")
@@ -1536,7 +1508,7 @@ def moe_mamba() -> nn.Module:
     without("torchvision")
     from moe_mamba import MoEMamba
 
-    return MoEMamba(num_tokens=VOCAB, dim=DIM, depth=DEPTH, d_state=16, causal=True, dim_head=HEAD)
+    return MoEMamba(**TINY, d_state=16, causal=True, dim_head=HEAD)
 
 
 @model("zetascale", "Decoder", note="torchvision, imported for images, is a stand-in")
@@ -1565,7 +1537,106 @@ class Turned(nn.Module):
         return _first(self.inner(hidden.transpose(0, 1))).transpose(0, 1)
 
 
-REASONS: dict[str, tuple[str, str]] = {}
+REASONS: dict[str, tuple[str, str]] = {
+    "reformer-pytorch": (
+        "by design",
+        "Positions are sorted into chunks by hash, so how many later tokens got the same hash decides which "
+        "earlier keys share a chunk with a query; the causal mask inside the chunks does not undo that. With full "
+        "attention in its place (the next row) nothing is found.",
+    ),
+    "performer-pytorch": (
+        "defect",
+        "softmax_kernel subtracts from the features of the keys their maximum over all positions and adds its "
+        "epsilon only then, so the weight of the epsilon depends on later keys. The generalized kernel has no "
+        "such maximum, and with it nothing is found.",
+    ),
+    "routing-transformer": (
+        "by design",
+        "Each cluster takes the queries and keys of the whole text that are nearest to it, as many as a window "
+        "holds, so later tokens push earlier ones out; what is masked afterwards is only the order within a "
+        "cluster. With all heads local nothing is found.",
+    ),
+    "Mega-pytorch": (
+        "by design",
+        "With the Laplace attention function the scores are divided by the length of the text. With softmax "
+        "nothing is found.",
+    ),
+    "h-transformer-1d": (
+        "defect",
+        "A text of no more than one block gets no level of the hierarchy at all: the mask is cut to zero levels, "
+        "and the attention's output is a sum over nothing, 0. Longer texts agree with each other.",
+    ),
+    "st-moe-pytorch": (
+        "by design",
+        "An expert has a capacity, and the first choices of all tokens of a text are served before the second "
+        "choices of any, so later tokens take places from earlier ones; the capacity also grows with the length. "
+        "With capacity for all tokens nothing is found.",
+    ),
+    "mixture-of-experts": (
+        "by design",
+        "An expert has a capacity, and the first choices of all tokens of a text are served before the second "
+        "choices of any, so later tokens take places from earlier ones. In eval mode, too, it draws at random "
+        "whether the second expert is asked.",
+    ),
+    "mixture-of-experts second_policy_eval=all": (
+        "by design",
+        "As above, without the random draw. With capacity for all tokens nothing is found.",
+    ),
+    "soft-moe-pytorch": (
+        "by design",
+        "The slots of the experts are averages over all tokens of the text (a softmax over the sequence). The "
+        "method is made for encoders.",
+    ),
+    "CoLT5-attention ConditionalRoutedAutoregressiveAttention": (
+        "by design",
+        "Which tokens of a window become queries of the heavy branch is decided by comparing all tokens of that "
+        "window, later ones included. If all of them are queries (the next row) nothing is found.",
+    ),
+    "mixture-of-attention MixtureOfAutoregressiveAttention": (
+        "defect",
+        "With more than one expert, the router of colt5_attention repeats the tokens of every row once for each "
+        "expert but takes the chosen ones by the row's number in the batch before that: rows and windows get "
+        "tokens of other rows and windows. Besides, which queries are routed is decided by comparing all tokens "
+        "of a window. With one expert and all queries nothing is found.",
+    ),
+    "ponder-transformer": (
+        "by design",
+        "In eval mode the whole text halts after as many steps as the last position draws, so that position "
+        "decides about the logits of all earlier ones; only those of the last are meant to be used. It draws "
+        "random numbers.",
+    ),
+    "torchxlstm": (
+        "defect",
+        "mLSTMBlock normalises by the product of the transposed state with the query, both [batch, width]: a sum "
+        "over the rows of the batch. With sLSTM blocks only nothing is found.",
+    ),
+    "pytorch-mixtures ExpertChoiceMoE": (
+        "by design",
+        "Experts choose their tokens, among those of the whole batch, and weigh them by a softmax over the chosen "
+        "ones.",
+    ),
+    "switch-transformers": (
+        "defect",
+        "The gate divides by a sum over the first axis, which is the batch, not the tokens; and it marks the "
+        "chosen experts along the time axis, so that positions with the numbers of the experts that any token of "
+        "the text chose are switched on.",
+    ),
+    "griffin-torch": (
+        "defect",
+        "The temporal convolution has the positions as its channels, so every position sees all others; the RG- "
+        "LRU is commented out. Layers of it are made anew, with random weights, at every call.",
+    ),
+    "longnet": (
+        "defect",
+        "The attention of LongNetTransformer is built without causal=True and has no mask, although the package "
+        "has a wrapper that trains and samples it as a language model.",
+    ),
+    "differential-transformer": (
+        "defect",
+        "The attention has no causal mask, although the model ends in logits of the vocabulary. The output layer "
+        "is made anew, with random weights, at every call.",
+    ),
+}
 """Of findings: `defect`, `by design` or `setting`, and what causes it, as the package's source shows."""
 
 
@@ -1594,7 +1665,9 @@ class Plain:
         torch.manual_seed(0)
         net = self.build()
         if isinstance(net, nn.Module):
-            net.to(self.dtype).train(self.training)
+            if self.dtype is torch.float64:
+                net._apply(_doubled)
+            net.train(self.training)
             for part in net.modules():
                 if isinstance(part, nn.Dropout):
                     part.eval()
@@ -1638,6 +1711,16 @@ class Plain:
 
     def _moved(self, ours: Tensor, theirs: Tensor) -> float:
         return ((ours - theirs).abs().max() / self.scale).item()
+
+
+def _doubled(tensor: Tensor) -> Tensor:
+    return (
+        tensor.to(torch.complex128)
+        if tensor.is_complex()
+        else tensor.double()
+        if tensor.is_floating_point()
+        else tensor
+    )
 
 
 def by_plain_calls(build: Callable[[], Callable[..., Any]]) -> dict[str, Any]:
@@ -1814,16 +1897,9 @@ def main() -> None:
 
 
 def requirements() -> str:
-    """The lines that install what is surveyed, as it is installed here, without what it would pull in."""
-    surveyed = sorted({one.package for one in MODELS.values()}, key=str.lower)
-    lines = [f"pip install {' '.join(_pinned(name) for name in BASE)}"]
-    lines += [f"pip install --no-deps {' '.join(_pinned(name) for name in names)}" for names in (NEEDED, surveyed)]
-    return "\n".join(lines)
-
-
-def _pinned(name: str) -> str:
-    version = machine.version(name)
-    return f"{name}=={version.partition('+')[0]}" if version else name
+    """The lines that install what the survey needs."""
+    alone = "pip install --no-deps --no-build-isolation"
+    return f"pip install {BASE}\n{alone} {NEEDED}\n{alone} {SURVEYED}"
 
 
 def _apart(one: Model, timeout: float) -> dict[str, Any]:
@@ -1880,24 +1956,25 @@ def _counts(models: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def _page(record: dict[str, Any]) -> str:
-    models, machine_ = record["models"], record["machine"]
-    versions = machine_["versions"]
+    models, versions = record["models"], record["machine"]["versions"]
+    commit, packages = (record["machine"]["commit"] or "unknown")[:7], record["counts"]["packages"]
     head = f"""# Causal language models of packages on PyPI, checked
 
-Models of {record["counts"]["packages"]} public packages, built tiny and with random weights by their own constructors, and put
-through [leakcheck](../../leakcheck.md). Layers that come without a language model were put into a minimal one
-(embedding, {DEPTH} normed residual layers, head; experts after plain causal attention); the table says so. A finding
-stands only where plain calls, which share nothing with the check, confirm it: two texts, a model built anew for each, the
-same seed, and the largest change of the logits where there must be none, in standard deviations of the logits.
+Models of {packages} public packages, built tiny and with random weights by their own constructors, and put through
+[leakcheck](../../leakcheck.md). Layers that come without a language model were put into a minimal one (embedding,
+{DEPTH} normed residual layers, head; experts after plain causal attention); the table says so. A finding stands only
+where plain calls, which share nothing with the check, confirm it: two texts, a model built anew for each, the same
+seed, and the largest change of the logits where there must be none, in standard deviations of the logits.
 
     python benchmarks/leakcheck_packages.py --requirements    # the packages and versions to install
     OMP_NUM_THREADS=1 python benchmarks/leakcheck_packages.py --out docs/results/leakcheck
 
-Checked with mu-sota {versions["mu-sota"]} at commit `{(machine_["commit"] or "unknown")[:14]}`, PyTorch {versions["torch"]}, on one CPU core;
-all figures, constructor calls (VOCAB = {VOCAB}, DIM = {DIM}, DEPTH = {DEPTH}, HEADS = {HEADS}, HEAD = {HEAD}, LENGTH = {LENGTH}) and
-locations are in `packages.json`. "By design" means that the method itself looks ahead (what a token gets depends on what
-later tokens or other rows get); "defect" that the code does what the method does not ask for. Where a model draws random
-numbers in eval mode, both passes draw the same, and lengths are not compared.
+Checked with mu-sota {versions["mu-sota"]} at commit `{commit}`, PyTorch {versions["torch"]}, on one CPU core.
+All figures, constructor calls and locations are in `packages.json`; in the calls VOCAB = {VOCAB}, DIM = {DIM},
+DEPTH = {DEPTH}, HEADS = {HEADS}, HEAD = {HEAD}, LENGTH = {LENGTH}. "By design" means that the method itself looks
+ahead (what a token gets depends on what later tokens or other rows get), "defect" that the code does what the method
+does not ask for. Where a model draws random numbers in eval mode, both passes draw the same, and lengths are not
+compared.
 """
     counts = "\n".join(
         ["| | rows |", "|---|---:|", *(f"| {key} | {value} |" for key, value in record["counts"].items())]
