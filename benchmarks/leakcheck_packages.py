@@ -523,7 +523,7 @@ def memorizing() -> nn.Module:
             memorizing_layers=2,
             num_retrieved_memories=4,
             max_knn_memories=1000,
-            knn_memories_directory=tempfile.mkdtemp(),
+            knn_memories_directory=f"{tempfile.gettempdir()}/knn.memories",
         ),
         with_memories,
     )
@@ -968,7 +968,7 @@ def mixture_of_attention() -> nn.Module:
     )
 
 
-@model("mixture-of-attention", "MixtureOfAutoregressiveAttention, one expert, all queries", whole=False)
+@model("mixture-of-attention", "MixtureOfAutoregressiveAttention, one expert", whole=False)
 def mixture_of_attention_one() -> nn.Module:
     from mixture_of_attention import MixtureOfAutoregressiveAttention
 
@@ -976,7 +976,7 @@ def mixture_of_attention_one() -> nn.Module:
         Layers(
             lambda: MixtureOfAutoregressiveAttention(
                 DIM,
-                num_routed_queries=16,
+                num_routed_queries=8,
                 num_routed_key_values=8,
                 local_attn_window_size=16,
                 num_experts=1,
@@ -1471,12 +1471,14 @@ def bitnet() -> nn.Module:
     return BitNetTransformer(**TINY, heads=HEADS)
 
 
-@model("griffin-torch", note="torchvision, imported for images, is a stand-in")
+@model(
+    "griffin-torch", note="its outputs are dim wide, so dim is VOCAB; torchvision, imported for images, is a stand-in"
+)
 def griffin() -> nn.Module:
     without("torchvision")
     from griffin_torch import Griffin
 
-    return Griffin(**TINY, seq_len=LENGTH, mlp_mult=2)
+    return Griffin(dim=VOCAB, depth=DEPTH, num_tokens=VOCAB, seq_len=LENGTH, mlp_mult=2)
 
 
 @model("switch-transformers", note="torchvision, imported for images, is a stand-in")
@@ -1487,12 +1489,16 @@ def switch_transformers() -> nn.Module:
     return SwitchTransformer(**TINY, **MANY_HEADS)
 
 
-@model("longnet", note="torchvision, imported for images, is a stand-in")
+@model(
+    "longnet",
+    note="with a dilation its attention returns fewer positions than it gets; torchvision, imported for images, is a "
+    "stand-in",
+)
 def longnet() -> nn.Module:
     without("torchvision")
     from long_net import LongNetTransformer
 
-    return LongNetTransformer(**TINY, **MANY_HEADS, ff_mult=4)
+    return Padded(LongNetTransformer(**TINY, **MANY_HEADS, ff_mult=4, dilation_rate=1, segment_size=64), 64)
 
 
 @model("differential-transformer", note="torchvision, imported for images, is a stand-in")
@@ -1590,14 +1596,24 @@ REASONS: dict[str, tuple[str, str]] = {
     "CoLT5-attention ConditionalRoutedAutoregressiveAttention": (
         "by design",
         "Which tokens of a window become queries of the heavy branch is decided by comparing all tokens of that "
-        "window, later ones included. If all of them are queries (the next row) nothing is found.",
+        "window, later ones included. If all of them are queries (the next row) later "
+        "tokens do not matter.",
+    ),
+    "CoLT5-attention ConditionalRoutedAutoregressiveAttention, all queries": (
+        "defect",
+        "A smaller one: the router's scores are exactly 1 for more tokens than it takes, and which of these equals "
+        "top-k takes depends on the length of the text. Later tokens do not matter.",
     ),
     "mixture-of-attention MixtureOfAutoregressiveAttention": (
         "defect",
         "With more than one expert, the router of colt5_attention repeats the tokens of every row once for each "
-        "expert but takes the chosen ones by the row's number in the batch before that: rows and windows get "
-        "tokens of other rows and windows. Besides, which queries are routed is decided by comparing all tokens "
-        "of a window. With one expert and all queries nothing is found.",
+        "expert but takes the chosen ones by the row's number before that: rows and windows get tokens of other rows "
+        "and windows. With one expert (the next row) other rows do not matter.",
+    ),
+    "mixture-of-attention MixtureOfAutoregressiveAttention, one expert": (
+        "by design",
+        "Which tokens of a window become routed queries is decided by comparing all tokens of that window, later ones "
+        "included, as in CoLT5-attention.",
     ),
     "ponder-transformer": (
         "by design",
@@ -2007,8 +2023,10 @@ compared.
         for name, entry in models.items()
         if "largest_confirmed" in entry
     ]
+    drawing = [name for name, one in models.items() if one.get("plain", {}).get("draws_random_numbers")]
     missing = [f"- {name}: {one['reason']}" for name, one in models.items() if one["verdict"] == NOT_CHECKED]
     parts = [head, "## Counts", counts, "## All rows", "\n".join(table), "## Findings", *findings]
+    parts += ["## Draw random numbers in eval mode", f"{', '.join(drawing)}."] if drawing else []
     parts += ["## Could not be checked", "\n".join(missing)] if missing else []
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
