@@ -34,7 +34,7 @@ from unittest.mock import MagicMock
 import torch
 from torch import Tensor, nn
 
-from mu_sota import machine
+from mu_sota import __version__, machine
 from mu_sota.causality import check
 from mu_sota.errors import InputError
 from mu_sota.files import replacing, write_json
@@ -866,7 +866,7 @@ def perceiver_ar() -> nn.Module:
     )
 
 
-@model("transformer-lens", note="wandb, imported for logging, is a stand-in")
+@model("transformer-lens", note="version 4 has no model of its own; wandb, imported for logging, is a stand-in")
 def transformer_lens() -> nn.Module:
     without("wandb")
     from transformer_lens import HookedTransformer, HookedTransformerConfig
@@ -1639,8 +1639,8 @@ REASONS: dict[str, tuple[str, str]] = {
     ),
     "griffin-torch": (
         "defect",
-        "The temporal convolution has the positions as its channels, so every position sees all others; the RG- "
-        "LRU is commented out. Layers of it are made anew, with random weights, at every call.",
+        "The temporal convolution has the positions as its channels, so every position sees all others; the "
+        "recurrent unit is commented out. Layers of it are made anew, with random weights, at every call.",
     ),
     "longnet": (
         "defect",
@@ -1709,13 +1709,18 @@ class Plain:
         return self._moved(self.logits(changed)[:, :cut], base[:, :cut])
 
     def batch(self) -> float:
-        """The other rows of the batch are other texts."""
-        changed = torch.cat([self.ids[:1], self.others[1:]])
-        return self._moved(self.logits(changed)[:1], self.base[:1])
+        """The other rows of the batch are other texts, for every row."""
+        moved = []
+        for row in range(ROWS):
+            changed = self.others.clone()
+            changed[row] = self.ids[row]
+            moved.append(self._moved(self.logits(changed)[row], self.base[row]))
+        return max(moved)
 
     def alone(self) -> float:
-        """A row in a batch of its own."""
-        return self._moved(self.logits(self.ids[:1]), self.base[:1])
+        """Every row in a batch of its own."""
+        rows = [self.ids[row : row + 1] for row in range(ROWS)]
+        return max(self._moved(self.logits(ids)[0], self.base[row]) for row, ids in enumerate(rows))
 
     def length(self) -> float:
         """The text ends at a cut."""
@@ -1783,7 +1788,7 @@ def checked(one: Model) -> dict[str, Any]:
         "note": one.note,
     }
     if entry["version"] is None:
-        return entry | {"verdict": "not installed", "reason": "the package is not installed"}
+        return entry | {"verdict": NOT_INSTALLED, "reason": "the package is not installed"}
     try:
         torch.manual_seed(0)
         net = one.build()
@@ -1837,7 +1842,8 @@ def _logits(net: Callable[..., Any], ids: Tensor) -> Tensor:
     return next(logits for logits in found if logits.shape[:2] == ids.shape and logits.shape[-1] == VOCAB)
 
 
-NOT_CHECKED, LEAK, DIFFERS, NOTHING = "could not be checked", "LEAK", "DIFFERS", "nothing found"
+NOT_CHECKED, NOT_INSTALLED, NOT_CONFIRMED = "could not be checked", "not installed", "not confirmed"
+LEAK, DIFFERS, NOTHING = "LEAK", "DIFFERS", "nothing found"
 
 
 def _verdict(name: str, entry: dict[str, Any]) -> dict[str, Any]:
@@ -1852,6 +1858,7 @@ def _verdict(name: str, entry: dict[str, Any]) -> dict[str, Any]:
             confirmed[row["check"]] = change
     leaks = {key: value for key, value in plain.items() if key[:5] in ("later", "other") and value > least}
     said: dict[str, Any] = {"found_by": [row["check"] for row in rows], "confirmed": confirmed}
+    said["not_confirmed"] = [row["check"] for row in rows if row["check"] not in confirmed]
     origin = next((row["location"] for row in rows if row.get("location")), None)
     if origin:
         said["module"] = f"{origin['module'] or 'the model itself'} ({origin['kind']})"
@@ -1862,7 +1869,7 @@ def _verdict(name: str, entry: dict[str, Any]) -> dict[str, Any]:
     elif confirmed:
         said["verdict"] = LEAK if any(row["verdict"] == "leak" for row in rows) else DIFFERS
     else:
-        said["verdict"] = "not confirmed" if rows else LEAK if leaks else NOTHING
+        said["verdict"] = NOT_CONFIRMED if rows else LEAK if leaks else NOTHING
         if leaks and not rows:
             said["missed_by_the_check"] = True
     if said["verdict"] in (LEAK, DIFFERS):
@@ -1903,6 +1910,7 @@ def main() -> None:
         "what": "leak checks of causal language models of packages on PyPI, tiny and with random weights",
         "sizes": {"VOCAB": VOCAB, "DIM": DIM, "DEPTH": DEPTH, "HEADS": HEADS, "HEAD": HEAD, "LENGTH": LENGTH},
         "counts": _counts(models),
+        "mu_sota": __version__,
         "machine": machine.describe(),
         "models": models,
     }
@@ -1963,6 +1971,9 @@ def _counts(models: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "rows": len(models),
         "packages": len({entry["package"] for entry in models.values()}),
         **{verdict: verdicts.count(verdict) for verdict in dict.fromkeys(verdicts)},
+        "rows with a finding that plain calls do not confirm": sum(
+            bool(one.get("not_confirmed")) for one in models.values()
+        ),
         "leaks missed by the check": sum(bool(entry.get("missed_by_the_check")) for entry in models.values()),
         "outputs changed by the check": sum(not one.get("outputs_before_equal_after", True) for one in models.values()),
     }
@@ -1985,7 +1996,7 @@ seed, and the largest change of the logits where there must be none, in standard
     python benchmarks/leakcheck_packages.py --requirements    # the packages and versions to install
     OMP_NUM_THREADS=1 python benchmarks/leakcheck_packages.py --out docs/results/leakcheck
 
-Checked with mu-sota {versions["mu-sota"]} at commit `{commit}`, PyTorch {versions["torch"]}, on one CPU core.
+Checked with mu-sota {record["mu_sota"]} at commit `{commit}`, PyTorch {versions["torch"]}, on one CPU core.
 All figures, constructor calls and locations are in `packages.json`; in the calls VOCAB = {VOCAB}, DIM = {DIM},
 DEPTH = {DEPTH}, HEADS = {HEADS}, HEAD = {HEAD}, LENGTH = {LENGTH}. "By design" means that the method itself looks
 ahead (what a token gets depends on what later tokens or other rows get), "defect" that the code does what the method
@@ -2003,7 +2014,9 @@ compared.
         kind = "" if MODELS[name].whole else " (layer, in our LM)"
         change = f"{entry['largest_confirmed']:.2g}" if "largest_confirmed" in entry else ""
         module = f"`{entry['module']}`" if "module" in entry else ""
-        verdict = entry["verdict"] if entry["verdict"] in (NOTHING, NOT_CHECKED) else f"**{entry['verdict']}**"
+        verdict = (
+            entry["verdict"] if entry["verdict"] not in (LEAK, DIFFERS, NOT_CONFIRMED) else f"**{entry['verdict']}**"
+        )
         if "largest_confirmed" in entry:
             verdict += f", {entry['kind']}"
         cells = [
@@ -2017,18 +2030,28 @@ compared.
         ]
         table.append(f"| {' | '.join(cells)} |")
     findings = [
-        f"**{name}** {entry['version']} ({entry['kind']}). {entry['cause']} By plain calls: "
-        + ", ".join(f"{key} {value:.2g}" for key, value in _told(entry).items())
-        + "."
+        _wrapped(
+            f"**{name}** {entry['version']} ({entry['kind']}). {entry['cause']} By plain calls: "
+            + ", ".join(f"{key} {value:.2g}" for key, value in _told(entry).items())
+            + "."
+        )
         for name, entry in models.items()
         if "largest_confirmed" in entry
     ]
     drawing = [name for name, one in models.items() if one.get("plain", {}).get("draws_random_numbers")]
-    missing = [f"- {name}: {one['reason']}" for name, one in models.items() if one["verdict"] == NOT_CHECKED]
+    missing = [
+        f"- {name}: {'; '.join(part for part in (one['reason'], one['note']) if part)}"
+        for name, one in models.items()
+        if one["verdict"] in (NOT_CHECKED, NOT_INSTALLED)
+    ]
     parts = [head, "## Counts", counts, "## All rows", "\n".join(table), "## Findings", *findings]
-    parts += ["## Draw random numbers in eval mode", f"{', '.join(drawing)}."] if drawing else []
+    parts += ["## Draw random numbers in eval mode", _wrapped(f"{', '.join(drawing)}.")] if drawing else []
     parts += ["## Could not be checked", "\n".join(missing)] if missing else []
     return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
 
 
 def _told(entry: dict[str, Any]) -> dict[str, float]:
