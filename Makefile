@@ -54,8 +54,10 @@ test-newest: ## The second half, in .venv-newest, which is set up anew each time
 	@echo "Setting up $(VENV)-newest without requirements.lock: several GB where PyTorch brings CUDA."
 	@$(PYTHON) -m venv --clear $(VENV)-newest
 	@$(call PIP_IN,$(VENV)-newest) hatchling
-	@$(call PIP_IN,$(VENV)-newest) --no-build-isolation --editable '.[dev]' torchao
+	@$(call PIP_IN,$(VENV)-newest) --no-build-isolation --editable '.[dev]'
 	$(call RUN_VERSION_TESTS,$(VENV)-newest)
+	@$(call PIP_IN,$(VENV)-newest) torchao # last, for importing it prints lines into what other tests read
+	$(VENV)-newest/bin/python -m pytest tests/test_others_code.py -k torchao
 	$(call RECORD_VERSIONS,$(VENV)-newest,newest)
 
 bench: $(VENV)/.installed-dev ## Time training, decoding and reading of text here (6 minutes), in runs/bench; DATA=corpus

@@ -801,3 +801,28 @@ def test_special_tokens_are_not_drawn() -> None:
 
     check(Watching(MuConfig(vocab_size=12, num_hidden_layers=1, pad_token_id=5, bos_token_id=7, eos_token_id=[8, 9])))
     assert drawn == set(range(12)) - {5, 7, 8, 9}
+
+
+class BackwardThatFails(torch.autograd.Function):
+    """As packages have that write their own, and only for training."""
+
+    @staticmethod
+    def forward(ctx: Any, state: Tensor) -> Tensor:
+        return state.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> None:
+        raise TypeError("no backward pass in eval mode")
+
+
+def test_a_backward_pass_that_fails_leaves_the_other_checks_standing() -> None:
+    class Own(nn.Module):
+        def forward(self, state: Tensor) -> Tensor:
+            return BackwardThatFails.apply(state)
+
+    torch.manual_seed(0)
+    report = check(TinyLM(Own()))
+    found = results(report)
+    assert found["gradient"].verdict == "skipped"
+    assert "TypeError: no backward pass in eval mode" in found["gradient"].meaning
+    assert found["future"].verdict == found["batch"].verdict == "ok"

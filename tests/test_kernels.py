@@ -844,6 +844,7 @@ def test_a_parametrized_weight_takes_effect(bias: bool) -> None:
 
 
 @needs_kernels
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # opcheck's own
 def test_the_operators_are_as_pytorch_wants_them() -> None:
     """Schema, registered gradients, and shapes without data: what torch.compile relies on."""
     qkv = scaled_qkv((2, 7, 3, 5), 1.0, 0)

@@ -320,7 +320,7 @@ class _Checks:
                 worst = largest_derivative(self.passes, self.judge.embeddings, tolerance)
         except InputError as reason:
             return Result("gradient", "skipped", meaning=str(reason))
-        except RuntimeError as error:  # of autograd: an operation without a derivative, or changed in place
+        except Exception as error:  # of autograd, or of a backward pass of the model's own
             return Result("gradient", "skipped", meaning=one_line(error))
         unit = "of the largest derivative"
         if worst.share <= tolerance:

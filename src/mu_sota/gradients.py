@@ -52,7 +52,7 @@ def largest_derivative(passes: Passes, embeddings: list[nn.Embedding], tolerance
         passes.seed(passes.setting.seed)
         logits = passes.subject.logits(passes.ids)
     if not leaves:
-        raise NoDerivative("no nn.Embedding takes the tokens")
+        raise NoDerivative("no nn.Embedding gives one vector for each of the tokens")
     if not logits.requires_grad:
         raise NoDerivative("no gradient flows from the logits to the embeddings")
     logits = torch.where(logits.isfinite(), logits, torch.zeros((), device=logits.device))
