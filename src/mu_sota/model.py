@@ -426,7 +426,7 @@ def _refuse_beyond_memory(config: MuConfig) -> None:
         InputError: the weights would not fit into this machine's memory.
     """
     sizes = getattr(os, "sysconf_names", {})  # none on Windows
-    if torch.get_default_device().type != "cpu" or not {"SC_PAGE_SIZE", "SC_PHYS_PAGES"} <= set(sizes):
+    if torch.empty(0).device.type != "cpu" or not {"SC_PAGE_SIZE", "SC_PHYS_PAGES"} <= set(sizes):
         return
     need = config.num_parameters * torch.get_default_dtype().itemsize
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
