@@ -18,6 +18,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     DataCollatorForLanguageModeling,
+    DataCollatorWithFlattening,
     DynamicCache,
     EarlyStoppingCallback,
     GPT2Config,
@@ -135,6 +136,17 @@ def test_what_transformers_passes_on_is_taken_where_it_asks_for_nothing(name: st
     assert torch.equal(model(ids, **{name: harmless}).logits, model(ids).logits)
     with pytest.raises(ValueError, match=f"{name} cannot be used"):
         model(ids, **{name: asked})
+
+
+def test_texts_packed_in_one_row_are_refused(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Their positions begin anew; a model that took no notice would read each text after the ones before it."""
+    rows = [{"input_ids": tokenizer(text).input_ids} for text in sentences(3)]
+    batch = DataCollatorWithFlattening(return_tensors="pt")(rows)
+    with pytest.raises(ValueError, match="position_ids begin anew within a row: texts packed in one row"):
+        mu()(**batch)
+    # Padding on the left, as `generate` counts it, is no packing.
+    positions = torch.tensor([[0, 0, 0, 1, 2]])
+    assert mu()(torch.ones_like(positions), position_ids=positions).logits.shape[1] == 5
 
 
 def test_unknown_fields_of_the_configuration() -> None:

@@ -228,6 +228,13 @@ def _begins(cached: Tensor | None, room: Tensor) -> bool:
     return cached.data_ptr() == room.data_ptr() and cached.stride() == room.stride()
 
 
+def _packed(position_ids: Tensor) -> bool:
+    """Whether several texts stand in one row, as `DataCollatorWithFlattening` puts them, each counted from 0."""
+    if position_ids.shape[-1] == 1 or torch.compiler.is_compiling():
+        return False
+    return bool((position_ids.diff() < 0).any())
+
+
 def _named(cache: Cache | None) -> dict[str, Any]:
     """The cache by the name that outputs of the installed `transformers` have for it."""
     return {_CACHE: cache}
@@ -622,8 +629,8 @@ class MuModel(MuPreTrainedModel):
             `output_hidden_states`, `output_sensitivities` or `output_entropies`, what these name.
 
         Raises:
-            ValueError: the sequence is longer than the learned positions, there are no tokens, or an argument asks for
-                what a MU model does not do.
+            ValueError: the sequence is longer than the learned positions, there are no tokens, several texts are packed
+                in a row, or an argument asks for what a MU model does not do.
             TypeError: there is no such argument.
         """
         _refuse_unknown(self, kwargs, Asked.__optional_keys__)
@@ -631,6 +638,8 @@ class MuModel(MuPreTrainedModel):
             raise ValueError("input_ids are missing: a MU model reads token ids [B, T]")
         if input_ids.shape[1] == 0:  # PyTorch's attention on a CPU ends the process
             raise ValueError("the input has no tokens: begin a text with the tokenizer's bos_token")
+        if position_ids is not None and attention_mask is None and _packed(position_ids):
+            raise ValueError(f"position_ids begin anew within a row: {_PACKED}")
         cache = _one_cache(past_key_values, cache)
         if use_cache and cache is None:
             cache = DynamicCache()
