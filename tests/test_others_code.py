@@ -30,7 +30,7 @@ from transformers import (
     pipeline,
 )
 
-from mu_sota import MuConfig, MuForCausalLM, MuModel, versions
+from mu_sota import InputError, MuConfig, MuForCausalLM, MuModel, versions
 from mu_sota.model import _CACHE
 from mu_sota.tokenizer import train_bpe
 from mu_sota.trained import load_trained
@@ -152,8 +152,13 @@ def test_texts_packed_in_one_row_are_refused(tokenizer: PreTrainedTokenizerFast)
 def test_unknown_fields_of_the_configuration() -> None:
     with pytest.raises(TypeError, match="MuConfig has no field 'vocab_sise'; did you mean 'vocab_size'"):
         MuConfig(vocab_sise=300)
-    with pytest.raises(TypeError, match="max_length"):
-        MuConfig(max_length=20)
+    for name in ("max_length", "to_dict", "from_preset", "num_parameters"):
+        with pytest.raises(TypeError, match=name):
+            MuConfig(**{name: 20})
+        with pytest.raises(InputError, match=name):
+            MuConfig.from_preset("quickstart", **{name: 20})
+    with pytest.raises(TypeError, match="'hidden_size' of its own: set matrix_size"):
+        MuConfig(hidden_size=64)
     assert MuConfig(**small_config().to_dict()).vocab_size == 37
     # A file can be of another version.
     assert MuConfig(**small_config().to_dict(), of_another_version=1).vocab_size == 37
@@ -355,28 +360,72 @@ def test_the_trainer_of_transformers_as_it_comes(
     assert trainer.predict(rows[:3]).metrics["test_loss"] > 0
 
 
-def test_both_ways_to_accumulate_take_the_same_step(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
-    """Texts of different lengths: every token counts the same, however the batch is cut."""
+def run_trainer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, out: Path, **how: Any) -> Trainer:
+    """`Trainer` on texts of several lengths, with the collator of `transformers`; not trained yet."""
     rows = [{"input_ids": tokenizer(text).input_ids} for text in sentences(8)]
+    usual = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "dataloader_pin_memory": False}
+    return Trainer(
+        model,
+        TrainingArguments(output_dir=str(out), **{**usual, **how}),
+        train_dataset=rows,
+        eval_dataset=rows,
+        data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
+    )
+
+
+@pytest.mark.parametrize("accumulation", [2, 4])
+def test_however_a_batch_is_cut_it_takes_the_same_step(accumulation: int, tmp_path: Path) -> None:
+    """Texts of different lengths: every token counts the same."""
+    tokenizer = train_bpe([" ".join(WORDS)], 300)
+    tokenizer.padding_side = "right"
     weights = []
-    for accumulation in (1, 4):
-        arguments = TrainingArguments(
-            output_dir=str(tmp_path / str(accumulation)),
-            per_device_train_batch_size=8 // accumulation,
-            gradient_accumulation_steps=accumulation,
-            max_steps=2,
-            learning_rate=0.1,
-            optim="sgd",  # Adam takes steps of one size, be the gradient rounding or not
-            use_cpu=True,
-            report_to="none",
-            disable_tqdm=True,
-            dataloader_pin_memory=False,
-        )
+    for parts in (1, accumulation):
+        # Not Adam, which takes steps of one size, be the gradient rounding or not.
+        how = {"max_steps": 2, "learning_rate": 0.1, "optim": "sgd", "gradient_accumulation_steps": parts}
         model = mu().train()
-        collator = DataCollatorForLanguageModeling(tokenizer, mlm=False)
-        Trainer(model, arguments, train_dataset=rows, data_collator=collator).train()
+        run_trainer(model, tokenizer, tmp_path, per_device_train_batch_size=8 // parts, **how).train()
         weights.append(nn.utils.parameters_to_vector(model.parameters()))
     torch.testing.assert_close(*weights, rtol=1e-4, atol=1e-5)
+
+
+def test_label_smoothing_trains_the_next_token_not_the_one_that_is_read(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    """`Trainer` shifts labels itself then, but only for classes that it knows to need it."""
+    model = mu()
+    how = {"learning_rate": 0.01, "max_steps": 60, "label_smoothing_factor": 0.1}
+    run_trainer(model.train(), tokenizer, tmp_path, **how).train()
+    ids = tokenizer(sentences(1)[0] + " " + sentences(2)[1], return_tensors="pt").input_ids
+    guesses = model.eval()(ids).logits.argmax(-1)[0, :-1]
+    assert (guesses == ids[0, 1:]).float().mean() > (guesses == ids[0, :-1]).float().mean()
+    smoothed, plain = (
+        run_trainer(mu(), tokenizer, tmp_path, label_smoothing_factor=factor).evaluate()["eval_loss"]
+        for factor in (1e-9, 0.0)
+    )
+    assert smoothed == pytest.approx(plain, rel=0.02)
+
+
+@pytest.mark.parametrize("batch_size", [8, 2])
+def test_the_side_of_padding_changes_no_loss_of_the_trainer(batch_size: int, tmp_path: Path) -> None:
+    """It counts the labels itself, the first token of a text among them where padding stands before it."""
+    losses = []
+    for side in ("left", "right"):
+        tokenizer = train_bpe([" ".join(WORDS)], 300)
+        tokenizer.padding_side = side
+        trainer = run_trainer(mu(), tokenizer, tmp_path, per_device_eval_batch_size=batch_size)
+        step = run_trainer(mu(), tokenizer, tmp_path, per_device_train_batch_size=8, max_steps=1, logging_steps=1)
+        step.train()
+        losses.append((trainer.evaluate()["eval_loss"], step.state.log_history[0]["loss"]))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["cache", "past_key_values"])
+def test_generate_takes_a_cache_under_both_names(name: str) -> None:
+    model, ids = small_model(), torch.arange(6)[None]
+    how: dict[str, Any] = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": -1}
+    cache = DynamicCache(config=model.config)
+    assert torch.equal(model.generate(ids, **how, **{name: cache}), model.generate(ids, **how))
+    assert cache.get_seq_length() == 10
 
 
 @pytest.mark.parametrize("reentrant", [True, False])

@@ -4,6 +4,7 @@ from .versions import TRANSFORMERS  # noqa: F401  first: what an unsupported rel
 
 # isort: split
 import difflib
+from dataclasses import fields
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -28,6 +29,7 @@ SENSITIVITY_HIDDEN = 32
 
 # Beside the fields of `MuConfig` and of its base class: what the base class takes, and what a model can be asked for.
 _MORE_FIELDS = {
+    "model_type",
     *("auto_map", "attn_implementation", "experts_implementation", "name_or_path", "num_labels", "output_attentions"),
     *("quantization_config", "torch_dtype", "use_cache", "output_sensitivities", "output_entropies"),
 }
@@ -36,6 +38,8 @@ logger = logging.get_logger(__name__)
 
 
 def _no_such_field(name: str) -> str:
+    if name in ("hidden_size", "block_size"):
+        return f"MuConfig has no field {name!r} of its own: set matrix_size, whose square is the hidden size"
     close = difflib.get_close_matches(name, MuConfig.__annotations__, n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"its own are: {', '.join(MuConfig.__annotations__)}"
     return f"MuConfig has no field {name!r}; {hint}"
@@ -85,7 +89,7 @@ class MuConfig(PreTrainedConfig):
                 setattr(self, name, float(value))
         from_file = "model_type" in kwargs
         for name in kwargs:
-            if name in _MORE_FIELDS or hasattr(type(self), name) or (from_file and name.startswith("_")):
+            if name in _MORE_FIELDS or (from_file and name.startswith("_")):
                 continue
             sentence = _no_such_field(name)
             if not from_file:
@@ -102,9 +106,9 @@ class MuConfig(PreTrainedConfig):
         """
         if name not in MODEL_PRESETS:
             raise InputError(f"no preset is named {name!r}; choose one of: {', '.join(MODEL_PRESETS)}")
-        for field in overrides:
-            if not hasattr(cls, field):
-                raise InputError(_no_such_field(field))
+        for key in overrides:
+            if key not in _MORE_FIELDS and key not in {field.name for field in fields(cls)}:
+                raise InputError(_no_such_field(key))
         try:
             return cls(**{**MODEL_PRESETS[name], **overrides})
         except StrictDataclassError as error:
@@ -140,15 +144,16 @@ class MuConfig(PreTrainedConfig):
         sizes = ("vocab_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
         for name in (*sizes, "max_position_embeddings"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1")
+                raise ValueError(f"{name} is {cut(str(getattr(self, name)))}, but must be at least 1")
         if self.matrix_size < GRID or self.matrix_size % GRID:
             raise ValueError(
-                f"matrix_size is {self.matrix_size}, but the 4 x 4 grid of blocks needs a multiple of 4, as 8 or 16"
+                f"matrix_size is {cut(str(self.matrix_size))}, but the 4 x 4 grid of blocks needs a multiple of 4, "
+                f"as 8 or 16"
             )
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
-                f"num_attention_heads is {self.num_attention_heads}, but must divide the {self.hidden_size} values "
-                f"of a {self.matrix_size} x {self.matrix_size} state"
+                f"num_attention_heads is {cut(str(self.num_attention_heads))}, but must divide the "
+                f"{self.hidden_size} values of a {self.matrix_size} x {self.matrix_size} state"
             )
         self._refuse_beyond_reason()
         if not 1e-37 <= self.layer_norm_eps <= 1e37:
@@ -158,7 +163,7 @@ class MuConfig(PreTrainedConfig):
         if self.tie_word_embeddings:
             raise ValueError("tie_word_embeddings is True, but a MU model's output projection is not tied")
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout is {self.dropout}, but must be at least 0 and less than 1")
+            raise ValueError(f"dropout is {cut(str(self.dropout))}, but must be at least 0 and less than 1")
 
     def _refuse_beyond_reason(self) -> None:
         """Before anything of that size is made."""

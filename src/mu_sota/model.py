@@ -9,6 +9,7 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, fields
+from functools import wraps
 from itertools import chain
 from operator import is_
 from typing import Any, TypedDict, TypeVar
@@ -23,6 +24,7 @@ from transformers import initialization as init
 from transformers.cache_utils import DynamicLayer
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.processing_utils import Unpack
 from transformers.utils import can_return_tuple, logging
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
@@ -787,8 +789,9 @@ class MuForCausalLM(MuPreTrainedModel, GenerationMixin):
             input_ids, attention_mask, position_ids, past_key_values, use_cache, cache: as in `MuModel`.
             labels: [B, T], aligned with `input_ids` as everywhere in `transformers`: the shift by one happens here.
                 Padding counts for nothing, on whichever side it is: neither as a label, nor what is predicted from it.
-            num_items_in_batch: what the summed loss is divided by; the number of labelled tokens by default. Where
-                nothing is labelled, the loss is 0.
+            num_items_in_batch: what the summed loss is divided by, as `Trainer` counts it over the micro-batches of a
+                step; the number of labelled tokens by default. What is counted in it and left out as padding, the
+                others stand for. Where nothing is labelled, the loss is 0.
             skip_logits: do not compute logits, only the loss, from chunks. Default: in training with labels.
             logits_to_keep: compute only the last so many positions of the logits, 0 for all; or those of these indices.
             kwargs: what else is asked for; see `AskedOfLoss`.
@@ -819,12 +822,15 @@ class MuForCausalLM(MuPreTrainedModel, GenerationMixin):
 
         loss = num_correct = logits = None
         if shift_labels is not None:
+            asked = counted = (shift_labels != IGNORE_INDEX).sum()
             if attention_mask is not None and attention_mask.dim() == 2:
                 shift_labels = shift_labels.masked_fill(_at_padding(attention_mask, shift_labels), IGNORE_INDEX)
+                counted = (shift_labels != IGNORE_INDEX).sum()
             total, num_correct = self._summed_loss(hidden, shift_labels)
-            if num_items_in_batch is None:
-                num_items_in_batch = (shift_labels != IGNORE_INDEX).sum()
-            loss = total / torch.as_tensor(num_items_in_batch, device=total.device).clamp(min=1)
+            items = counted
+            if num_items_in_batch is not None:
+                items = torch.as_tensor(num_items_in_batch, device=total.device) * (counted / asked.clamp(min=1))
+            loss = total / items.masked_fill(items == 0, 1)
         if skip_logits is None:
             skip_logits = self.training and loss is not None
         if not skip_logits:
@@ -858,6 +864,12 @@ class MuForCausalLM(MuPreTrainedModel, GenerationMixin):
         if usable and head.weight.shape[1] == hidden.shape[-1]:
             return linear_of_one(hidden, head.weight, head.bias)
         return head(hidden)
+
+    @wraps(GenerationMixin.generate)
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        for name in {"cache", "past_key_values"} & kwargs.keys() - {_CACHE}:
+            kwargs[_CACHE] = _one_cache(kwargs.pop(name), kwargs.get(_CACHE))
+        return super().generate(*args, **kwargs)
 
     def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
         """Refused: its pages of keys and values do not reach these attentions, which would see the last token alone.
@@ -907,3 +919,8 @@ class MuForCausalLM(MuPreTrainedModel, GenerationMixin):
 
     def _get_static_cache_init_shape(self) -> None:
         """No slot is made before its first use: those of the two attentions have different shapes."""
+
+
+# Under label smoothing, `Trainer` shifts labels for the classes that it finds here. Others learn to predict what they
+# read.
+MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.setdefault(MuConfig.model_type, MuForCausalLM.__name__)

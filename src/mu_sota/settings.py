@@ -16,7 +16,7 @@ _SHOWN = 60  # characters of a name or value that cannot be used
 
 
 class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -175,11 +175,12 @@ def load_settings(
             f"window is {run.window}, but the model has {model.max_position_embeddings} positions; "
             f"lower window or raise max_position_embeddings"
         )
-    if run.stride > run.window or (run.eval_stride or 1) > run.window:
-        raise InputError(
-            f"stride ({run.stride}) and eval_stride ({run.eval_stride}) must not exceed window ({run.window}), "
-            f"or tokens between windows would be skipped"
-        )
+    for name, stride in (("stride", run.stride), ("eval_stride", run.eval_stride or 1)):
+        if stride > run.window:
+            raise InputError(
+                f"{name} is {stride}, but must not exceed window ({run.window}), or tokens between windows would be "
+                f"skipped; set it too, as with --set {name}={run.window}"
+            )
     return Settings(run, model)
 
 

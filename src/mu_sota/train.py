@@ -38,6 +38,7 @@ from .verdict import Check, as_text, verdict
 
 RULE = "=" * 80
 _ESTIMATE_AFTER = 5  # steps; the first ones include warm-up of caches and allocators
+_HIGH_RATE = 0.01  # higher learning rates than this are never advised
 _EXPLODED = 1.5  # times the loss of the first logged steps
 
 
@@ -262,13 +263,14 @@ class Conduct(TrainerCallback):
         )
 
     def _diverged(self, step: int, loss: float) -> str:
-        first = self.trainer.first_loss or math.nan
-        lower = f"--set learning_rate={self.settings.learning_rate / 2:g}"
+        first = self.trainer.first_loss
+        began = f" (at first it was {first:.4g})" if first is not None and math.isfinite(first) else ""
+        lower = f"--set learning_rate={min(self.settings.learning_rate / 2, _HIGH_RATE):g}"
         clip = f"--set max_grad_norm={self.settings.max_grad_norm / 2:g}"
         kept = self.trainer.checkpoints()
         where = f"the last good checkpoint is kept in {kept[-1]}" if kept else "no checkpoint yet"
         return (
-            f"the loss became {loss:.4g} at step {step} (at first it was {first:.4g}), so the run stopped; "
+            f"the loss became {loss:.4g} at step {step}{began}, so the run stopped; "
             f"start again in another --out with a lower learning rate ({lower}) or harder clipping ({clip}); {where}"
         )
 
