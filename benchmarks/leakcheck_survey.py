@@ -22,7 +22,7 @@ import transformers
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from mu_sota import machine
+from mu_sota import MuConfig, machine
 from mu_sota.causality import check
 from mu_sota.errors import InputError
 from mu_sota.files import replacing, write_json
@@ -250,7 +250,7 @@ def main() -> None:
         parser.error(f"no causal language models of transformers: {', '.join(sorted(unknown))}")
     cases = [
         Case(name, variant)
-        for name in sorted(arguments.only or MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+        for name in sorted(arguments.only or MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.keys() - {MuConfig.model_type})
         for variant in [{}, *VARIANTS.get(name, [])]
     ]
     earlier = json.loads(file.read_text(encoding="utf-8"))["models"] if arguments.only and file.exists() else {}
