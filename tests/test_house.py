@@ -23,7 +23,7 @@ MAY_IMPORT: dict[str, set[str] | str] = {
     "layout": set(),
     "config": {"errors", "layout", "versions"},
     "attention": set(),
-    "kernels": {"files"},
+    "kernels": set(),
     "loss": {"kernels"},
     "model": {"config", "errors", "layout", "attention", "kernels", "loss"},
     "machine": {"kernels"},

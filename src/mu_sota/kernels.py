@@ -14,6 +14,7 @@ import platform
 import re
 import shutil
 import subprocess
+import tempfile
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,8 +26,6 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 from transformers.utils import logging
-
-from .files import cache_folder, replacing
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
 LARGEST_HEAD = 16  # values of a head; PyTorch's kernels are as fast from here on
@@ -61,12 +60,18 @@ def library() -> ctypes.CDLL | None:
 
 
 def _compiled(compiler: str) -> Path:
-    """The shared library for this source, compiler and processor, from the cache or made now."""
+    """The shared library for this source, compiler and processor, made at first use.
+
+    It is kept in the folder of the environment variable MU_SOTA_CACHE, or beside what PyTorch keeps (~/.cache/torch).
+    """
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
     described = (SOURCE.read_text(encoding="utf-8"), version, _processor(), str(_TRIES), str(_FLAGS))
-    path = cache_folder() / f"kernels-{hashlib.sha256(repr(described).encode()).hexdigest()[:16]}.so"
+    folder = Path(os.environ.get("MU_SOTA_CACHE") or Path(torch.hub.get_dir()).with_name("mu_sota")).expanduser()
+    path = folder / f"kernels-{hashlib.sha256(repr(described).encode()).hexdigest()[:16]}.so"
     if not path.exists():
-        with replacing(path) as fresh:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as workspace:
+            fresh = Path(workspace, path.name)
             for number, more in enumerate(_TRIES):
                 done = subprocess.run(
                     [compiler, *_FLAGS, *more, "-o", str(fresh), str(SOURCE)],
@@ -76,6 +81,7 @@ def _compiled(compiler: str) -> Path:
                 )
                 if not done.returncode:
                     break
+            os.replace(fresh, path)  # two processes may make it at once
     return path
 
 
