@@ -39,8 +39,8 @@ test: $(VENV)/.installed-dev ## Check format, lint, types, and run the tests
 
 # What an update of a library can break: the model inside others' code, training, decoding, export, serving, data,
 # tokenizer, playground.
-VERSION_TESTS := $(patsubst %,tests/test_%.py,others_code model generation kernels baselines config data tokenizer export \
-	serving using train trainer playground inspect_blocks interactive)
+VERSION_TESTS := $(addprefix tests/,model data saved generation inspection training playground \
+	comparison/test_baselines.py test_using.py)
 RUN_VERSION_TESTS = $(1)/bin/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile $(VERSION_TESTS)
 RECORD_VERSIONS = $(1)/bin/python benchmarks/versions.py $(2) --out docs/results/versions.json
 
@@ -57,7 +57,7 @@ test-newest: ## The second half, in .venv-newest, which is set up anew each time
 	@$(call PIP_IN,$(VENV)-newest) --no-build-isolation --editable '.[dev]'
 	$(call RUN_VERSION_TESTS,$(VENV)-newest)
 	@$(call PIP_IN,$(VENV)-newest) torchao # last, for importing it prints lines into what other tests read
-	$(VENV)-newest/bin/python -m pytest tests/test_others_code.py -k torchao
+	$(VENV)-newest/bin/python -m pytest tests/model/test_others_code.py -k torchao
 	$(call RECORD_VERSIONS,$(VENV)-newest,newest)
 
 bench: $(VENV)/.installed-dev ## Time training, decoding and reading of text here (6 minutes), in runs/bench; DATA=corpus

@@ -21,16 +21,18 @@ from torch import Tensor
 from torch.optim.lr_scheduler import OneCycleLR
 from transformers import Cache
 
-from mu_sota import MuConfig, MuForCausalLM, kernels, machine
-from mu_sota.attention import causal_attention
-from mu_sota.data import TrainWindows, load_corpus
-from mu_sota.evaluate import evaluate
-from mu_sota.files import write_json
-from mu_sota.layout import NUM_BLOCKS, join_blocks, split_blocks
-from mu_sota.model import BlockAttention, CrossBlockAttention
-from mu_sota.settings import MODEL_KEYS, RunSettings, load_settings
-from mu_sota.train import duration
-from mu_sota.trainer import WindowOrder
+from mu_sota import MuConfig, MuForCausalLM
+from mu_sota.common import environment
+from mu_sota.common.files import write_json
+from mu_sota.data.corpus import TrainWindows, load_corpus
+from mu_sota.evaluation.metrics import evaluate
+from mu_sota.model import kernels
+from mu_sota.model.attention import causal_attention
+from mu_sota.model.blocks import NUM_BLOCKS, join_blocks, split_blocks
+from mu_sota.model.modeling import BlockAttention, CrossBlockAttention
+from mu_sota.settings.load import MODEL_KEYS, RunSettings, load_settings
+from mu_sota.training.run import duration
+from mu_sota.training.trainer import WindowOrder
 
 PRESET, DATA = "quickstart", "pydocs"
 SEEDS = (0, 1, 2)
@@ -109,7 +111,7 @@ def batches(windows: TrainWindows, settings: RunSettings, seed: int) -> Iterator
 def train(
     model: MuForCausalLM, windows: TrainWindows, run: RunSettings, seed: int, steps: int, rise: float
 ) -> Iterator[float]:
-    """Train as `mu_sota.trainer` does; yields the CPU seconds of every step."""
+    """Train as `mu_sota.training.trainer` does; yields the CPU seconds of every step."""
     decayed = [p for name, p in model.named_parameters() if p.ndim >= 2 and not name.endswith("bias")]
     others = [p for name, p in model.named_parameters() if p.ndim < 2 or name.endswith("bias")]
     groups = [{"params": decayed, "weight_decay": run.weight_decay}, {"params": others, "weight_decay": 0.0}]
@@ -196,7 +198,7 @@ def main() -> None:
         f"--out {arguments.out}",
         "settings": settings,
         "seeds": list(SEEDS),
-        "machine": machine.describe(),
+        "machine": environment.describe(),
         "runs": [],
         "compared": {},
     }

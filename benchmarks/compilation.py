@@ -1,4 +1,4 @@
-"""Does `torch.compile` of the layers make training on a CPU faster, with the kernels of `mu_sota.kernels` and without?
+"""Does `torch.compile` of the layers make training on a CPU faster, with the compiled kernels and without?
 
     python benchmarks/compilation.py --out docs/results/compilation-cpu.json
 
@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 from side_by_side import in_turn, median_ratio, mu, seconds, training_step
 
-from mu_sota import machine
-from mu_sota.files import write_json
-from mu_sota.kernels import plain_pytorch
+from mu_sota.common import environment
+from mu_sota.common.files import write_json
+from mu_sota.model.kernels import plain_pytorch
 
 BATCH = 8
 
@@ -50,7 +50,7 @@ def main() -> None:
             "what": f"seconds of training steps at {BATCH} x 512 tokens, alternating",
             "command": f"python benchmarks/compilation.py --rounds {arguments.rounds}",
             **results,
-            "machine": machine.describe(),
+            "machine": environment.describe(),
         }
         write_json(arguments.out, record)
 

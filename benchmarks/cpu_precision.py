@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from side_by_side import mu
 
-from mu_sota import machine
-from mu_sota.files import write_json
+from mu_sota.common import environment
+from mu_sota.common.files import write_json
 
 
 def main() -> None:
@@ -47,7 +47,7 @@ def main() -> None:
             "batch": arguments.batch,
             "pairs": pairs,
             "median_speed_of_bf16_over_fp32": ratio,
-            "machine": machine.describe(),
+            "machine": environment.describe(),
         },
     )
 

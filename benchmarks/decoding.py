@@ -5,7 +5,7 @@
 The preset `mu-sota` with random weights continues a prompt of 448 tokens by 64, greedily. All ways alternate, on one
 thread. `generate` includes the pass over the prompt. `step` is a token, the mean of the last 8 one after the other, as
 decoding goes; `first step` is one right after the pass over the 511 before it, when the processor's caches hold little
-of what it needs. Both stand against a pass over all 512, with the kernels of `mu_sota.kernels`, and in PyTorch's own
+of what it needs. Both stand against a pass over all 512, with the compiled kernels, and in PyTorch's own
 operations, as the model ran before them.
 """
 
@@ -17,9 +17,9 @@ import torch
 from side_by_side import LENGTH, VOCABULARY, gpt2, in_turn, median_ratio, mu, seconds
 from transformers import PreTrainedModel
 
-from mu_sota import machine
-from mu_sota.files import write_json
-from mu_sota.kernels import plain_pytorch
+from mu_sota.common import environment
+from mu_sota.common.files import write_json
+from mu_sota.model.kernels import plain_pytorch
 
 PROMPT = 448
 NEW = LENGTH - PROMPT
@@ -98,7 +98,7 @@ def main() -> None:
                 **last,
                 "median_times_as_long_as_cached": ratios,
                 "tokens_per_second_with_cache": rate,
-                "machine": machine.describe(),
+                "machine": environment.describe(),
             },
         )
 

@@ -34,11 +34,12 @@ from unittest.mock import MagicMock
 import torch
 from torch import Tensor, nn
 
-from mu_sota import __version__, machine
-from mu_sota.causality import check
-from mu_sota.errors import InputError
-from mu_sota.files import replacing, write_json
-from mu_sota.subject import logits_in, one_line
+from mu_sota import __version__
+from mu_sota.common import environment
+from mu_sota.common.files import replacing, write_json
+from mu_sota.leakcheck.checks import check
+from mu_sota.leakcheck.model_adapter import logits_in, one_line
+from mu_sota.model.errors import InputError
 
 VOCAB, DIM, DEPTH, HEADS, HEAD, LENGTH = 96, 64, 2, 4, 16, 128
 """Sizes of all models: vocabulary, width, layers, heads, width of a head, longest text."""
@@ -1782,7 +1783,7 @@ def checked(one: Model) -> dict[str, Any]:
     """The record of one model."""
     entry: dict[str, Any] = {
         "package": one.package,
-        "version": machine.version(one.package),
+        "version": environment.version(one.package),
         "whole_language_model": one.whole,
         "made": one.made(),
         "note": one.note,
@@ -1911,7 +1912,7 @@ def main() -> None:
         "sizes": {"VOCAB": VOCAB, "DIM": DIM, "DEPTH": DEPTH, "HEADS": HEADS, "HEAD": HEAD, "LENGTH": LENGTH},
         "counts": _counts(models),
         "mu_sota": __version__,
-        "machine": machine.describe(),
+        "machine": environment.describe(),
         "models": models,
     }
     write_json(file, record)
@@ -1943,7 +1944,7 @@ def _apart(one: Model, timeout: float) -> dict[str, Any]:
         entry = {"verdict": NOT_CHECKED, "reason": f"the process ended with code {process.exitcode}"}
     process.kill()
     process.join()
-    made = {"package": one.package, "version": machine.version(one.package), "made": one.made(), "note": one.note}
+    made = {"package": one.package, "version": environment.version(one.package), "made": one.made(), "note": one.note}
     return made | entry | {"seconds": round(time.monotonic() - start, 1)}
 
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
-from mu_sota import machine
-from mu_sota.causality import Report, check
-from mu_sota.files import replacing, write_json
-from mu_sota.uniform import train_on_uniform_tokens
+from mu_sota.common import environment
+from mu_sota.common.files import replacing, write_json
+from mu_sota.leakcheck.checks import Report, check
+from mu_sota.leakcheck.noise_training import train_on_uniform_tokens
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
@@ -70,7 +70,7 @@ def main() -> None:
         )
         print(f"strength {strength:.0e}: {', '.join(sweep[-1]['found_by']) or 'not found'}", flush=True)
 
-    record = {"what": __doc__.split("\n")[0], "models": results, "strengths": sweep, "machine": machine.describe()}
+    record = {"what": __doc__.split("\n")[0], "models": results, "strengths": sweep, "machine": environment.describe()}
     write_json(arguments.out, record)
     with replacing(arguments.out.with_suffix(".md")) as temporary:
         temporary.write_text(_markdown(results, sweep), encoding="utf-8")

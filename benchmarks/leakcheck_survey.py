@@ -22,13 +22,14 @@ import transformers
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from mu_sota import MuConfig, machine
-from mu_sota.causality import check
-from mu_sota.errors import InputError
-from mu_sota.files import replacing, write_json
-from mu_sota.judge import TOLERANCES
-from mu_sota.subject import one_line
-from mu_sota.targets import resolve
+from mu_sota import MuConfig
+from mu_sota.common import environment
+from mu_sota.common.files import replacing, write_json
+from mu_sota.leakcheck.checks import check
+from mu_sota.leakcheck.model_adapter import one_line
+from mu_sota.leakcheck.resolve_model import resolve
+from mu_sota.leakcheck.tolerance import TOLERANCES
+from mu_sota.model.errors import InputError
 
 LAYERS = 3
 """Layers of a model whose layers are all of one kind; else one of each kind, and at least so many."""
@@ -274,7 +275,7 @@ def main() -> None:
                 "spread_of_initial_weights": arguments.spread,
                 "counts": _counts(models),
                 "exactness": _exactness(models, reference or models),
-                "machine": machine.describe(),
+                "machine": environment.describe(),
                 "models": models,
             }
             write_json(file, record)

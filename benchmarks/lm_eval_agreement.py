@@ -21,13 +21,13 @@ from typing import Any
 import numpy as np
 from transformers.utils.logging import disable_progress_bar
 
-from mu_sota import machine
-from mu_sota.data import Split, load_corpus, load_file
-from mu_sota.evaluate import evaluate
-from mu_sota.export import export
-from mu_sota.files import write_json
-from mu_sota.tokenizer import is_word_level
-from mu_sota.trained import load_trained
+from mu_sota.common import environment
+from mu_sota.common.files import write_json
+from mu_sota.data.corpus import Split, load_corpus, load_file
+from mu_sota.data.tokenizer import is_word_level
+from mu_sota.evaluation.metrics import evaluate
+from mu_sota.saved.export import export_model
+from mu_sota.saved.load_save import load_trained
 
 TASK = "local_text"
 TASK_FOLDER = Path(__file__).resolve().parents[1] / "docs" / "examples" / "lm-eval"
@@ -158,7 +158,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         workspace = Path(place)
         model = workspace / "exported"
-        export(arguments.run, model)
+        export_model(arguments.run, model)
         files = [
             file
             for text in arguments.texts
@@ -195,7 +195,7 @@ def main() -> None:
                 "window": arguments.window,
                 "harness_versions": _versions(arguments.python),
                 "texts": results,
-                "machine": machine.describe(),
+                "machine": environment.describe(),
             },
         )
 

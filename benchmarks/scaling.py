@@ -13,8 +13,8 @@ from typing import Any
 
 from side_by_side import LENGTH, VOCABULARY, mu, seconds, training_step
 
-from mu_sota import machine
-from mu_sota.files import replacing, write_json
+from mu_sota.common import environment
+from mu_sota.common.files import replacing, write_json
 
 BATCH = 8
 SIZES: dict[str, tuple[int, ...]] = {
@@ -85,7 +85,7 @@ def main() -> None:
         "what": f"median seconds of a training step, {BATCH} x {LENGTH} tokens, preset mu-sota, one size changed",
         "command": f"python benchmarks/scaling.py --steps {arguments.steps}",
         "seconds": measured,
-        "machine": machine.describe(),
+        "machine": environment.describe(),
     }
     write_json(arguments.out, record)
     for what, points in measured.items():

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from side_by_side import seconds
 
-from mu_sota import machine
-from mu_sota.data import load_corpus
-from mu_sota.files import write_json
+from mu_sota.common import environment
+from mu_sota.common.files import write_json
+from mu_sota.data.corpus import load_corpus
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
                 "bytes": sizes,
                 "first": first,
                 "second": second,
-                "machine": machine.describe(),
+                "machine": environment.describe(),
             },
         )
 

@@ -27,11 +27,12 @@ import torch.nn.functional as F
 from side_by_side import LENGTH, VOCABULARY, gpt2, in_turn, median_ratio, mu, seconds, training_step
 from torch import Tensor
 
-from mu_sota import kernels, machine
-from mu_sota import loss as loss_module
-from mu_sota import model as model_module
-from mu_sota.attention import causal_attention, causal_attention_with_entropy
-from mu_sota.files import write_json
+from mu_sota.common import environment
+from mu_sota.common.files import write_json
+from mu_sota.model import kernels
+from mu_sota.model import loss as loss_module
+from mu_sota.model import modeling as model_module
+from mu_sota.model.attention import causal_attention, causal_attention_with_entropy
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.reference import ReferenceMu
@@ -188,7 +189,7 @@ def main() -> None:
         "speed": speed(arguments.rounds),
         "changes": changes(8, max(arguments.rounds // 2, 1)),
         "memory": memory(32),
-        "machine": machine.describe(),
+        "machine": environment.describe(),
     }
     if arguments.out:
         write_json(arguments.out, record)

@@ -10,8 +10,8 @@ from datetime import date
 from importlib import metadata
 from pathlib import Path
 
-from mu_sota import machine
-from mu_sota.files import write_json
+from mu_sota.common import environment
+from mu_sota.common.files import write_json
 
 
 def asked_for() -> list[str]:
@@ -26,14 +26,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     record = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.exists() else {}
-    here = machine.describe()
+    here = environment.describe()
     record[arguments.which] = {
         "command": f"make test-{arguments.which}",
         "date": date.today().isoformat(),
         "python": here["python"],
         "platform": here["platform"],
         "commit": here["commit"],
-        "releases": {name: machine.version(name) for name in asked_for()},
+        "releases": {name: environment.version(name) for name in asked_for()},
     }
     write_json(arguments.out, record)
     print(f"{arguments.out}: {arguments.which} releases recorded")

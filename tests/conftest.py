@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from mu_sota import MuConfig, MuForCausalLM
-from mu_sota.export import export
-from mu_sota.tokenizer import train_bpe
+from mu_sota.data.tokenizer import train_bpe
+from mu_sota.saved.export import export_model
 
 USING = Path(__file__).parents[1] / "docs" / "using.md"
 
@@ -112,7 +112,7 @@ def tiny_export(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.lm_head.bias.data[beyond_ascii] = -10
     model.save_pretrained(place / "model")
     tokenizer.save_pretrained(place / "model")
-    export(place / "model", place / "tiny")
+    export_model(place / "model", place / "tiny")
     return place / "tiny"
 
 

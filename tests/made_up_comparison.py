@@ -5,8 +5,8 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from mu_sota.arms import MATCHINGS, QUESTIONS, SAID
-from mu_sota.findings import conclude
+from mu_sota.comparison.conclusions import conclude
+from mu_sota.comparison.contenders import MATCHINGS, QUESTIONS, SAID
 
 WORDS, BYTES, TOKENS, UNIGRAM, KNESER_NEY = 120_000, 640_000, 190_000, 6.412, 4.905
 
@@ -26,7 +26,7 @@ GRID = {"learning_rate": [0.001, 0.003, 0.01], "weight_decay": [0.01, 0.1], "dro
 
 
 def score(loss: float) -> dict[str, float]:
-    """As `mu_sota.evaluate.Score.as_dict()`."""
+    """As `mu_sota.evaluation.metrics.Score.as_dict()`."""
     nll = loss * TOKENS
     return {
         "loss": loss,

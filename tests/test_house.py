@@ -1,10 +1,12 @@
 """The rules of the house that a program can check: who may import whom, safe loading, nobody's own folders."""
 
 import ast
+import importlib.util
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -12,136 +14,115 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "mu_sota"
 
-ANYTHING_ABOVE = "anything above"
+# The rooms of the package, from top to bottom. A file imports its own room and rooms above it: this list is the rule.
+ROOMS = [
+    "model",  # first, since an exported folder holds it alone
+    "common",
+    "settings",
+    "data",
+    "evaluation",
+    "saved",
+    "generation",
+    "leakcheck",
+    "inspection",
+    "training",
+    "comparison",
+    "playground",
+    "cli",
+]
+FRONT_DOORS = {"__init__", "__main__", "causality"}  # the names by which users import
 
-# The package from top to bottom, and what each module may import of it: only modules above it. The one source of this
-# order; docs and comments point here.
-MAY_IMPORT: dict[str, set[str] | str] = {
-    "versions": set(),
-    "errors": set(),
-    "files": set(),
-    "layout": set(),
-    "config": {"errors", "layout", "versions"},
-    "attention": set(),
-    "kernels": set(),
-    "loss": {"kernels"},
-    "model": {"config", "errors", "layout", "attention", "kernels", "loss"},
-    "machine": {"kernels"},
-    "loudness": set(),
-    "state": set(),
-    "subject": {"errors", "loudness", "state"},
-    "locate": {"subject"},
-    "leaks": {"errors", "locate"},
-    "passes": {"errors", "subject"},
-    "gradients": {"errors", "passes", "subject"},
-    "decoding": {"errors", "passes", "subject"},
-    "judge": {"errors", "leaks", "locate", "passes", "subject"},
-    "causality": {"errors", "loudness", "subject", "leaks", "passes", "gradients", "decoding", "judge"},
-    "uniform": {"errors", "leaks", "state", "subject"},
-    "tokenizer": {"errors", "files"},
-    "data": {"errors", "files", "loss", "tokenizer"},
-    "settings": {"errors", "config"},
-    "evaluate": {"errors", "data", "tokenizer", "loss"},
-    "ngrams": {"errors", "data", "evaluate"},
-    "sizes": {"kernels", "model", "settings"},
-    "baselines": {"config", "errors", "loss", "model", "sizes"},
-    "trained": {"config", "errors", "evaluate", "model", "settings", "tokenizer"},
-    "interactive": {"errors", "files", "model", "settings", "tokenizer", "trained"},
-    "export": {"errors", "evaluate", "files", "layout", "machine", "model", "settings", "tokenizer", "trained"},
-    "targets": {"config", "errors", "model", "subject", "trained"},
-    "trainer": {"data", "evaluate", "files", "loss", "model", "settings", "trained"},
-    "verdict": set(),
-    "train": ANYTHING_ABOVE,
-    "significance": set(),
-    "arms": {"baselines", "config", "errors", "machine", "settings"},
-    "tuning": {"errors"},
-    "course": {"baselines", "data", "evaluate", "files", "settings", "train", "trained", "trainer", "tuning"},
-    "plan": {"arms", "baselines", "course", "data", "errors", "settings", "train", "tuning"},
-    "findings": {"arms", "evaluate", "significance"},
-    "inspect_blocks": ANYTHING_ABOVE,
-    "plots": set(),
-    "report": {"files", "plots", "tokenizer"},
-    "compare": ANYTHING_ABOVE,
-    "panels": {"evaluate", "layout", "tokenizer"},
-    "playground": ANYTHING_ABOVE,
-    "bars": {"passes"},
-    "cli": ANYTHING_ABOVE,
-}
-FREE = {"__init__", "__main__"}  # the package's front door and `python -m mu_sota`
-STDLIB_ONLY = {"errors", "files"}
-
-MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem not in FREE)
+FILES = sorted(path for room in ROOMS for path in (PACKAGE / room).glob("*.py"))
 
 
-def parse(module: str) -> ast.Module:
-    return ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"), filename=f"{module}.py")
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
 
 
-def allowed(module: str) -> set[str]:
-    rule = MAY_IMPORT[module]
-    order = list(MAY_IMPORT)
-    return set(order[: order.index(module)]) if isinstance(rule, str) else rule
+def name_of(path: Path) -> str:
+    """As a test's id: room/file.py."""
+    return path.relative_to(PACKAGE).as_posix()
 
 
-def imports(tree: ast.Module) -> Iterator[tuple[str, str, int]]:
-    """(top-level package, module or name inside it or "", line) of every import, also inside functions."""
-    for node in ast.walk(tree):
+def imports(path: Path) -> Iterator[tuple[str, int]]:
+    """(dotted name of a module, line) of every import, also inside functions; relative ones resolved."""
+    package = path.relative_to(PACKAGE.parent).parent.parts
+    for node in ast.walk(parse(path)):
         if isinstance(node, ast.Import):
             for alias in node.names:
-                package, _, inside = alias.name.partition(".")
-                yield package, inside, node.lineno
+                yield alias.name, node.lineno
         elif isinstance(node, ast.ImportFrom):
-            name = ".".join(["mu_sota"] * bool(node.level) + [node.module] * bool(node.module))
-            package, _, inside = name.partition(".")
+            base = ".".join([*(package[: len(package) - node.level + 1] if node.level else ()), node.module or ""])
             for alias in node.names:
-                yield package, inside or (alias.name if package == "mu_sota" else ""), node.lineno
+                module = base.strip(".")
+                inside = PACKAGE.parent.joinpath(*module.split("."), f"{alias.name}.py").exists()
+                yield f"{module}.{alias.name}" if inside else module, node.lineno
 
 
-def test_the_table_only_looks_up() -> None:
-    order = list(MAY_IMPORT)
-    for module in MAY_IMPORT:
-        wrong = allowed(module) - set(order[: order.index(module)])
-        assert not wrong, f"the table lets {module} import {', '.join(sorted(wrong))}, which is not above it"
+def test_every_file_is_in_a_room() -> None:
+    assert {path.stem for path in PACKAGE.glob("*.py")} == FRONT_DOORS
+    assert {path.parent.name for path in PACKAGE.glob("*/*.py")} == set(ROOMS)
+    assert not list(PACKAGE.glob("*/*/*.py")), "a room is flat"
 
 
-def test_the_package_is_flat() -> None:
-    folders = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
-    assert not folders, f"{folders}: an exported model takes only sibling modules along, so there are no sub-packages"
-
-
-@pytest.mark.parametrize("module", MODULES)
-def test_a_module_imports_only_what_is_above_it(module: str) -> None:
-    assert module in MAY_IMPORT, (
-        f"src/mu_sota/{module}.py is not in the table of the house: put it at its place in MAY_IMPORT in "
-        "tests/test_house.py, with what it may import"
-    )
-    for package, inside, line in imports(parse(module)):
-        where = f"src/mu_sota/{module}.py:{line}"
-        if package != "mu_sota":
-            if module in STDLIB_ONLY:
-                assert package in sys.stdlib_module_names, f"{where} imports {package}, but may use only the stdlib"
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_a_room_imports_only_rooms_above_it(path: Path) -> None:
+    room = path.parent.name
+    may = ROOMS[: ROOMS.index(room) + 1]
+    for module, line in imports(path):
+        if not module.startswith("mu_sota"):
             continue
-        target = inside.partition(".")[0]
-        if target == "__version__":
+        where = f"{name_of(path)}:{line}"
+        parts = module.split(".")
+        if parts == ["mu_sota"]:  # its __version__
             continue
-        assert target in MAY_IMPORT, (
-            f"{where} imports {target or 'the package itself'}: import a name from the module that defines it"
-        )
-        may = allowed(module)
-        assert target in may, f"{where} imports {target}, but {module} may import only: {', '.join(sorted(may)) or '-'}"
+        assert parts[1] in may, f"{where} imports {module}, but {room} may import only {', '.join(may)}"
+        if path.stem != "__init__":
+            assert len(parts) == 3, f"{where} imports {module}: import a name from the file that defines it"
 
 
-@pytest.mark.parametrize("module", sorted([*MODULES, *FREE & {path.stem for path in PACKAGE.glob("*.py")}]))
-def test_torch_load_takes_weights_only(module: str) -> None:
+@pytest.mark.parametrize("room", ROOMS)
+def test_files_of_a_room_form_no_circle(room: str) -> None:
+    files = {path.stem: path for path in (PACKAGE / room).glob("*.py") if path.stem != "__init__"}
+    needs = {
+        name: {module.split(".")[2] for module, _ in imports(path) if module.startswith(f"mu_sota.{room}.")}
+        for name, path in files.items()
+    }
+    list(TopologicalSorter(needs).static_order())  # raises where there is a circle
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "model").glob("*.py")), ids=name_of)
+def test_the_model_can_be_exported(path: Path) -> None:
+    """An exported folder has these files alone, beside torch and transformers and what these two bring."""
+    brought = {"torch", "transformers", "huggingface_hub", "packaging", "mu_sota", *sys.stdlib_module_names}
+    if path.stem == "__init__":  # which is not exported
+        return
+    for module, line in imports(path):
+        assert module.partition(".")[0] in brought, f"{name_of(path)}:{line} imports {module}"
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_has_a_public_face(room: str) -> None:
+    """Its docstring says what it is for; all that its face names can be imported from it."""
+    module = importlib.import_module(f"mu_sota.{room}")
+    doc = " ".join(str(module.__doc__).split())
+    assert "Begin reading in `" in doc
+    for file in re.findall(r"`(\w+\.py)`", doc):
+        assert (PACKAGE / room / file).is_file(), f"the docstring of {room} names {file}"
+    for name in getattr(module, "__all__", ()):
+        if room != "playground" or importlib.util.find_spec("gradio"):
+            assert getattr(module, name) is not None
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_torch_load_takes_weights_only(path: Path) -> None:
     """A checkpoint from a stranger must not run code."""
-    for node in ast.walk(parse(module)):
+    for node in ast.walk(parse(path)):
         if isinstance(node, ast.ImportFrom) and node.module == "torch":
-            assert "load" not in {alias.name for alias in node.names}, (
-                f"{module}:{node.lineno}: write torch.load in full"
-            )
+            assert "load" not in {alias.name for alias in node.names}, f"{path}:{node.lineno}: write torch.load in full"
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
             given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
-            assert given.get("weights_only") == "True", f"{module}:{node.lineno}: torch.load without weights_only=True"
+            assert given.get("weights_only") == "True", f"{path}:{node.lineno}: torch.load without weights_only=True"
 
 
 def test_no_file_names_a_folder_of_one_machine() -> None:

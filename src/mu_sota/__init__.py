@@ -5,36 +5,20 @@ does without, so that it answers before torch is loaded.
 """
 
 import sys
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from .config import MuConfig as MuConfig
-    from .errors import InputError as InputError
-    from .model import MuForCausalLM as MuForCausalLM
-    from .model import MuModel as MuModel
+import lazy_loader
 
 __version__ = "0.1.0"
-__all__ = ["InputError", "MuConfig", "MuForCausalLM", "MuModel", "__version__"]
 
-_MODULES = ("causality", "layout")
-_HOME = {"InputError": "errors", "MuConfig": "config", "MuForCausalLM": "model", "MuModel": "model"}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return import_module(f".{name}", __name__)
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOME[name]}", __name__), name)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 
 def _register() -> None:
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
-    from .config import MuConfig
-    from .model import MuForCausalLM, MuModel
+    from .model.configuration import MuConfig
+    from .model.modeling import MuForCausalLM, MuModel
 
     AutoConfig.register(MuConfig.model_type, MuConfig, exist_ok=True)
     AutoModel.register(MuConfig, MuModel, exist_ok=True)

@@ -1,0 +1,3 @@
+"""The command line: parse, call, print. Begin reading in `commands.py`."""
+
+from .commands import main as main

@@ -1,0 +1,262 @@
+"""Standard Transformers of `transformers` to compare with: GPT-2 and Llama style, sized by counting real models.
+
+Both tie the output projection to the embedding, as GPT-2 and the small Llamas do, and have heads of 32 values. Dropout
+acts on the embedding and on what attention and feed-forward add to the stream, as in GPT-2; not on attention weights,
+where MU has none either, and which would make a step on a CPU half as long again. Their loss is computed as MU's is,
+from chunks, and GELU by one operation: none of them is slow for want of care.
+
+Legend: B batch, T time, V vocabulary.
+"""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from mu_sota.evaluation.cost import flops_per_token
+from mu_sota.model.configuration import MuConfig
+from mu_sota.model.errors import InputError
+from mu_sota.model.loss import IGNORE_INDEX, chunked_cross_entropy
+from mu_sota.model.modeling import MuCausalLMOutput, MuForCausalLM
+
+HEAD_SIZE = 32
+TOLERANCE = 0.005
+"""Largest relative difference in what is matched."""
+
+_WIDTHS = range(HEAD_SIZE, 4097, HEAD_SIZE)
+_MAX_LAYERS = 48
+_WIDTH_PER_LAYER = 32
+"""A shape of this ratio is preferred; GPT-2 has 64 at 124 M parameters. Within wide bounds the ratio hardly matters at
+a given number of parameters (Kaplan et al. 2020, figure 5)."""
+
+
+class _TokenLoss:
+    """The loss interface of `MuForCausalLM` for a model of `transformers`."""
+
+    accepts_loss_kwargs = True  # tells `Trainer` that the loss is divided by `num_items_in_batch`
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        shift_labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        skip_logits: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast | MuCausalLMOutput:
+        """With `shift_labels` [B, T], the loss and `num_correct` and no logits; else as in `transformers`.
+
+        Raises:
+            TypeError: with `shift_labels`, an argument that is not heeded.
+        """
+        given: dict[str, Any] = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "position_ids": position_ids,
+        }
+        if shift_labels is None:
+            return super().forward(**given, logits_to_keep=logits_to_keep, **kwargs)  # type: ignore[misc]
+        if unknown := kwargs.keys() - {"labels"}:  # which `Trainer` passes beside
+            raise TypeError(f"with shift_labels, {type(self).__name__}.forward() does not take {', '.join(unknown)}")
+        hidden = self.base_model(**given, use_cache=False).last_hidden_state  # type: ignore[attr-defined]
+        head: nn.Linear = self.lm_head  # type: ignore[attr-defined]
+        total, num_correct = chunked_cross_entropy(hidden, head.weight, head.bias, shift_labels)
+        if num_items_in_batch is None:
+            num_items_in_batch = (shift_labels != IGNORE_INDEX).sum().clamp(min=1)
+        return MuCausalLMOutput(loss=total / num_items_in_batch, num_correct=num_correct)
+
+
+class Gpt2Style(_TokenLoss, GPT2LMHeadModel):
+    """GPT-2 (Radford et al. 2019): learned positions, LayerNorm before each part, GELU."""
+
+
+class LlamaStyle(_TokenLoss, LlamaForCausalLM):
+    """Llama (Touvron et al. 2023): rotary positions, RMSNorm, SwiGLU, no biases.
+
+    The library's has no dropout but in attention. Here the embedding and what attention and feed-forward add get it in
+    training, as in GPT-2; `config.dropout` says how much.
+    """
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__(config)
+        p: float = getattr(config, "dropout", 0.0)  # a field that `transformers` keeps, though it does not know it
+        self.model.embed_tokens.register_forward_hook(lambda module, _, out: F.dropout(out, p, module.training))
+        for layer in self.model.layers:
+            layer.self_attn.o_proj.register_forward_hook(lambda module, _, out: F.dropout(out, p, module.training))
+            layer.mlp.register_forward_hook(lambda module, _, out: F.dropout(out, p, module.training))
+
+
+class Shape(NamedTuple):
+    """Of a standard Transformer: layers, width of the stream, width inside the feed-forward."""
+
+    layers: int
+    width: int
+    inner: int
+
+
+class Family(NamedTuple):
+    """A kind of standard Transformer.
+
+    Attributes:
+        label: for people.
+        configure: shape to configuration; more fields as keywords.
+        usual_inner: inner widths per width that are usual.
+    """
+
+    label: str
+    configure: Callable[..., PreTrainedConfig]
+    usual_inner: float
+
+    def config(self, shape: Shape, like: MuConfig) -> PreTrainedConfig:
+        """The configuration of this shape, with vocabulary, positions and special tokens of a MU model."""
+        return self.configure(
+            shape,
+            num_attention_heads=shape.width // HEAD_SIZE,
+            max_position_embeddings=like.max_position_embeddings,
+            vocab_size=like.vocab_size,
+            tie_word_embeddings=True,
+            bos_token_id=like.bos_token_id,
+            eos_token_id=like.eos_token_id,
+            # Llama would never train its row of the embedding, and with words of a text it is that of <eos>.
+            pad_token_id=None,
+        )
+
+
+def _gpt2(shape: Shape, **more: Any) -> GPT2Config:
+    return GPT2Config(
+        n_layer=shape.layers,
+        n_embd=shape.width,
+        n_inner=shape.inner,
+        activation_function="gelu_pytorch_tanh",  # GPT-2's "gelu_new" in one operation instead of eight
+        attn_pdrop=0.0,
+        **more,
+    )
+
+
+def _llama(shape: Shape, **more: Any) -> LlamaConfig:
+    return LlamaConfig(num_hidden_layers=shape.layers, hidden_size=shape.width, intermediate_size=shape.inner, **more)
+
+
+FAMILIES = {"gpt2": Family("GPT-2", _gpt2, usual_inner=4.0), "llama": Family("Llama", _llama, usual_inner=8 / 3)}
+
+
+class _Kind(NamedTuple):
+    config: type[PreTrainedConfig]
+    model: type[PreTrainedModel]
+    dropouts: tuple[str, ...]
+
+
+_KINDS = {
+    kind.config.model_type: kind
+    for kind in (
+        _Kind(MuConfig, MuForCausalLM, ("dropout",)),
+        _Kind(GPT2Config, Gpt2Style, ("resid_pdrop", "embd_pdrop")),
+        _Kind(LlamaConfig, LlamaStyle, ("dropout",)),
+    )
+}
+
+
+def config_from_dict(content: dict[str, Any]) -> PreTrainedConfig:
+    """The configuration of MU or of a standard Transformer, from its `to_dict`."""
+    return _KINDS[content["model_type"]].config(**content)
+
+
+def load(folder: Path) -> PreTrainedModel:
+    """A model that `save_pretrained` left, in eval mode."""
+    kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
+    return _KINDS[kind].model.from_pretrained(folder).eval()
+
+
+def with_dropout(config: PreTrainedConfig, dropout: float) -> PreTrainedConfig:
+    """The configuration with another dropout, everywhere where tuning sets it."""
+    return config_from_dict(config.to_dict() | dict.fromkeys(_KINDS[config.model_type].dropouts, dropout))
+
+
+def build(config: PreTrainedConfig, dropout: float) -> PreTrainedModel:
+    """A new model, its weights drawn from the global random state."""
+    return _KINDS[config.model_type].model(with_dropout(config, dropout))
+
+
+class Parameters(NamedTuple):
+    """How many, and where.
+
+    Attributes:
+        total: all of them; tied ones once.
+        outside: those that are in no embedding, table of tokens or output projection.
+        tables: those in MU's tables of the tokens' affinity, one a layer.
+    """
+
+    total: int
+    outside: int
+    tables: int
+
+
+def count_parameters(config: PreTrainedConfig) -> Parameters:
+    """Of a model of this configuration, built without memory and counted."""
+    with torch.device("meta"):
+        model = build(config, 0.0)
+    by_token = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    apart = {parameter for module in (*by_token, model.get_output_embeddings()) for parameter in module.parameters()}
+    total = sum(parameter.numel() for parameter in model.parameters())
+    tables = model.model.affinity.weight.numel() if isinstance(model, MuForCausalLM) else 0
+    return Parameters(total, total - sum(parameter.numel() for parameter in apart), tables)
+
+
+def count_flops(config: PreTrainedConfig, length: int) -> int:
+    """FLOPs per token of forward and backward on a sequence of `length` tokens, as PyTorch counts them; see `sizes`."""
+    return flops_per_token(build(config, 0.0), length)[1]
+
+
+def fit(family: Family, like: MuConfig, measure: Callable[[PreTrainedConfig], int], target: int) -> PreTrainedConfig:
+    """The configuration of a family whose `measure` is nearest to `target`, in the most usual shape.
+
+    Args:
+        like: gives vocabulary, positions and special tokens.
+        measure: counts a configuration's parameters or FLOPs, which grow linearly with layers and inner width.
+
+    Raises:
+        InputError: no shape comes within `TOLERANCE`.
+    """
+
+    def at(layers: int, width: int, inner: int) -> int:
+        return measure(family.config(Shape(layers, width, inner), like))
+
+    found: list[tuple[float, Shape]] = []
+    for width in _WIDTHS:
+        one, two, wide = at(1, width, width), at(2, width, width), at(1, width, 2 * width)
+        if one > target:
+            break
+        per_inner = (wide - one) / width
+        for layers in range(1, _MAX_LAYERS + 1):
+            spare = target - (one + (layers - 1) * (two - one))
+            inner = width + spare / layers / per_inner
+            if inner < width:
+                break
+            unusual = abs(math.log(inner / width / family.usual_inner))
+            uneven = abs(math.log(width / layers / _WIDTH_PER_LAYER))
+            found.append((unusual + uneven / 2, Shape(layers, width, round(inner))))
+    for _, shape in sorted(found):
+        for grain in (8, 1):  # matrix products like multiples of 8
+            config = family.config(shape._replace(inner=grain * round(shape.inner / grain)), like)
+            if abs(measure(config) / target - 1) <= TOLERANCE:
+                return config
+    raise InputError(
+        f"no {family.label} model with heads of {HEAD_SIZE} values comes within {TOLERANCE:.1%} of {target:,} "
+        f"parameters or FLOPs; compare a larger MU model (num_hidden_layers, matrix_size)"
+    )

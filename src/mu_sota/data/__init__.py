@@ -1,0 +1,9 @@
+"""From the name or path of a text to windows of token ids.
+
+In: `pydocs`, `wikitext-2`, a file or a folder. Out: a `Corpus` of three splits, tokenized and cached, and its windows.
+Begin reading in `corpus.py`.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,230 @@
+"""Text to token ids and back: byte-level BPE (the default), and the closed word vocabulary of published figures.
+
+Both are `transformers` tokenizers over the `tokenizers` library. In corpus and user text nothing is ever parsed as a
+special token: `<EOS>` typed by a user is five ordinary characters to the BPE. (In the word vocabulary `<unk>` and
+`<eos>` are words of the corpus, and mean their entries when they stand alone between spaces.)
+"""
+
+import json
+import os
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from mu_sota.common.files import replacing
+from mu_sota.model.errors import InputError
+
+TOKENIZER_FILE = "mu_sota_tokenizer.json"
+
+_BPE_SPECIALS = {"pad_token": "<PAD>", "unk_token": "<UNK>", "bos_token": "<BOS>", "eos_token": "<EOS>"}
+_WORD_SPECIALS = {"pad_token": "<eos>", "unk_token": "<unk>", "bos_token": "<eos>", "eos_token": "<eos>"}
+_LINE_ENDS = normalizers.Replace("\n", " <eos> ")
+_SMALLEST_BPE = len(_BPE_SPECIALS) + 256
+
+_READABLE = "\n\t\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"
+
+_PIECE_CHARACTERS = 16_384
+_PIECES_A_BATCH = 64
+# Both pre-tokenizers start a new pre-token wherever white space follows something else, and neither looks behind, so
+# text cut at such a place has the same tokens as the whole.
+_CUT = re.compile(r"\S(?=[ \n])")
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE with `<PAD> <UNK> <BOS> <EOS>` as ids 0 to 3 and all 256 bytes.
+
+    It has `vocab_size` entries, or fewer when the text runs out of pairs to merge. `decode(encode(text)) == text` for
+    every text.
+
+    Raises:
+        InputError: `vocab_size` is below 260 (four special tokens and 256 bytes), or a text holds a lone surrogate.
+    """
+    if vocab_size < _SMALLEST_BPE:
+        raise InputError(
+            f"A BPE vocabulary of {vocab_size} entries is too small: four special tokens and 256 bytes need "
+            f"{_SMALLEST_BPE}, so ask for at least that many."
+        )
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(_BPE_SPECIALS.values()),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator((piece for text in texts for piece in _pieces(text)), trainer)
+    return _wrap(Tokenizer.from_str(_bare_json(backend)))
+
+
+def train_words(texts: Iterable[str]) -> PreTrainedTokenizerFast:
+    """Collect the closed vocabulary of `texts`: every white-space word, `<unk>`, and `<eos>` for each end of line.
+
+    Frequent words have small ids. The beginning-of-text, end-of-text and padding tokens are all `<eos>`, so that a
+    softmax over the vocabulary compares with published word-level figures.
+
+    Raises:
+        InputError: a text holds a lone surrogate.
+    """
+    backend = Tokenizer(models.WordLevel(unk_token="<unk>"))
+    backend.normalizer = _LINE_ENDS
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    # No `special_tokens` here: where the corpus has these words too, the trainer leaves holes among the ids.
+    trainer = trainers.WordLevelTrainer(vocab_size=2**31, show_progress=False)
+    backend.train_from_iterator((piece for text in texts for piece in _pieces(text)), trainer)
+    vocabulary = backend.get_vocab()
+    for token in ("<unk>", "<eos>"):
+        vocabulary.setdefault(token, len(vocabulary))
+    backend.model = models.WordLevel(vocabulary, unk_token="<unk>")
+    return _wrap(Tokenizer.from_str(_bare_json(backend)))
+
+
+def is_word_level(tokenizer: PreTrainedTokenizerFast) -> bool:
+    """Whether tokens are whole words of a closed vocabulary, with an `<eos>` for every end of line."""
+    return isinstance(tokenizer.backend_tokenizer.model, models.WordLevel)
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> np.ndarray:
+    """Return the token ids of `text`, uint32 of shape (tokens,), without special tokens added or parsed.
+
+    Large texts are encoded in parallel pieces that give exactly the tokens of the whole.
+
+    Raises:
+        InputError: the text holds a lone surrogate.
+    """
+    backend = tokenizer.backend_tokenizer
+    backend.encode_special_tokens = True
+    pieces = _pieces(text) if _cuts_exactly(backend) else iter([_encodable(text)])
+    ids = [np.empty(0, np.uint32)]
+    while batch := list(islice(pieces, _PIECES_A_BATCH)):
+        encodings = backend.encode_batch_fast(batch, add_special_tokens=False)
+        ids.extend(np.array(encoding.ids, np.uint32) for encoding in encodings)
+    return np.concatenate(ids)
+
+
+def save(tokenizer: PreTrainedTokenizerFast, path: str | os.PathLike[str]) -> None:
+    """Write the tokenizer to one JSON file in the format of the `tokenizers` library."""
+    with replacing(path) as temporary:
+        temporary.write_text(_bare_json(tokenizer.backend_tokenizer), encoding="utf-8")
+
+
+def load(path: str | os.PathLike[str]) -> PreTrainedTokenizerFast:
+    """Load a tokenizer from the JSON file of `save`, or from a folder with that file or a Hugging Face tokenizer.
+
+    Raises:
+        InputError: there is no tokenizer at `path`, or the file is not one that `save` wrote.
+    """
+    path = Path(path)
+    if path.is_dir():
+        if (path / "tokenizer.json").is_file() and not (path / TOKENIZER_FILE).is_file():
+            return _load_hugging_face(path)
+        path = path / TOKENIZER_FILE
+    if not path.is_file():
+        raise InputError(f"No tokenizer at {path}: give a {TOKENIZER_FILE} or a folder with a tokenizer.json.")
+    try:
+        backend = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare `Exception`
+        raise InputError(
+            f"{path} is not a tokenizer file ({error}): give the {TOKENIZER_FILE} of a training run."
+        ) from error
+    return _wrap(backend, path)
+
+
+def _load_hugging_face(folder: Path) -> PreTrainedTokenizerFast:
+    try:
+        return PreTrainedTokenizerFast.from_pretrained(folder)
+    except Exception as error:  # whatever the files provoke in two libraries
+        raise InputError(
+            f"The tokenizer files in {folder} cannot be loaded ({error}): give a folder that `save_pretrained` wrote."
+        ) from error
+
+
+def _wrap(bare: Tokenizer, origin: Path | None = None) -> PreTrainedTokenizerFast:
+    """Name the special tokens among the vocabulary, by the type of the model."""
+    specials = _WORD_SPECIALS if isinstance(bare.model, models.WordLevel) else _BPE_SPECIALS
+    missing = [token for token in dict.fromkeys(specials.values()) if bare.token_to_id(token) is None]
+    if missing:
+        raise InputError(
+            f"The vocabulary of {origin} lacks {', '.join(missing)}: give a {TOKENIZER_FILE} that this program wrote."
+        )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bare,
+        split_special_tokens=True,
+        clean_up_tokenization_spaces=False,
+        padding_side="left",  # a batch of prompts goes on at the right
+        **specials,
+    )
+
+
+def _bare_json(backend: Tokenizer) -> str:
+    """The tokenizer's JSON, its special tokens left as plain vocabulary entries.
+
+    An entry under `added_tokens` would be parsed out of text by whoever loads the file with `tokenizers` alone.
+    """
+    content: dict[str, Any] = json.loads(backend.to_str())
+    vocabulary = content["model"]["vocab"]
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] not in vocabulary]
+    return json.dumps(content, ensure_ascii=False)
+
+
+def _cuts_exactly(backend: Tokenizer) -> bool:
+    """Whether the tokenizer is of one of the two kinds trained here, for which `_CUT` holds."""
+    before = backend.pre_tokenizer
+    if isinstance(before, pre_tokenizers.ByteLevel):
+        return backend.normalizer is None and before.use_regex and not before.add_prefix_space
+    return isinstance(before, pre_tokenizers.WhitespaceSplit) and repr(backend.normalizer) == repr(_LINE_ENDS)
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """Cut a text into pieces of about `_PIECE_CHARACTERS` that can be tokenized each by itself."""
+    _encodable(text)
+    start = 0
+    while start < len(text):
+        cut = _CUT.search(text, start + _PIECE_CHARACTERS)
+        end = cut.end() if cut else len(text)
+        yield text[start:end]
+        start = end
+
+
+def _encodable(text: str) -> str:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"The text has the lone surrogate {text[error.start]!r} at character {error.start}, which UTF-8 cannot "
+            "hold: decode the text again as UTF-8, or remove that character."
+        ) from None
+    return text
+
+
+def visible(text: str, spaces: bool = True) -> str:
+    """The text with nothing in it that drives a terminal, turns the direction of writing, or cannot be seen.
+
+    What cannot be printed is written as `\\xNN`, `\\uNNNN` or `\\UNNNNNNNN`. All letters and emoji are as they were.
+
+    Args:
+        spaces: of a single token: every character is in sight, spaces, line ends and tabs as `·`, `⏎` and `⇥`. In a
+            text to be read they stay as they are, as do the two joiners that emoji, Persian and Hindi are written with.
+    """
+    if spaces:
+        text = text.replace(" ", "·").replace("\n", "⏎").replace("\t", "⇥")
+    return "".join(
+        character if character.isprintable() or (not spaces and _readable(character)) else _code(character)
+        for character in text
+    )
+
+
+def _readable(character: str) -> bool:
+    return character in _READABLE or unicodedata.category(character) == "Zs"  # spaces of all widths
+
+
+def _code(character: str) -> str:
+    number = ord(character)
+    return f"\\x{number:02x}" if number < 256 else f"\\u{number:04x}" if number < 65536 else f"\\U{number:08x}"

@@ -1,0 +1,106 @@
+"""What a configuration costs before anything is trained: parameters part by part, FLOPs, memory, steps."""
+
+from collections import Counter
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from transformers import PreTrainedModel
+
+from mu_sota.model.kernels import plain_pytorch
+from mu_sota.model.modeling import MuForCausalLM
+from mu_sota.settings.load import MODEL_KEYS, RunSettings, Settings
+
+# PyTorch's counter knows the fused attention of GPUs, not the CPU's.
+_FUSED_ATTENTION: dict[Any, Any] = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: (
+        lambda query, key, value, *_, out_shape=None, **__: sdpa_flop_count(query, key, value)
+    ),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+        lambda grad, query, key, value, *_, out_shape=None, **__: sdpa_backward_flop_count(grad, query, key, value)
+    ),
+}
+
+
+def parameter_table(model: MuForCausalLM) -> dict[str, int]:
+    """Number of parameters of each part, all layers together."""
+    parts: Counter[str] = Counter()
+    for name, parameter in model.named_parameters():
+        pieces = name.split(".")
+        if "layers" in pieces:
+            part = pieces[pieces.index("layers") + 2]
+            parts[f"layers: {part.replace('_', ' ')}"] += parameter.numel()
+        else:
+            parts[pieces[-2].replace("_", " ")] += parameter.numel()
+    return dict(parts)
+
+
+def flops_per_token(model: PreTrainedModel, length: int) -> tuple[int, int]:
+    """Floating-point operations per token of a forward pass, and of forward and backward, as PyTorch counts them.
+
+    Counted while one sequence runs on the CPU, in PyTorch's own operations. A multiplication and an addition count as
+    two; look-ups, norms and activations are not counted. Attention counts the full square of positions, as is the
+    convention.
+
+    Args:
+        model: on the CPU.
+        length: of the sequence, since attention grows with it.
+    """
+    ids = torch.zeros(1, length, dtype=torch.long)
+    with plain_pytorch(), FlopCounterMode(display=False, custom_mapping=_FUSED_ATTENTION) as forward:
+        logits = model.eval()(ids).logits
+    with FlopCounterMode(display=False, custom_mapping=_FUSED_ATTENTION) as backward:
+        logits.sum().backward()
+    model.zero_grad()
+    return forward.get_total_flops() // length, (forward.get_total_flops() + backward.get_total_flops()) // length
+
+
+def activation_bytes(model: MuForCausalLM, length: int) -> int:
+    """Bytes that a training step on the CPU keeps for the backward pass, per sequence, without the loss."""
+    kept: dict[int, tuple[int, torch.Tensor]] = {}
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            kept[storage.data_ptr()] = storage.nbytes(), tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = model.train().model(torch.zeros(1, length, dtype=torch.long))
+    del output
+    return sum(size for size, _ in kept.values())
+
+
+def describe(settings: Settings) -> str:
+    """The page that `mu-sota info` prints."""
+    run, config = settings
+    model = MuForCausalLM(config)
+    table = parameter_table(model)
+    total = sum(table.values())
+    forward, both = flops_per_token(model, run.window)
+    activations = activation_bytes(model, run.window)
+    state = 16 * total  # weights, gradients and two moments of AdamW in float32
+    lines = [
+        f"State {config.matrix_size} x {config.matrix_size}: 16 blocks of {config.block_size} values",
+        f"{config.num_hidden_layers} layers, {config.num_attention_heads} heads of cross-block attention",
+        "",
+        "Parameters (at the full vocabulary; a smaller text gives a smaller one)",
+        *(f"  {part:30} {count:>12,}  {count / total:6.1%}" for part, count in table.items()),
+        f"  {'total':30} {total:>12,}",
+        "",
+        f"FLOPs per token at {run.window} tokens: {forward / 1e6:.1f} M forward, {both / 1e6:.1f} M with backward",
+        "Memory of training in float32 (estimates)",
+        f"  weights, gradients, AdamW      {state / 2**30:8.2f} GiB",
+        f"  kept for backward, a sequence  {activations / 2**20:8.1f} MiB",
+        "",
+        "Settings of the model (change with --set key=value or a YAML file)",
+        *(f"  {key:23} {getattr(config, key)}" for key in MODEL_KEYS),
+        "",
+        "Settings of the run (the same way)",
+        *(
+            f"  {key:20} {value!s:34} {RunSettings.model_fields[key].description}"
+            for key, value in run.model_dump().items()
+        ),
+    ]
+    return "\n".join(lines)

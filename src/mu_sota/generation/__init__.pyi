@@ -1,0 +1,1 @@
+from .terminal import converse as converse

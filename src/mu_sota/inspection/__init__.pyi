@@ -1,0 +1,3 @@
+from .tracing import Trace as Trace
+from .tracing import blocks_off as blocks_off
+from .tracing import trace as trace

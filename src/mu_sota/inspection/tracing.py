@@ -1,0 +1,148 @@
+"""What a trained model does with a text, and what it does without some of its blocks.
+
+Legend: T tokens of the text, L layers, H heads, N = 16 blocks, D values of a state, V vocabulary, K alternatives.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from mu_sota.model.blocks import BLOCKS, join_blocks, split_blocks, to_matrix
+from mu_sota.model.errors import InputError
+from mu_sota.model.modeling import MuForCausalLM
+
+ALTERNATIVES = 5
+
+
+class Attention(NamedTuple):
+    """Where one token looked in one layer: a weight for each token up to and including itself; every row sums to 1."""
+
+    cross: Tensor  # [H, position + 1], the heads of the cross-block attention
+    block: Tensor  # [N, position + 1], the attention of each block
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One pass over a text, and what the layers did in it.
+
+    Attributes:
+        ids: [T].
+        log_probs: [T], in nats, of each token after those before it; NaN for the first, which nothing predicts.
+        top_ids, top_log_probs: [T, K], the likeliest tokens *after* each token, the last one's included.
+        states: [L + 1, T, D] block-major: what the first layer reads, then what each layer leaves to its reader. A
+            block that is switched off is 0 in all of them.
+        sensitivities: [L, T, N], how far each layer moved each block.
+    """
+
+    ids: Tensor
+    log_probs: Tensor
+    top_ids: Tensor
+    top_log_probs: Tensor
+    states: Tensor
+    sensitivities: Tensor
+    _cross: tuple[tuple[Tensor, Tensor], ...]  # query and key of each layer, [H, T, D / H]
+    _block: tuple[tuple[Tensor, Tensor], ...]  # query and key of each layer, [N, T, S]
+
+    @property
+    def nll(self) -> Tensor:
+        """How surprising each token after the first is, in nats, [T - 1]; the sum is -log of the text's probability."""
+        return -self.log_probs[1:]
+
+    def matrix(self, position: int, layer: int) -> Tensor:
+        """The M x M state of a token after `layer` layers; 0 is the embedding."""
+        return to_matrix(self.states[layer, position])
+
+    def attention(self, position: int, layer: int) -> Attention:
+        """The attention of a token in a layer, counted from 1 as the states are."""
+        return Attention(_row(*self._cross[layer - 1], position), _row(*self._block[layer - 1], position))
+
+
+@torch.no_grad()
+def trace(model: MuForCausalLM, ids: list[int]) -> Trace:
+    """Read a text once and keep what the layers did; blocks that are off (`blocks_off`) are off here too.
+
+    Raises:
+        ValueError: the text is longer than the model's positions.
+    """
+    layers = list(model.model.layers)
+    states: list[Tensor] = []
+    projected: dict[str, list[Tensor]] = {"cross": [], "block": []}
+
+    def read(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        states.append(inputs[0][0])
+
+    def write(kind: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        return lambda module, inputs, output: projected[kind].append(output[0])
+
+    with _hooks(
+        *(reader.register_forward_pre_hook(read) for reader in (*layers, model.model.norm)),
+        *(layer.cross_attention.qkv.register_forward_hook(write("cross")) for layer in layers),
+        *(layer.block_attention.qkv.register_forward_hook(write("block")) for layer in layers),
+    ):
+        inputs = torch.tensor([ids], device=model.device)
+        output = model(inputs, output_sensitivities=True)
+    logits = output.logits[0]
+    log_probs = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+    own = log_probs[:-1].gather(-1, inputs[0, 1:, None])[:, 0]
+    top = log_probs.topk(min(ALTERNATIVES, log_probs.shape[-1]))
+    heads = layers[0].cross_attention.num_heads
+    cross = (qkv.unflatten(-1, (3, heads, -1)).permute(1, 2, 0, 3) for qkv in projected["cross"])  # [3, H, T, D / H]
+    block = (qkv.transpose(0, 1).chunk(3, dim=-1) for qkv in projected["block"])  # 3 times [N, T, S]
+    return Trace(
+        ids=inputs[0].cpu(),
+        log_probs=torch.cat([torch.full((1,), float("nan")), own.cpu()]),
+        top_ids=top.indices.cpu(),
+        top_log_probs=top.values.cpu(),
+        states=torch.stack(states).cpu(),
+        sensitivities=torch.stack([layer[0] for layer in output.sensitivities]).cpu(),
+        # Copies: a view would keep the values alive that nobody asks for.
+        _cross=tuple((query.to("cpu", copy=True), key.to("cpu", copy=True)) for query, key, _ in cross),
+        _block=tuple((query.to("cpu", copy=True), key.to("cpu", copy=True)) for query, key, _ in block),
+    )
+
+
+@contextmanager
+def blocks_off(model: MuForCausalLM, names: Iterable[str]) -> Iterator[None]:
+    """Within the context, the named blocks are 0 wherever a layer or the final norm reads the state.
+
+    That is zero ablation of the state: what embeddings or layers write into these blocks is lost to all that follows,
+    in full passes and in `generate` alike, cached or not. Token and position embeddings, affinities and all weights
+    stay as they are, so the other blocks' sensitivities still follow from the token. LayerNorm sees the zeros, and
+    scales the other blocks up a little.
+
+    Raises:
+        InputError: there is no block of a name.
+    """
+    known = [block.name for block in BLOCKS]
+    off = torch.zeros(len(BLOCKS), dtype=torch.bool)
+    for name in names:
+        if name not in known:
+            raise InputError(f"no block is named {name!r}; the blocks are {', '.join(known)}")
+        off[known.index(name)] = True
+
+    def silence(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        state = inputs[0]
+        return (join_blocks(split_blocks(state).masked_fill(off.to(state.device)[:, None], 0)), *inputs[1:])
+
+    readers = (*model.model.layers, model.model.norm) if bool(off.any()) else ()
+    with _hooks(*(reader.register_forward_pre_hook(silence) for reader in readers)):
+        yield
+
+
+@contextmanager
+def _hooks(*handles: RemovableHandle) -> Iterator[None]:
+    with ExitStack() as stack:
+        for handle in handles:
+            stack.callback(handle.remove)
+        yield
+
+
+def _row(query: Tensor, key: Tensor, position: int) -> Tensor:
+    """Causal attention weights of one position: two times [..., T, K] to [..., position + 1]."""
+    scores = key[..., : position + 1, :] @ query[..., position, :, None]
+    return (scores[..., 0] * query.shape[-1] ** -0.5).softmax(-1)

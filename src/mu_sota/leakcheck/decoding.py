@@ -1,0 +1,146 @@
+"""Passes as a model is used: decoding with its cache, and texts with padding, beside one plain pass.
+
+Legend: B batch, V vocabulary.
+"""
+
+import math
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList
+
+from mu_sota.model.errors import InputError
+
+from .model_adapter import Pass, Run
+from .passes import Comparison, Passes
+
+
+class NotAsked(InputError):
+    """The model cannot be asked this; the message says why."""
+
+
+def decoded(passes: Passes) -> Iterator[Comparison]:
+    """Decoding by the model's own `generate`, the known tokens forced one by one.
+
+    Raises:
+        NotAsked: the model has no `generate`, or uses no cache.
+    """
+    _require_cache(passes)
+    length = passes.length
+    for prompt in (1, length // 2):
+        run = Run(partial(_decode, passes, prompt, length - prompt), (passes.rows, 1))
+        meaning = (
+            f"decoding with its cache after a prompt of {prompt} gives other predictions than one pass over the "
+            f"whole text"
+        )
+        # All steps; then the last alone, which `locate` can hold against the full pass.
+        for first in (prompt, length - 1):
+            yield Comparison(
+                Pass(passes.base, columns=slice(first - 1, length - 1)),
+                Pass(run, columns=slice(first - prompt, None)),
+                meaning,
+                passes.scale,
+            )
+
+
+def padded(passes: Passes) -> Iterator[Comparison]:
+    """Padding on the right and left, with its `attention_mask`, of several rows and of one.
+
+    Raises:
+        NotAsked: the model takes no `attention_mask`.
+    """
+    if not passes.subject.takes("attention_mask"):
+        raise NotAsked("the model takes no attention_mask")
+    yield Comparison(
+        Pass(passes.base),
+        Pass(passes.run(passes.ids, attention_mask=torch.ones_like(passes.ids))),
+        "an attention_mask of ones changes what it predicts",
+        passes.scale,
+    )
+    width = passes.length
+    # Rows of several lengths, and one row alone: some models mask padding only in batches.
+    for kept in ([width - 1 - (row * width) // (2 * passes.rows) for row in range(passes.rows)], [width // 2]):
+        for side in ("right", "left"):
+            places = [slice(count) if side == "right" else slice(width - count, width) for count in kept]
+            run = _run_padded(passes, places)
+            for row, (count, place) in enumerate(zip(kept, places, strict=True)):
+                one = slice(row, row + 1)
+                ids = passes.ids[one, :count]
+                yield Comparison(
+                    Pass(passes.run(ids, **_positions(passes, torch.ones_like(ids)))),
+                    Pass(run, one, place),
+                    f"{width - count} tokens of padding on the {side}, with their attention_mask, change what it "
+                    f"predicts from the {count} real ones{' of a single row' if len(kept) == 1 else ''}",
+                    passes.scale,
+                )
+
+
+def _run_padded(passes: Passes, places: list[slice]) -> Run:
+    """Row r of the ids, as much as place r holds, put there; padding elsewhere."""
+    pad = passes.subject.pad_id
+    if pad is None or pad >= passes.subject.vocab_size:
+        pad = int(passes.drawn[0])
+    ids = torch.full((len(places), passes.length), pad, device=passes.subject.device)
+    mask = torch.zeros_like(ids)
+    for row, place in enumerate(places):
+        ids[row, place] = passes.ids[row, : place.stop - (place.start or 0)]
+        mask[row, place] = 1
+    return passes.run(ids, attention_mask=mask, **_positions(passes, mask))
+
+
+def _positions(passes: Passes, mask: Tensor) -> dict[str, Any]:
+    """Where the model takes them: counted from the first real token, as `generate` gives them."""
+    return {"position_ids": (mask.cumsum(-1) - 1).clamp(min=0)} if passes.subject.takes("position_ids") else {}
+
+
+def _require_cache(passes: Passes) -> None:
+    model = passes.subject.model
+    if not isinstance(model, GenerationMixin):
+        raise NotAsked("the model has no generate method of transformers")
+    widths: list[int] = []
+
+    def note(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        given = kwargs.get("input_ids", args[0] if args else None)
+        widths.append(given.shape[1] if isinstance(given, Tensor) else 0)
+
+    handle = passes.subject.roots[0].register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        with torch.no_grad():
+            _decode(passes, 2, 2)
+    finally:
+        handle.remove()
+    if widths[-1] > 1:
+        raise NotAsked("the model decodes without a cache: every step is a full pass")
+
+
+def _decode(passes: Passes, prompt: int, steps: int) -> Tensor:
+    """Logits [B, steps, V] of decoding with the cache after a prompt, the known tokens forced one by one."""
+
+    def force(ids: Tensor, scores: Tensor) -> Tensor:
+        passes.watch.count()
+        forced = torch.full_like(scores, -math.inf)
+        return forced.scatter(1, passes.ids[:, ids.shape[1], None], 0.0)
+
+    settings = GenerationConfig(
+        max_new_tokens=steps,
+        do_sample=False,
+        use_cache=True,
+        return_dict_in_generate=True,
+        output_logits=True,
+        pad_token_id=int(passes.drawn[0]),
+    )
+    given = passes.ids[:, :prompt]
+    model: Any = passes.subject.model
+    with passes.subject.mode(training=False):
+        model.generation_config = GenerationConfig()  # its own stops early, for one
+        output = model.generate(
+            given,
+            attention_mask=torch.ones_like(given),
+            generation_config=settings,
+            logits_processor=LogitsProcessorList([force]),
+        )
+    logits = torch.stack(output.logits, dim=1)
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

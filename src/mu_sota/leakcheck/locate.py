@@ -1,0 +1,275 @@
+"""Where a leak arises: the first module whose output moved although what it was given did not.
+
+Two passes that should agree are run with hooks on every module. Tensors are compared where the passes should agree
+(earlier positions, the same row); a tensor's batch and time axes are recognised by their sizes, so a check picks sizes
+that no weight has.
+
+Legend: B batch, T time.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, is_dataclass
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from .model_adapter import EVERYTHING, Pass, change
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where a leak arises.
+
+    Args:
+        module: qualified name of the innermost module that turns inputs that did not move into outputs that did; empty
+            for the whole model.
+        kind: its class.
+        after: its last part whose output had not moved, if it has parts.
+        before: its first part whose input had moved.
+        summary: a part whose output has no position (or no row) of its own and moved, as a mean over the sequence has.
+        path: modules that carry the change from there to the logits.
+    """
+
+    module: str
+    kind: str
+    after: str | None
+    before: str | None
+    summary: str | None
+    path: list[str]
+
+    def sentence(self) -> str:
+        """For a reader: where, between which parts, and by which path."""
+        place = f"{self.module} ({self.kind})" if self.module else f"the model's own forward ({self.kind})"
+        between = [f"after {self.after}"] * bool(self.after) + [f"before {self.before}"] * bool(self.before)
+        if self.summary:
+            between.append(f"by way of {self.summary}, whose output has no position of its own")
+        inside = f", {', '.join(between)}" if between else ""
+        return f"arises in {place}{inside}; path: {' -> '.join([*self.path, 'logits'])}"
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class _Part(NamedTuple):
+    """The compared part of one tensor, by the name under which it went in or out; `placed` if it has all the axes by
+    which it was cut."""
+
+    name: str
+    value: Tensor
+    placed: bool
+
+
+@dataclass
+class _Event:
+    """One call of one module: what went in and came out, and how many calls had ended when it began."""
+
+    name: str
+    kind: str
+    start: int
+    inputs: list[_Part]
+    outputs: list[_Part] = field(default_factory=list)
+
+
+class _Moved(NamedTuple):
+    """Whether tensors moved, with a position of their own and without."""
+
+    placed: bool
+    summary: bool
+
+
+NOT_MOVED = _Moved(False, False)
+
+
+class _Call(NamedTuple):
+    """A call that both passes make: whether what went in and what came out moved from one to the other."""
+
+    event: _Event
+    given: _Moved
+    gave: _Moved
+
+
+def locate(names: Mapping[nn.Module, str], ours: Pass, theirs: Pass, threshold: float) -> Location | None:
+    """The first module, in the order of execution, that makes two passes differ; None if no single one can be named.
+
+    Args:
+        names: the modules that may be named, with their names; that of the whole model is empty.
+        ours, theirs: the passes, with the parts that should be equal.
+        threshold: a tensor has moved if it changed by more than so many of its standard deviations.
+    """
+    known = dict(_counted(_record(names, ours)))
+    calls = []
+    for key, event in _counted(_record(names, theirs)):
+        partner = known.get(key)
+        given = _moved(partner.inputs, event.inputs, threshold) if partner else NOT_MOVED
+        gave = _moved(partner.outputs, event.outputs, threshold) if partner else NOT_MOVED
+        calls.append(_Call(event, given, gave))
+    for index, call in enumerate(calls):
+        if call.gave.placed and not any(call.given):
+            return _location(calls, index)
+    return None
+
+
+def _location(calls: list[_Call], index: int) -> Location:
+    """What there is to say of the origin."""
+    origin = calls[index].event
+    parts = list(_parts(calls, origin.start, index))
+    first = next((part for part in parts if calls[part].given.placed), None)
+    clean = [part for part in parts if (first is None or part < first) and not calls[part].gave.placed]
+    before_first = calls[origin.start : index if first is None else calls[first].event.start]
+    summary = next((call.event.name for call in before_first if call.gave.summary and not any(call.given)), None)
+    return Location(
+        module=origin.name,
+        kind=origin.kind,
+        after=_within(calls[clean[-1]].event.name, origin.name) if clean else None,
+        before=_within(calls[first].event.name, origin.name) if first is not None else None,
+        summary=summary,
+        path=[origin.name or "(model)", *_folded(_carriers(calls, index))],
+    )
+
+
+def _record(names: Mapping[nn.Module, str], one: Pass) -> list[_Event]:
+    """The calls of a pass in the order in which they ended; of a model called several times, its last call."""
+    ended: list[_Event] = []
+    running: list[_Event] = []
+
+    def begin(module: nn.Module, args: Any, kwargs: Any) -> None:
+        if names[module] == "":
+            ended.clear()
+            running.clear()
+        given = dict(enumerate(args)) | kwargs
+        # Copied now: what a module was given may be changed in place before it ends.
+        running.append(_Event(names[module], type(module).__name__, len(ended), list(_cut(given, one))))
+
+    def end(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        event = running.pop()
+        event.outputs = list(_cut(output, one))
+        ended.append(event)
+
+    with ExitStack() as hooks:
+        for module in names:
+            handles: list[RemovableHandle] = [
+                module.register_forward_pre_hook(begin, with_kwargs=True),
+                module.register_forward_hook(end, with_kwargs=True),
+            ]
+            for handle in handles:
+                hooks.callback(handle.remove)
+        one.run()
+    return ended
+
+
+def _counted(events: list[_Event]) -> Iterator[tuple[tuple[str, int], _Event]]:
+    """Each event by its module and how often that had run before: a shared module runs more than once."""
+    counts: dict[str, int] = {}
+    for event in events:
+        count = counts.get(event.name, 0)
+        counts[event.name] = count + 1
+        yield (event.name, count), event
+
+
+def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _tensors(item, f"{name}.{key}")
+    elif isinstance(value, tuple | list):
+        for index, item in enumerate(value):
+            yield from _tensors(item, f"{name}.{index}")
+    elif is_dataclass(value) or isinstance(value, SimpleNamespace):
+        yield from _tensors(vars(value), name)
+
+
+def _cut(value: Any, one: Pass) -> Iterator[_Part]:
+    """Copies of the compared parts of all tensors in what a module takes or gives."""
+    rows, columns = one.run.size
+    for name, tensor in _tensors(value):
+        if tensor.ndim and tensor.shape[0] == rows * columns and rows > 1 and columns > 1:  # as experts flatten it
+            tensor = tensor.unflatten(0, (rows, columns))
+        times = [axis for axis, size in enumerate(tensor.shape) if size == columns]
+        batch = next((axis for axis, size in enumerate(tensor.shape) if size == rows and axis not in times), None)
+        placed = bool(times) and (one.rows == EVERYTHING or batch is not None)
+        if columns > 1:  # a step of decoding has the one position
+            for axis in times:
+                tensor = tensor[(EVERYTHING,) * axis + (one.columns,)]
+        if batch is not None and rows > 1:
+            tensor = tensor[(EVERYTHING,) * batch + (one.rows,)]
+        yield _Part(name, tensor.detach().clone(), placed)
+
+
+def _moved(ours: list[_Part], theirs: list[_Part], threshold: float) -> _Moved:
+    found = {True: False, False: False}
+    known = {part.name: part for part in ours}
+    for other in theirs:
+        one = known.get(other.name)
+        if one and _comparable(one.value, other.value):
+            found[one.placed and other.placed] |= _differ(one.value, other.value, threshold)
+    return _Moved(found[True], found[False])
+
+
+def _comparable(ours: Tensor, theirs: Tensor) -> bool:
+    """One shape, or one row for all where the other has each; not, for one, keys and values of another length."""
+    if ours.dtype != theirs.dtype or ours.ndim != theirs.ndim or ours.shape[1:] != theirs.shape[1:]:
+        return False
+    return ours.shape == theirs.shape or 1 in (ours.shape[0], theirs.shape[0])
+
+
+def _differ(ours: Tensor, theirs: Tensor, threshold: float) -> bool:
+    ours, theirs = torch.broadcast_tensors(ours, theirs)
+    if ours.is_complex():
+        ours, theirs = torch.view_as_real(ours), torch.view_as_real(theirs)
+    if not ours.is_floating_point():
+        return not torch.equal(ours, theirs)
+    ours, theirs = ours.double(), theirs.double()
+    finite = ours[ours.isfinite()]
+    deviation = finite.std().item() if finite.numel() > 1 else 0.0
+    return change(ours, theirs) > threshold * max(deviation, 1e-12)
+
+
+def _parts(calls: list[_Call], start: int, stop: int) -> Iterator[int]:
+    """Indices, in order, of the outermost calls in [start, stop): the parts of an enclosing one."""
+    found = []
+    index = stop - 1
+    while index >= start:
+        found.append(index)
+        index = calls[index].event.start - 1
+    yield from reversed(found)
+
+
+def _carriers(calls: list[_Call], index: int) -> list[str]:
+    """From a call outwards, at each enclosing level, the later parts that take the change in and pass it on."""
+    names: list[str] = []
+    while index < len(calls):
+        outer = next((k for k in range(index + 1, len(calls)) if calls[k].event.start <= index), len(calls))
+        parts = (calls[part] for part in _parts(calls, index + 1, outer))
+        names += [part.event.name for part in parts if any(part.given) and any(part.gave)]
+        index = outer
+    return names
+
+
+def _folded(path: list[str]) -> list[str]:
+    """`h.1, h.2, ..., h.5` as `h.1 ... h.5`."""
+    folded: list[str] = []
+    for name in path:
+        stem, number = _numbered(name)
+        if folded and number is not None:
+            last_stem, last = _numbered(folded[-1].rpartition(" ... ")[2])
+            if last_stem == stem and last is not None and number == last + 1:
+                folded[-1] = f"{folded[-1].partition(' ... ')[0]} ... {name}"
+                continue
+        folded.append(name)
+    return folded
+
+
+def _numbered(name: str) -> tuple[str, int | None]:
+    match = re.fullmatch(r"(.*\.)(\d+)", name)
+    return (match[1], int(match[2])) if match else (name, None)
+
+
+def _within(name: str, outer: str) -> str:
+    """A part's name as seen from the module that it is a part of."""
+    return name.removeprefix(f"{outer}.")

@@ -1,0 +1,12 @@
+from .blocks import BLOCKS as BLOCKS
+from .blocks import NUM_BLOCKS as NUM_BLOCKS
+from .blocks import Block as Block
+from .blocks import cells as cells
+from .blocks import from_matrix as from_matrix
+from .blocks import join_blocks as join_blocks
+from .blocks import split_blocks as split_blocks
+from .blocks import to_matrix as to_matrix
+from .configuration import MuConfig as MuConfig
+from .errors import InputError as InputError
+from .modeling import MuForCausalLM as MuForCausalLM
+from .modeling import MuModel as MuModel

@@ -1,0 +1,181 @@
+"""`MuConfig`: everything that fixes the shape of a MU model."""
+
+from .versions import TRANSFORMERS  # noqa: F401  first: what an unsupported release lacks is imported below
+
+# isort: split
+import difflib
+from dataclasses import fields
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
+from transformers import PreTrainedConfig
+from transformers.utils import logging
+
+from .blocks import GRID, NUM_BLOCKS
+from .errors import InputError, cut
+
+MODEL_PRESETS: dict[str, dict[str, Any]] = {
+    # The model of the run instructions: 26,946,256 parameters.
+    "mu-sota": {},
+    # The same architecture for a laptop CPU.
+    "quickstart": {"vocab_size": 4096, "num_hidden_layers": 6, "max_position_embeddings": 128},
+}
+
+MOST_PARAMETERS, MOST_LAYERS = 10**11, 10_000
+"""Beyond them a size is taken for a mistake: 373 GiB of weights in float32."""
+
+SENSITIVITY_HIDDEN = 32
+
+# Beside the fields of `MuConfig` and of its base class: what the base class takes, and what a model can be asked for.
+_MORE_FIELDS = {
+    "model_type",
+    *("auto_map", "attn_implementation", "experts_implementation", "name_or_path", "num_labels", "output_attentions"),
+    *("quantization_config", "torch_dtype", "use_cache", "output_sensitivities", "output_entropies"),
+}
+
+logger = logging.get_logger(__name__)
+
+
+def _no_such_field(name: str) -> str:
+    if name in ("hidden_size", "block_size"):
+        return f"MuConfig has no field {name!r} of its own: set matrix_size, whose square is the hidden size"
+    close = difflib.get_close_matches(name, MuConfig.__annotations__, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"its own are: {', '.join(MuConfig.__annotations__)}"
+    return f"MuConfig has no field {name!r}; {hint}"
+
+
+@strict
+class MuConfig(PreTrainedConfig):
+    """Configuration of a MU model. The defaults are the preset `mu-sota`.
+
+    Args:
+        vocab_size: entries of the tokenizer (V).
+        matrix_size: side M of the state matrix, a multiple of 4; a token's state has D = M * M values, and each of the
+            16 blocks M * M / 16 of them.
+        num_hidden_layers: layers.
+        num_attention_heads: heads of the cross-block attention; must divide D.
+        intermediate_size: width of the feed-forward network.
+        max_position_embeddings: learned positions, the longest sequence the model takes.
+        dropout: probability in the feed-forward and the sensitivity network, in training.
+        layer_norm_eps: epsilon of every LayerNorm.
+
+    Raises:
+        huggingface_hub.errors.StrictDataclassError: a value is of the wrong type or out of range; the message names it.
+            `from_preset` raises an InputError instead.
+        TypeError: there is no such field. In a `config.json`, which may be of another version, it is a warning.
+    """
+
+    model_type = "mu_sota"
+    # What `Trainer` leaves out of the predictions for `compute_metrics`.
+    keys_to_ignore_at_inference = ["cache", "past_key_values", "num_correct"]
+
+    vocab_size: int = 50_000
+    matrix_size: int = 8
+    num_hidden_layers: int = 24
+    num_attention_heads: int = 8
+    intermediate_size: int = 256
+    max_position_embeddings: int = 512
+    dropout: float | int = 0.1
+    layer_norm_eps: float | int = 1e-5
+    tie_word_embeddings: bool = False
+    pad_token_id: int | None = 0
+    bos_token_id: int | None = 2
+    eos_token_id: int | list[int] | None = 3
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        for name in ("dropout", "layer_norm_eps"):
+            if isinstance(value := getattr(self, name), int) and abs(value) < 2**1023:
+                setattr(self, name, float(value))
+        from_file = "model_type" in kwargs
+        for name in kwargs:
+            if name in _MORE_FIELDS or (from_file and name.startswith("_")):
+                continue
+            sentence = _no_such_field(name)
+            if not from_file:
+                raise TypeError(sentence)
+            logger.warning_once(f"{sentence}. It stands in the configuration, and has no effect")
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_preset(cls, name: str, **overrides: Any) -> "MuConfig":
+        """The configuration of a preset, some of its fields replaced.
+
+        Raises:
+            InputError: there is no preset of that name, no such field, or a value is unusable.
+        """
+        if name not in MODEL_PRESETS:
+            raise InputError(f"no preset is named {name!r}; choose one of: {', '.join(MODEL_PRESETS)}")
+        for key in overrides:
+            if key not in _MORE_FIELDS and key not in {field.name for field in fields(cls)}:
+                raise InputError(_no_such_field(key))
+        try:
+            return cls(**{**MODEL_PRESETS[name], **overrides})
+        except StrictDataclassError as error:
+            raise InputError(str(error.__cause__ or error)) from None
+
+    @property
+    def hidden_size(self) -> int:
+        """D = M * M, the values of a token's state."""
+        return self.matrix_size**2
+
+    @property
+    def block_size(self) -> int:
+        """S = D / 16, the values of one block."""
+        return self.hidden_size // NUM_BLOCKS
+
+    @property
+    def num_parameters(self) -> int:
+        """Parameters of `MuForCausalLM` with these sizes, by arithmetic."""
+        size, block, inner, layers = self.hidden_size, self.block_size, self.intermediate_size, self.num_hidden_layers
+        features, hidden = NUM_BLOCKS + 1, SENSITIVITY_HIDDEN
+        layer = (
+            NUM_BLOCKS * (3 * block * (block + 1) + block * (block + 1))
+            + (3 * size * (size + 1) + size * (size + 1))
+            + (inner * (size + 1) + size * (inner + 1))
+            + 4 * size  # two norms
+            + (NUM_BLOCKS**2 + hidden * (features + 1) + NUM_BLOCKS * (hidden + 1) + NUM_BLOCKS)
+        )
+        tables = self.vocab_size * (size + layers * NUM_BLOCKS) + self.max_position_embeddings * size
+        return tables + layers * layer + 2 * size + self.vocab_size * (size + 1)
+
+    def validate_architecture(self) -> None:
+        """Part of the validation that runs on construction."""
+        sizes = ("vocab_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+        for name in (*sizes, "max_position_embeddings"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {cut(str(getattr(self, name)))}, but must be at least 1")
+        if self.matrix_size < GRID or self.matrix_size % GRID:
+            raise ValueError(
+                f"matrix_size is {cut(str(self.matrix_size))}, but the 4 x 4 grid of blocks needs a multiple of 4, "
+                f"as 8 or 16"
+            )
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"num_attention_heads is {cut(str(self.num_attention_heads))}, but must divide the "
+                f"{self.hidden_size} values of a {self.matrix_size} x {self.matrix_size} state"
+            )
+        self._refuse_beyond_reason()
+        if not 1e-37 <= self.layer_norm_eps <= 1e37:
+            raise ValueError(
+                f"layer_norm_eps is {cut(str(self.layer_norm_eps))}, but must be above 0 and fit into float32"
+            )
+        if self.tie_word_embeddings:
+            raise ValueError("tie_word_embeddings is True, but a MU model's output projection is not tied")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is {cut(str(self.dropout))}, but must be at least 0 and less than 1")
+
+    def _refuse_beyond_reason(self) -> None:
+        """Before anything of that size is made."""
+        if self.num_parameters <= MOST_PARAMETERS and self.num_hidden_layers <= MOST_LAYERS:
+            return
+        names = ("vocab_size", "matrix_size", "num_hidden_layers", "intermediate_size", "max_position_embeddings")
+        usual = {name: getattr(type(self), name) for name in names}
+        largest = max(names, key=lambda name: getattr(self, name) // usual[name])
+        value, count, gibibytes = (
+            cut(f"{number:,}") for number in (getattr(self, largest), self.num_parameters, self.num_parameters // 2**28)
+        )
+        raise ValueError(
+            f"{largest} is {value}, with which the model would have {count} parameters and take {gibibytes} GiB in "
+            f"float32; make it smaller (the preset mu-sota has {usual[largest]:,})"
+        )

@@ -1,0 +1,9 @@
+"""One training run: from settings to a trained model, a record and a verdict.
+
+In: settings, the name of a text, a folder. Out: what `docs/run-instructions.md` lists, in that folder. Begin reading in
+`run.py`.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,625 @@
+"""The terminal session: what it prints for what is typed, in a pipe and in a terminal of its own."""
+
+import codecs
+import io
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+import unicodedata
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from mu_sota import MuConfig, MuForCausalLM, cli
+from mu_sota.data.tokenizer import encode, train_bpe, train_words
+from mu_sota.generation import terminal as interactive
+from mu_sota.generation.terminal import converse
+from mu_sota.model.errors import InputError
+from mu_sota.saved.load_save import continued, sample, text_of
+from mu_sota.settings.load import Generation
+
+POSITIONS = 40
+CORPUS = "the state of a block keeps what the model reads and writes\n" * 20
+FEW = Generation(max_new_tokens=6)
+
+
+def small(tokenizer: PreTrainedTokenizerFast, positions: int) -> MuForCausalLM:
+    """A model that never ends a text, and whose every token depends on the text and the seed."""
+    torch.manual_seed(3)
+    sizes: dict[str, Any] = {"vocab_size": len(tokenizer), "num_hidden_layers": 1}
+    model = MuForCausalLM(MuConfig.from_preset("quickstart", max_position_embeddings=positions, **sizes))
+    with torch.no_grad():
+        model.lm_head.bias[tokenizer.all_special_ids] = -1e4
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return train_bpe([CORPUS], 300)
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer: PreTrainedTokenizerFast) -> MuForCausalLM:
+    return small(tokenizer, POSITIONS)
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C is what it is in a terminal, also where the tests run without, as under nohup."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+class Written(io.StringIO):
+    """Standard output that knows what has been written at every flush."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flushed = [""]
+
+    def flush(self) -> None:
+        self.flushed.append(self.getvalue())
+
+
+class Typed(io.StringIO):
+    """Standard input that says that a person types it."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def session(
+    model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Any]:
+    """Runs a session on given lines: what came out, line by line without the first, the errors, and the flushes."""
+
+    def run(*lines: str, settings: Generation = FEW, typed: bool = False, **other: Any) -> Any:
+        out, errors = Written(), io.StringIO()
+        monkeypatch.setattr(sys, "stdin", (Typed if typed else io.StringIO)("".join(f"{line}\n" for line in lines)))
+        monkeypatch.setattr(sys, "stdout", out)
+        monkeypatch.setattr(sys, "stderr", errors)
+        converse(other.get("model", model), other.get("tokenizer", tokenizer), settings)
+        first, _, rest = out.getvalue().partition("\n")
+        return SimpleNamespace(first=first, out=rest, errors=errors.getvalue().splitlines(), flushed=out.flushed)
+
+    return run
+
+
+@pytest.fixture
+def says(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[list[int], int]]]:
+    """Has the model say given token ids, one list for each time it is asked; None is a Ctrl-C, -1 a failure.
+
+    Returns what it is asked, as that comes: the ids to go on with, and how many more.
+    """
+
+    def prepare(answers: list[list[int | None]]) -> list[tuple[list[int], int]]:
+        asked = []
+
+        def fake(_: Any, __: Any, ids: list[int], ___: Any, more: int, ____: int, streamer: Any) -> None:
+            asked.append((ids, more))
+            streamer.put(torch.tensor([ids]))
+            for token in answers.pop(0):
+                if token is None:
+                    signal.raise_signal(signal.SIGINT)
+                elif token < 0:
+                    raise InputError("the model has no probabilities")
+                else:
+                    streamer.put(torch.tensor([token]))
+            streamer.end()
+
+        monkeypatch.setattr(interactive, "continued", fake)
+        return asked
+
+    return prepare
+
+
+def shown(text: str) -> str:
+    """As the session prints a text that the model may have put control characters into."""
+    assert not any(unicodedata.category(c) in ("Cf", "Cs", "Co", "Cn", "Zl", "Zp") for c in text), "see `visible`"
+    return "".join(f"\\x{ord(c):02x}" if unicodedata.category(c) == "Cc" and c not in "\n\t" else c for c in text)
+
+
+# --- Texts ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_text_is_continued_as_generate_does_and_each_time_with_the_next_seed(
+    session: Any, model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    said = session("the state", "the state", "/set seed 5", "the state", settings=FEW.changed("seed", 4))
+    four, five = (shown(sample(model, tokenizer, "the state", FEW, 6, seed)) for seed in (4, 5))
+    assert four != five
+    assert said.out == (
+        f"{four}\n[seed 4, 6 tokens]\n{five}\n[seed 5, 6 tokens]\n"
+        f"  seed               5      same seed, same text\n{five}\n[seed 5, 6 tokens]\n"
+    )
+    assert said.errors == []
+    assert said.first == f"{model.num_parameters():,} parameters, {POSITIONS} positions. " + (
+        "Type the beginning of a text, or /help."
+    )
+
+
+def test_every_token_is_on_the_screen_before_the_next_one_is_made(
+    session: Any, model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    flushed = session("the").flushed
+    made = continued(model, tokenizer, encode(tokenizer, "the").tolist(), FEW, 6, 0)
+    for end in range(len(made) - 6, len(made) + 1):
+        text = shown(text_of(tokenizer, made[:end]).removesuffix("\ufffd"))
+        assert any(written.endswith(f"\n{text}") for written in flushed), text
+
+
+def test_more_goes_on_where_the_text_ended_and_again_takes_another_way(
+    session: Any, model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    said = session("the state", "/more", "/again", "/more", "/history", "/history 1", "/history 2")
+    first = continued(model, tokenizer, encode(tokenizer, "the state").tolist(), FEW, 6, 0)
+    ways = [continued(model, tokenizer, first, FEW, 6, seed) for seed in (1, 2)]
+    ways[1] = continued(model, tokenizer, ways[1], FEW, 6, 3)
+    one, two = (shown(text_of(tokenizer, way)) for way in ways)
+    assert said.out.endswith(f"{one}\n{two}\n")
+    assert len(re.findall(r"^ +\d ", said.out, re.MULTILINE)) == 2
+    assert [int(seed) for seed in re.findall(r"\[seed (\d)", said.out)] == [0, 1, 2, 3]
+
+
+def test_a_text_from_the_history_can_be_gone_on_with(session: Any, says: Any, tokenizer: Any) -> None:
+    says([encode(tokenizer, word).tolist() for word in (" one", " two", " three")])
+    said = session("a", "b", "/history 1", "/more", "/history")
+    assert "   1 a one three\n   2 b two\n" in said.out
+
+
+def test_equal_texts_are_two(session: Any, says: Any, tokenizer: Any) -> None:
+    says([encode(tokenizer, word).tolist() for word in (" one", " one", " more")])
+    said = session("a", "a", "/history", "/more", "/history").out
+    assert "\n   1 a one\n   2 a one\na one more\n" in said
+    assert said.endswith("\n   1 a one\n   2 a one more\n")
+
+
+def test_a_long_text_takes_one_line_of_the_list_and_is_cut_where_it_goes_on(
+    session: Any, says: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    says([encode(tokenizer, "\nb\tc" + "d" * 70).tolist(), encode(tokenizer, "!").tolist()])
+    said = session("a", "/history", "/more", model=small(tokenizer, 200))
+    line = re.search(r"^   1 .*$", said.out, re.MULTILINE)
+    assert line is not None
+    assert line[0] == r"   1 a\nb c" + "d" * 15 + "..."
+    assert f"\n...{'d' * 60}!\n" in said.out
+
+
+def test_what_stands_for_other_characters(session: Any, says: Any) -> None:
+    says([[]] * 5)
+    said = session("//etc", r"a\nb\tc\\n\d", " /x", "", "/new")
+    assert said.out == "".join(
+        f"{text}\n[seed {n}, 0 tokens]\n" for n, text in enumerate(["/etc", "a\nb\tc\\n\\d", " /x", ""])
+    )
+    assert said.errors == []
+
+
+def test_what_was_used_stands_on_a_line_of_its_own(session: Any, says: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+    says([encode(tokenizer, "b\n").tolist(), encode(tokenizer, "c").tolist()])
+    assert session("a", "/more").out == "ab\n[seed 0, 2 tokens]\nab\nc\n[seed 1, 1 token]\n"
+
+
+def test_new_begins_where_a_text_begins(session: Any, model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
+    assert session("/new").out.startswith(shown(sample(model, tokenizer, "", FEW, 6, 0)) + "\n[seed 0")
+
+
+def test_only_whole_characters_are_printed(session: Any, says: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+    """What is cut off at the end is shown as such, and is whole once /more has brought the rest."""
+    ids = encode(tokenizer, "x🙂y→").tolist()
+    assert len(ids) == 9  # one for each byte
+    says([ids[:8], ids[8:]])
+    said = session("a", "/more", "/history 1")
+    assert said.out == "ax🙂y\ufffd\n[seed 0, 8 tokens]\nax🙂y→\n[seed 1, 1 token]\nax🙂y→\n"
+    until_the_end = [written for written in said.flushed if written.endswith(("x", "🙂", "y"))]
+    assert len(until_the_end) >= 3
+    assert not any("\ufffd" in written for written in until_the_end[:3])
+
+
+def test_the_model_cannot_drive_the_terminal(session: Any, says: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+    says([encode(tokenizer, "\x1b[2J\r\x07\x7f\x9b1m\t\n.").tolist()])
+    said = session("\x1b[1mx", "/history", "/history 1")
+    escaped = r"\x1b[1mx\x1b[2J\x0d\x07\x7f\x9b1m"
+    assert said.out == f"{escaped}\t\n.\n[seed 0, 14 tokens]\n   1 {escaped} \\n.\n{escaped}\t\n.\n"
+
+
+def test_the_model_cannot_turn_or_hide_what_is_on_the_screen(
+    session: Any, says: Any, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Characters that change the direction of writing or cannot be seen are shown by their codes."""
+    says([encode(tokenizer, "\u202e\u2066\u200b\u2028").tolist()])
+    said = session("\u202ex 漢\u3000é 👩\u200d👧", "/history", "/history 1").out
+    text = "\\u202ex 漢\u3000é 👩\u200d👧\\u202e\\u2066\\u200b\\u2028"
+    assert said == f"{text}\n[seed 0, 12 tokens]\n   1 {text}\n{text}\n"
+
+
+def test_what_has_come_before_a_failure_can_be_gone_on_with(session: Any, says: Any, tokenizer: Any) -> None:
+    says([[*encode(tokenizer, " b").tolist(), -1], [-1], encode(tokenizer, " c").tolist()])
+    said = session("a", "/more", "/more", "/history")
+    tokens = len(encode(tokenizer, " b"))
+    assert said.out.startswith(f"a b\n[seed 0, {tokens} token{'s' * (tokens != 1)}, failed]\na b\n[seed 1, 0 tokens, f")
+    assert said.out.endswith("   1 a b c\n")
+    assert said.errors == ["the model has no probabilities"] * 2
+
+
+def test_a_text_that_the_model_ends(session: Any, says: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+    """The end mark is not shown, and what /more brings belongs to the same text."""
+    asked = says([[*encode(tokenizer, " b").tolist(), tokenizer.eos_token_id], encode(tokenizer, " c").tolist()])
+    said = session("a", "/more", "/history")
+    assert re.search(r"^a b\n\[seed 0, \d tokens?, then the model ended the text\]$", said.out, re.MULTILINE)
+    assert said.out.endswith("   1 a b c\n")
+    assert asked[1][0] == encode(tokenizer, "a b").tolist()
+
+
+def test_in_the_word_vocabulary_the_end_of_a_line_is_a_word(session: Any, says: Any) -> None:
+    words = train_words([CORPUS])
+    says([encode(words, "block\n").tolist(), encode(words, "model").tolist()])
+    said = session(r"the\nstrange", "/more", "/history", model=small(words, POSITIONS), tokenizer=words)
+    assert "the <eos> <unk> block <eos>\n[seed 0, 2 tokens, then the model ended the text]\n" in said.out
+    assert said.out.endswith("   1 the <eos> <unk> block <eos> model\n")
+
+
+def test_the_seed_after_the_last_is_the_first(session: Any, says: Any) -> None:
+    says([[], []])
+    said = session("a", "a", settings=FEW.changed("seed", 2**31 - 1))
+    assert re.findall(r"seed \d+", said.out) == [f"seed {2**31 - 1}", "seed 0"]
+
+
+def test_as_many_tokens_as_fit(session: Any, model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
+    asked = FEW.changed("max_new_tokens", 100)
+    prompt = "the state of a block"
+    said = session(prompt, "/more", "the " * POSITIONS, "/again", settings=asked)
+    room = POSITIONS - len(encode(tokenizer, prompt))
+    full = f", {room} tokens, all that fit into the model's {POSITIONS} positions]"
+    text = shown(sample(model, tokenizer, prompt, asked, room, 0))
+    assert said.out.startswith(f"{text}\n[seed 0{full}\n")
+    assert said.out.endswith(f"[seed 1{full}\n")  # what was refused has used no seed
+    assert said.errors[0] == f"the text fills the model's {POSITIONS} positions; type the beginning of another"
+    assert re.match(r"the prompt 'the the .* tokens .* 40 positions; shorten the prompt", said.errors[1])
+    assert len(said.errors) == 2
+
+
+def test_no_more_is_asked_for_than_fits(session: Any, says: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+    """The model would cut it too, but with a warning."""
+    asked = says([[], [], []])
+    session("the", "the", settings=FEW.changed("max_new_tokens", 100))
+    session("/set max_new_tokens 5", "the")
+    room = POSITIONS - len(encode(tokenizer, "the"))
+    assert [more for _, more in asked] == [room, room, 5]
+
+
+# --- Commands -------------------------------------------------------------------------------------------------------
+
+
+def test_set_shows_and_changes(session: Any) -> None:
+    said = session("/set temperature 0.5", "/set top_k=7", "/set  top_p = 1", "/set", "/set seed 9 ")
+    lines = said.out.splitlines()
+    table = {line.split()[0]: line.split()[1] for line in lines[3:-1]}
+    assert list(table) == list(Generation.model_fields)
+    assert list(table.values()) == ["0.5", "7", "1.0", "1.2", "6", "0"]
+    assert lines[0].split()[:2] == ["temperature", "0.5"]
+    assert lines[0].endswith(str(Generation.model_fields["temperature"].description))
+    assert said.errors == []
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("/set temperatur 1", "there is no setting 'temperatur'; did you mean 'temperature'?"),
+        ("/set x 1", "there is no setting 'x'; the settings are: temperature, top_k"),
+        ("/set temperature warm", "the setting temperature is 'warm': input should be a valid number"),
+        ("/set top_p 2", "the setting top_p is '2': input should be less than or equal to 1"),
+        ("/set temperature", "/set takes a name and a value, as in /set temperature 0.7, but got 'temperature'"),
+        ("/set =", "/set takes a name and a value"),
+        ("/mroe", "there is no command '/mroe'; did you mean /more? (a text that begins with / is typed with //)"),
+        ("/", "there is no command '/'; /help lists them"),
+        ("/more 5", "/more stands alone, but is followed by '5'"),
+        ("/quit now", "/quit stands alone, but is followed by 'now'"),
+        ("/more", "/more needs a text, and there is none yet"),
+        ("/again", "/again needs a text"),
+        ("/history", "/history needs a text"),
+        ("caf\udce9", "The text has the lone surrogate '\\udce9'"),
+    ],
+)
+def test_what_cannot_be_done_is_said_and_the_session_goes_on(session: Any, line: str, says: str) -> None:
+    said = session(line, "the")
+    assert said.errors[0].startswith(says)
+    assert len(said.errors) == 1
+    assert re.fullmatch(r"the.*\n\[seed 0, 6 tokens\]\n", said.out, re.DOTALL), "and nothing was changed"
+
+
+@pytest.mark.parametrize("start", ["/", "/more ", "/set ", "/history "])
+def test_of_a_very_long_line_little_is_shown_again(session: Any, start: str) -> None:
+    said = session("the", start + "x" * 1_000_000)
+    assert len(said.errors) == 1
+    assert "xxx..." in said.errors[0]
+    assert len(said.errors[0]) < 200
+
+
+@pytest.mark.parametrize("name", ["stdin", "stdout"])
+def test_without_standard_input_or_output_there_is_no_session(
+    model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """As Python has it where the program was started with `<&-` or `>&-`."""
+    monkeypatch.setattr(sys, name, None)
+    with pytest.raises(InputError, match=f"standard {name[3:]}put is closed"):
+        converse(model, tokenizer, FEW)
+
+
+@pytest.mark.parametrize("number", ["0", "2", "-1", "x"])
+def test_a_text_that_is_not_there(session: Any, number: str) -> None:
+    assert session("the", f"/history {number}").errors == [
+        f"/history takes the number of a text, 1 to 1, but got {number!r}"
+    ]
+
+
+def test_help_names_every_command_and_quit_leaves(session: Any) -> None:
+    said = session("/help", "/quit", "the")
+    for command in interactive.COMMANDS:
+        assert f"\n  {command} " in said.out
+    assert "not to answer" in said.out
+    assert "seed" not in said.out.splitlines()[-1]
+
+
+# --- Ctrl-C ---------------------------------------------------------------------------------------------------------
+
+
+def test_ctrl_c_stops_after_the_token_and_loses_none(
+    session: Any, says: Any, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    ids = encode(tokenizer, "bcd").tolist()
+    says([[ids[0], None, ids[1], ids[2]], [ids[2]]])
+    handler = signal.getsignal(signal.SIGINT)
+    said = session("a", "/more", "/history", typed=True)
+    assert said.out == ("> abc\n[seed 0, 2 tokens, stopped]\n> abcd\n[seed 1, 1 token]\n>    1 abcd\n> \n")
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_a_character_that_ctrl_c_cut_off_can_still_be_completed(session: Any, says: Any, tokenizer: Any) -> None:
+    ids = encode(tokenizer, "🙂").tolist()
+    says([[ids[0], None, ids[1]], ids[2:]])
+    said = session("a", "/more", typed=True)
+    assert said.out == "> a\ufffd\n[seed 0, 2 tokens, stopped]\n> a🙂\n[seed 1, 2 tokens]\n> \n"
+
+
+def test_a_second_ctrl_c_does_not_wait_for_the_token(
+    session: Any, says: Any, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    ids = encode(tokenizer, "bcd").tolist()
+    says([[ids[0], None, None, ids[1]], [ids[2]]])
+    assert session("a", "/more", "/history", typed=True).out.endswith("   1 abd\n> \n")
+
+
+def test_ctrl_c_leaves_model_and_random_numbers_as_they_were(
+    session: Any, model: MuForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = interactive._Stream.put
+
+    def interrupted(stream: Any, value: torch.Tensor) -> None:
+        if len(stream.ids) > 6:
+            signal.raise_signal(signal.SIGINT)
+        put(stream, value)
+
+    torch.manual_seed(11)
+    before, state = torch.random.get_rng_state(), {key: value.clone() for key, value in model.state_dict().items()}
+    with monkeypatch.context() as patch:
+        patch.setattr(interactive._Stream, "put", interrupted)
+        said = session("the", typed=True, settings=FEW.changed("max_new_tokens", 20))
+    assert ", stopped]" in said.out
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert torch.is_grad_enabled()
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    assert session("the", settings=FEW).out == session("the", settings=FEW).out
+
+
+def test_ctrl_c_in_a_long_list_leads_back_to_the_prompt(
+    session: Any, says: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    says([[]])
+    monkeypatch.setattr(interactive.shutil, "get_terminal_size", lambda: signal.raise_signal(signal.SIGINT))
+    assert session("a", "/history", "/history 1", typed=True).out.endswith("> \n> a\n> \n")
+
+
+def test_in_a_pipe_ctrl_c_ends_the_program(session: Any, says: Any) -> None:
+    says([[5, None, 6, 7]])
+    with pytest.raises(KeyboardInterrupt):
+        session("the", "the")
+
+
+# --- The program ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that goes on for longer than a test waits."""
+    folder = tmp_path_factory.mktemp("model")
+    small(tokenizer, 8000).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_prompt_and_interactive_exclude_each_other(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["--prompt", "a", "--interactive"], []):
+        with pytest.raises(SystemExit, match="2"):
+            cli.main(["generate", str(folder), *arguments])
+        assert "give either --prompt" in capsys.readouterr().err
+
+
+def test_in_a_pipe(folder: Path, tmp_path: Path) -> None:
+    """No escape codes, no prompts, no history; a broken text gets its sentence."""
+    done = subprocess.run(
+        [sys.executable, "-m", "mu_sota", "generate", folder, "--interactive", "--max-new-tokens", "3"],
+        input=b"one\n/set seed 3\n\xff\ntwo",
+        capture_output=True,
+        check=False,
+        env=os.environ | {"TERM": "xterm", "MU_SOTA_CACHE": str(tmp_path), "PYTHONIOENCODING": "utf-8"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(
+        r"[\d,]+ parameters.*\none.*\n\[seed 0, 3 tokens\]\n  seed +3 .*\ntwo.*\n\[seed 3, 3 tokens\]\n",
+        done.stdout.decode(),
+        re.DOTALL,
+    )
+    assert b"\x1b" not in done.stdout
+    assert b"> " not in done.stdout
+    assert re.fullmatch(rb"The text has the lone surrogate '\\udcff'.*\n", done.stderr)
+    assert not (tmp_path / interactive._HISTORY_FILE).exists()
+
+
+class Terminal:
+    """A program in a terminal of its own: type into it, wait for what it prints."""
+
+    def __init__(self, arguments: list[str], cache: Path) -> None:
+        import pty
+
+        self.screen, inside = pty.openpty()
+        # The child takes the terminal as its own, so that a typed Ctrl-C is a signal to it.
+        # Under nohup, SIGINT is ignored, and a child would inherit that.
+        code = (
+            "import fcntl, signal, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
+            "signal.signal(signal.SIGINT, signal.default_int_handler); from mu_sota.cli import main; main()"
+        )
+        environment = os.environ | {"TERM": "xterm", "MU_SOTA_CACHE": str(cache), "LC_ALL": "C.UTF-8"}
+        self.program = subprocess.Popen(
+            [sys.executable, "-c", code, *arguments],
+            stdin=inside,
+            stdout=inside,
+            stderr=inside,
+            start_new_session=True,
+            env={key: value for key, value in environment.items() if key not in ("NO_COLOR", "INPUTRC")},
+        )
+        os.close(inside)
+        self.text = self.all = ""
+        self.decoder = codecs.getincrementaldecoder("utf-8")()
+
+    def type(self, keys: str) -> None:
+        os.write(self.screen, keys.encode())
+
+    def wait_for(self, pattern: str) -> re.Match[str]:
+        """The first match; what stands before it and the match itself are then gone."""
+        deadline = time.monotonic() + 60
+        while not (found := re.search(pattern, self.text, re.DOTALL)):
+            assert time.monotonic() < deadline, f"no {pattern!r} in {self.text!r}"
+            if select.select([self.screen], [], [], 1)[0]:
+                new = self.decoder.decode(os.read(self.screen, 65536))
+                self.all += new
+                self.text = re.sub(r"\x1b\[\?2004[hl]\r?", "", self.text + new).replace("\r\n", "\n")
+        self.text = self.text[found.end() :]
+        return found
+
+    def close(self) -> None:
+        self.program.kill()
+        self.program.wait()
+        os.close(self.screen)
+
+
+@pytest.fixture
+def terminal(folder: Path, tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
+    pytest.importorskip("pty")
+    if "GNU" not in str(pytest.importorskip("readline").__doc__):
+        pytest.skip("what the keys do is tested with GNU readline")
+    opened = []
+
+    def open_one(*arguments: str) -> Terminal:
+        opened.append(Terminal(["generate", str(folder), "--interactive", *arguments], tmp_path))
+        return opened[-1]
+
+    yield open_one
+    for one in opened:
+        one.close()
+
+
+def test_ctrl_c_in_a_terminal(
+    terminal: Callable[..., Terminal], folder: Path, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    """Stops the text and keeps all that has come; at the prompt it says how to leave. Keys, colour, kept lines."""
+    one = terminal("--max-new-tokens", "7000")
+    one.wait_for("> ")
+    made = []
+    for typed in ("the state", "/more"):
+        one.type(typed + "\r")
+        one.wait_for(r"\x1b\[2m[^\n]*.{0,60}\x1b\[22m.{30}")
+        one.type("\x03")
+        found = one.wait_for(r"\[seed (\d), (\d+) tokens, stopped\]\n.*> ")
+        assert int(found[1]) == len(made)
+        made.append(int(found[2]))
+    one.type("/history 1\r")
+    whole = one.wait_for("/history 1\n(.*)\n> $")[1]
+    ids, model = encode(tokenizer, "the state").tolist(), MuForCausalLM.from_pretrained(folder).eval()
+    for seed, number in enumerate(made):
+        ids = continued(model, tokenizer, ids, FEW, number, seed)
+    assert whole == shown(text_of(tokenizer, ids))
+
+    one.type("half a line\x03")
+    one.wait_for("\n/quit or Ctrl-D leaves\n.*> ")
+    one.type("/se\ttemp\t0.5\r")
+    one.wait_for("temperature +0.5 .*> ")
+    one.type("\x04")
+    assert one.program.wait(60) == 0
+    kept = tmp_path / "typed_lines"
+    assert kept.read_text() == "the state\n/more\n/history 1\n/set temperature 0.5\n"
+    assert kept.stat().st_mode & 0o077 == 0, "nobody else's business"
+
+
+def test_lines_of_earlier_sessions_come_back(terminal: Callable[..., Terminal], tmp_path: Path) -> None:
+    """The last 1,000; a pasted text of several lines is one."""
+    kept = tmp_path / "typed_lines"
+    earlier = [*(f"/set seed {number}" for number in range(1004)), "/set top_k 7"]
+    kept.write_text("".join(f"{line}\n" for line in earlier))
+    one = terminal("--max-new-tokens", "1")
+    one.wait_for("> ")
+    one.type("\x1b[A\r")
+    one.wait_for("top_k +7 .*> ")
+    one.type("\x1b[A\x1b[A\x1b[A\r")
+    one.wait_for("seed +1002 .*> ")
+    assert "\x1b[?2004h" in one.all, "the terminal is asked to mark what is pasted"
+    one.type("\x1b[200~one\ntwo\x1b[201~\r")
+    one.wait_for(r"\x1b\[2mone\ntwo\x1b\[22m.*1 token\]")
+    one.type("/quit\r")
+    assert one.program.wait(60) == 0
+    assert kept.read_text().splitlines() == [*earlier[-1000:], "/set top_k 7", "/set seed 1002", r"one\ntwo", "/quit"]
+
+
+def test_lines_of_earlier_sessions_are_nobody_else_s_business(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the file is written anew, because it has grown too long."""
+    readline = SimpleNamespace(__doc__="")
+    for name in ("set_completer", "set_completer_delims", "parse_and_bind", "add_history"):
+        setattr(readline, name, lambda _: None)
+    monkeypatch.setitem(sys.modules, "readline", readline)
+    monkeypatch.setenv("MU_SOTA_CACHE", str(tmp_path))
+    before = os.umask(0o022)
+    try:
+        kept = interactive._edit_lines()
+        assert kept is not None
+        kept.write_text("line\n" * 1005)
+        assert kept.stat().st_mode & 0o777 == 0o600
+        interactive._edit_lines()
+    finally:
+        os.umask(before)
+    assert kept.read_text() == "line\n" * 1000
+    assert kept.stat().st_mode & 0o777 == 0o600
+
+
+def test_without_readline_or_a_place_to_keep_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MU_SOTA_CACHE", str(tmp_path / "file"))
+    monkeypatch.setitem(sys.modules, "readline", None)
+    assert interactive._edit_lines() is None
+    lines = SimpleNamespace(__doc__="libedit", bound=[])
+    for name in ("set_completer", "set_completer_delims"):
+        setattr(lines, name, lambda _: None)
+    lines.parse_and_bind = lines.bound.append
+    monkeypatch.setitem(sys.modules, "readline", lines)
+    assert interactive._edit_lines() == tmp_path / "file" / "typed_lines"
+    assert lines.bound == ["bind ^I rl_complete"]
