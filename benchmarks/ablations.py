@@ -24,14 +24,16 @@ from transformers import Cache
 from mu_sota import MuConfig, MuForCausalLM
 from mu_sota.common import environment
 from mu_sota.common.files import write_json
+from mu_sota.common.text import duration
 from mu_sota.data.corpus import TrainWindows, load_corpus
 from mu_sota.evaluation.metrics import evaluate
 from mu_sota.model import kernels
 from mu_sota.model.attention import causal_attention
 from mu_sota.model.blocks import NUM_BLOCKS, join_blocks, split_blocks
 from mu_sota.model.modeling import BlockAttention, CrossBlockAttention
-from mu_sota.settings.load import MODEL_KEYS, RunSettings, load_settings
-from mu_sota.training.run import duration
+from mu_sota.settings.load import load_settings
+from mu_sota.settings.presets import MODEL_KEYS
+from mu_sota.settings.run import RunSettings
 from mu_sota.training.trainer import WindowOrder
 
 PRESET, DATA = "quickstart", "pydocs"

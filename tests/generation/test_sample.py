@@ -14,8 +14,9 @@ from transformers import DynamicCache, PreTrainedTokenizerFast, StaticCache, Tex
 from transformers.generation.streamers import BaseStreamer
 
 from mu_sota import InputError, MuForCausalLM
-from mu_sota.saved.load_save import continued, load_trained, prompt_ids
-from mu_sota.settings.load import Sampling
+from mu_sota.generation.continuation import continued, prompt_ids
+from mu_sota.saved.load_save import load_trained
+from mu_sota.settings.sampling import Sampling
 
 LENGTHS = (6, 1, 3)
 

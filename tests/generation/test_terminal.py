@@ -22,10 +22,10 @@ from transformers import PreTrainedTokenizerFast
 from mu_sota import MuConfig, MuForCausalLM, cli
 from mu_sota.data.tokenizer import encode, train_bpe, train_words
 from mu_sota.generation import terminal as interactive
+from mu_sota.generation.continuation import continued, sample, text_of
 from mu_sota.generation.terminal import converse
 from mu_sota.model.errors import InputError
-from mu_sota.saved.load_save import continued, sample, text_of
-from mu_sota.settings.load import Generation
+from mu_sota.settings.sampling import Generation
 
 POSITIONS = 40
 CORPUS = "the state of a block keeps what the model reads and writes\n" * 20

@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 
 from mu_sota import MuConfig, MuForCausalLM, cli
 from mu_sota.data.tokenizer import encode, train_bpe, train_words, visible
+from mu_sota.generation.continuation import continued
 from mu_sota.model.blocks import BLOCKS
 from mu_sota.playground.html_views import (
     Shown,
@@ -38,8 +39,8 @@ from mu_sota.playground.html_views import (
     token_strip,
     token_text,
 )
-from mu_sota.saved.load_save import continued, load_trained
-from mu_sota.settings.load import Generation
+from mu_sota.saved.load_save import load_trained
+from mu_sota.settings.sampling import Generation
 
 NAMES = [block.name for block in BLOCKS]
 SENTENCES = [

@@ -5,7 +5,10 @@ from pathlib import Path
 import pytest
 
 from mu_sota import InputError
-from mu_sota.settings.load import MODEL_PRESETS, RUN_PRESETS, RunSettings, load_settings, parse_assignments
+from mu_sota.model.configuration import MODEL_PRESETS
+from mu_sota.settings.load import load_settings, parse_assignments
+from mu_sota.settings.presets import RUN_PRESETS
+from mu_sota.settings.run import RunSettings
 
 
 def test_the_recipe_of_the_run_instructions_is_the_preset() -> None:

@@ -17,13 +17,14 @@ import pytest
 import torch
 
 from mu_sota import MuConfig, MuForCausalLM
+from mu_sota.common.text import duration
 from mu_sota.leakcheck.checks import LeakError
 from mu_sota.model.errors import InputError
 from mu_sota.model.kernels import plain_pytorch
 from mu_sota.settings.load import load_settings
 from mu_sota.training import run as training
 from mu_sota.training import trainer
-from mu_sota.training.run import DivergedError, Metrics, choose_precision, duration, train
+from mu_sota.training.run import DivergedError, Metrics, choose_precision, train
 
 TINY: dict[str, Any] = {
     "vocab_size": 300,

@@ -66,7 +66,7 @@ def _train(
 
     named = {"num_epochs": epochs, "max_steps": max_steps, "seed": seed}
     overrides = parse_assignments(assignments or []) | {k: v for k, v in named.items() if v is not None}
-    from mu_sota.saved.load_save import recorded
+    from mu_sota.saved.run_record import recorded
 
     record = recorded(out) if resume else {}
     preset = preset or record.get("preset", "mu-sota")
@@ -101,10 +101,12 @@ def _evaluate(
         raise InputError(f"--split is {split!r}; choose train, validation, test or all")
     from tqdm import tqdm
 
+    from mu_sota.common.environment import default_device
     from mu_sota.common.files import as_json
     from mu_sota.data.corpus import load_corpus, load_file
     from mu_sota.evaluation.metrics import FIGURES, evaluate, readable
-    from mu_sota.saved.load_save import default_device, load_trained, record_of
+    from mu_sota.saved.load_save import load_trained
+    from mu_sota.saved.run_record import record_of
 
     _quiet()
     model, tokenizer = load_trained(folder, default_device())
@@ -172,13 +174,15 @@ def _generate(
     """Continue a prompt with a trained model, or several in a terminal session."""
     if (prompt is None) != interactive:
         raise InputError("give either --prompt with the text to continue, or --interactive")
-    from mu_sota.settings.load import Generation
+    from mu_sota.settings.sampling import Generation
 
     settings = Generation()
     given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "repetition_penalty": repetition_penalty}
     for key, value in {**given, "max_new_tokens": max_new_tokens, "seed": seed}.items():
         settings = settings.changed(key, value)
-    from mu_sota.saved.load_save import continued, default_device, load_trained, prompt_ids, text_of
+    from mu_sota.common.environment import default_device
+    from mu_sota.generation.continuation import continued, prompt_ids, text_of
+    from mu_sota.saved.load_save import load_trained
 
     _quiet()
     model, tokenizer = load_trained(folder, default_device())

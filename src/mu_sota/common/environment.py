@@ -55,6 +55,12 @@ def release_memory() -> None:
         torch.accelerator.empty_cache()
 
 
+def default_device() -> torch.device:
+    """The accelerator if there is one, else the CPU."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    return accelerator or torch.device("cpu")
+
+
 def version(name: str) -> str | None:
     """Of an installed package, or None."""
     try:

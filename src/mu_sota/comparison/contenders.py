@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig, set_seed
 from mu_sota.common.environment import is_out_of_memory, release_memory
 from mu_sota.model.configuration import MuConfig
 from mu_sota.model.errors import InputError
-from mu_sota.settings.load import RunSettings
+from mu_sota.settings.run import RunSettings
 
 from .baselines import FAMILIES, Family, Parameters, build, count_flops, count_parameters, fit
 

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mu_sota.common.text import duration
 from mu_sota.data.corpus import Corpus
 from mu_sota.model.errors import InputError
-from mu_sota.settings.load import MODEL_KEYS, RunSettings, Settings
-from mu_sota.training.run import duration
+from mu_sota.settings.load import Settings
+from mu_sota.settings.presets import MODEL_KEYS
+from mu_sota.settings.run import RunSettings
 
 from .baselines import Parameters, config_from_dict
 from .contenders import QUESTIONS, Arm

@@ -7,7 +7,6 @@ import os
 import sys
 import time
 from dataclasses import asdict, replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +17,18 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, set_seed
 
 from mu_sota.common import environment
+from mu_sota.common.environment import default_device
 from mu_sota.common.files import write_json
+from mu_sota.common.text import duration, timestamp
 from mu_sota.data.corpus import TrainWindows, load_corpus
 from mu_sota.evaluation.metrics import Score, evaluate
 from mu_sota.evaluation.ngram import KneserNey, unigram
+from mu_sota.generation.continuation import prompt_ids, sample
 from mu_sota.leakcheck.checks import assert_causal
 from mu_sota.model.errors import InputError
-from mu_sota.saved.load_save import BEST_FOLDER, default_device, prompt_ids, sample
+from mu_sota.saved.run_record import BEST_FOLDER
 from mu_sota.settings.load import Settings
-from mu_sota.training.run import (
-    Interrupt,
-    Interrupted,
-    choose_precision,
-    default_micro_batch,
-    duration,
-    fitted_to_tokenizer,
-)
+from mu_sota.training.run import Interrupt, Interrupted, choose_precision, default_micro_batch, fitted_to_tokenizer
 
 from . import report
 from .baselines import build, load, with_dropout
@@ -142,7 +137,7 @@ class Comparison:
                 "plan": plan.as_dict(),
                 "leak_checks": {arm.name: self._leak_check(arm) for arm in plan.arms if arm.control_of is None},
                 "machines": [],
-                "started": _now(),
+                "started": timestamp(),
             }
         else:
             print(self.describe(Plan.from_dict(known["plan"])) + "\n", flush=True)
@@ -273,7 +268,7 @@ class Comparison:
             "machine": first,
             "other_machines": known["machines"][1:],
             "started": known["started"],
-            "finished": _now(),
+            "finished": timestamp(),
             "arms": arms,
             "prompts": self.run_settings.prompts,
             "references": references,
@@ -579,7 +574,3 @@ def _read(file: Path, remedy: str) -> dict[str, Any]:
         return dict(json.loads(file.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise InputError(f"{file} is damaged ({error}); {remedy}") from None
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")

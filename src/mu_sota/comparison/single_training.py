@@ -24,8 +24,9 @@ from transformers import (
 from mu_sota.common.files import replacing, write_json
 from mu_sota.data.corpus import Corpus, Split, TrainWindows
 from mu_sota.evaluation.metrics import evaluate
-from mu_sota.saved.load_save import BEST_FOLDER, save_trained
-from mu_sota.settings.load import RunSettings
+from mu_sota.saved.load_save import save_trained
+from mu_sota.saved.run_record import BEST_FOLDER
+from mu_sota.settings.run import RunSettings
 from mu_sota.training.run import Interrupt, Interrupted
 from mu_sota.training.trainer import MuTrainer, Tally
 

@@ -9,7 +9,9 @@ from transformers import PreTrainedModel
 
 from mu_sota.model.kernels import plain_pytorch
 from mu_sota.model.modeling import MuForCausalLM
-from mu_sota.settings.load import MODEL_KEYS, RunSettings, Settings
+from mu_sota.settings.load import Settings
+from mu_sota.settings.presets import MODEL_KEYS
+from mu_sota.settings.run import RunSettings
 
 # PyTorch's counter knows the fused attention of GPUs, not the CPU's.
 _FUSED_ATTENTION: dict[Any, Any] = {

@@ -1,6 +1,6 @@
 """Text from a trained model: one continuation, or a session in the terminal.
 
-In: model, tokenizer, a prompt. Out: the prompt and what the model adds. Begin reading in `terminal.py`.
+In: model, tokenizer, a prompt. Out: the prompt and what the model adds. Begin reading in `continuation.py`.
 """
 
 import lazy_loader

@@ -21,8 +21,9 @@ from mu_sota.common.files import cache_folder, replacing
 from mu_sota.data.tokenizer import is_word_level, visible
 from mu_sota.model.errors import InputError, cut
 from mu_sota.model.modeling import MuForCausalLM
-from mu_sota.saved.load_save import continued, prompt_ids, text_of
-from mu_sota.settings.load import Generation
+from mu_sota.settings.sampling import Generation
+
+from .continuation import continued, prompt_ids, text_of
 
 COMMANDS = {
     "/more": "go on with the last text where it ended",

@@ -19,7 +19,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTr
 from mu_sota.model.configuration import MODEL_PRESETS, MuConfig
 from mu_sota.model.errors import InputError
 from mu_sota.model.modeling import MuForCausalLM
-from mu_sota.saved.load_save import BEST_FOLDER
+from mu_sota.saved.run_record import BEST_FOLDER
 
 from .model_adapter import one_line, random_state_kept
 

@@ -23,12 +23,15 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
+from mu_sota.common.environment import default_device
+from mu_sota.generation.continuation import continued, prompt_ids, text_of
 from mu_sota.inspection.tracing import Trace, blocks_off, trace
 from mu_sota.model.blocks import BLOCKS
 from mu_sota.model.errors import InputError
 from mu_sota.model.modeling import MuForCausalLM
-from mu_sota.saved.load_save import BEST_FOLDER, continued, default_device, load_trained, prompt_ids, text_of
-from mu_sota.settings.load import Generation
+from mu_sota.saved.load_save import load_trained
+from mu_sota.saved.run_record import BEST_FOLDER
+from mu_sota.settings.sampling import Generation
 
 from .html_views import (
     LIKELIEST,

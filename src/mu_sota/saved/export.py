@@ -20,9 +20,10 @@ from mu_sota.model import modeling as model_module
 from mu_sota.model.blocks import BLOCKS
 from mu_sota.model.errors import InputError
 from mu_sota.model.modeling import MuForCausalLM
-from mu_sota.settings.load import Sampling
+from mu_sota.settings.sampling import Sampling
 
-from .load_save import RUN_FILE, best_epoch, load_trained, record_of, save_trained
+from .load_save import load_trained, save_trained
+from .run_record import RUN_FILE, best_epoch, record_of
 
 AUTO_MAP = {
     "AutoConfig": "configuration.MuConfig",

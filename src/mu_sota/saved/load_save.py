@@ -1,4 +1,4 @@
-"""A trained model in a folder: load it with its tokenizer, and sample text from it."""
+"""A trained model in a folder: opened with its tokenizer, and saved."""
 
 import json
 from pathlib import Path
@@ -10,53 +10,12 @@ from safetensors import SafetensorError
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from mu_sota.data import tokenizer as tokenizers
-from mu_sota.evaluation.metrics import loss_of
 from mu_sota.model.configuration import MuConfig
-from mu_sota.model.errors import InputError, cut
+from mu_sota.model.errors import InputError
 from mu_sota.model.modeling import MuForCausalLM
-from mu_sota.settings.load import Sampling
+from mu_sota.settings.sampling import Sampling
 
-BEST_FOLDER = "best"
-RUN_FILE = "run.json"
-METRICS_FILE = "metrics.jsonl"
-
-
-def recorded(folder: Path) -> dict[str, Any]:
-    """The record of the run in a folder, or nothing.
-
-    Raises:
-        InputError: the record cannot be read.
-    """
-    record = folder / RUN_FILE
-    if not record.is_file():
-        return {}
-    try:
-        return dict(json.loads(record.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise InputError(f"the record {record} is damaged ({error}); move it away to do without it") from None
-
-
-def record_of(folder: Path) -> dict[str, Any]:
-    """The record of the run that a folder is, or whose best model it holds, or nothing."""
-    return recorded(_run_of(folder))
-
-
-def metrics_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a `metrics.jsonl`; none where there is no file."""
-    if not path.exists():
-        return []
-    with path.open(encoding="utf-8", newline="\n") as file:
-        return [json.loads(line) for line in file if line.endswith("\n")]  # a kill can leave half a last line
-
-
-def best_epoch(folder: Path) -> dict[str, Any] | None:
-    """Of the same run, the row of its metrics for the epoch that `best/` holds, or None."""
-    epochs = [row for row in metrics_rows(_run_of(folder) / METRICS_FILE) if row["kind"] == "epoch"]
-    return min(epochs, key=lambda row: loss_of(row["validation"]), default=None)
-
-
-def _run_of(folder: Path) -> Path:
-    return folder.parent if folder.name == BEST_FOLDER else folder
+from .run_record import BEST_FOLDER
 
 
 def load_trained(
@@ -127,97 +86,3 @@ def save_trained(
     tokenizer.save_pretrained(folder)
     for file in folder.glob("*.safetensors"):  # the library lets their owner alone read them
         file.chmod((folder / "config.json").stat().st_mode)
-
-
-def default_device() -> torch.device:
-    """The accelerator if there is one, else the CPU."""
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    return accelerator or torch.device("cpu")
-
-
-def prompt_ids(tokenizer: PreTrainedTokenizerFast, prompt: str, max_new_tokens: int, positions: int) -> list[int]:
-    """Token ids of a prompt; of an empty one, the beginning of a text.
-
-    Raises:
-        InputError: prompt and new tokens together exceed the model's positions.
-    """
-    ids: list[int] = tokenizers.encode(tokenizer, prompt).tolist() or [tokenizer.bos_token_id]
-    if len(ids) + max_new_tokens > positions:
-        raise InputError(
-            f"the prompt {cut(prompt)!r} has {len(ids)} tokens and {max_new_tokens} more are asked for, but the model "
-            f"has {positions} positions; shorten the prompt, or ask for fewer tokens"
-        )
-    return ids
-
-
-def continued(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    ids: list[int],
-    sampling: Sampling,
-    max_new_tokens: int,
-    seed: int,
-    **more: Any,
-) -> list[int]:
-    """The ids and up to `max_new_tokens` more; the same seed gives the same ones. Global random state is untouched.
-
-    Args:
-        ids: as `prompt_ids` gives them.
-        more: for `model.generate`, such as a streamer.
-
-    Raises:
-        InputError: the model's predictions are not numbers.
-    """
-    device = model.device
-    inputs = torch.tensor([ids], device=device)
-    # `generate` warns of settings of sampling where nothing is sampled.
-    drawn = sampling.model_dump(include={"temperature", "top_k", "top_p"}) if sampling.temperature else {}
-    with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device], device_type=_fork_type(device)):
-        torch.manual_seed(seed)
-        try:
-            output = model.generate(  # type: ignore[operator]
-                inputs,
-                attention_mask=torch.ones_like(inputs),
-                max_new_tokens=max_new_tokens,
-                do_sample=bool(drawn),
-                repetition_penalty=sampling.repetition_penalty,
-                pad_token_id=tokenizer.pad_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-                **drawn,
-                **more,
-            )
-        except RuntimeError as error:
-            if "probability tensor contains" not in str(error):
-                raise
-            raise InputError(
-                "the model's predictions are not numbers, so no token can be drawn; its weights are damaged, or its "
-                "training diverged: use another checkpoint"
-            ) from error
-    return list(output[0].tolist())
-
-
-def text_of(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> str:
-    """Text of token ids, without the marks of beginning and end."""
-    # The word vocabulary's special tokens, <unk> and <eos>, are words of its text.
-    return str(tokenizer.decode(ids, skip_special_tokens=not tokenizers.is_word_level(tokenizer)))
-
-
-def sample(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    prompt: str,
-    sampling: Sampling,
-    max_new_tokens: int,
-    seed: int,
-) -> str:
-    """The prompt and its sampled continuation, as `continued` makes it.
-
-    Raises:
-        InputError: prompt and new tokens together exceed the model's positions.
-    """
-    ids = prompt_ids(tokenizer, prompt, max_new_tokens, model.config.max_position_embeddings)
-    return text_of(tokenizer, continued(model, tokenizer, ids, sampling, max_new_tokens, seed))
-
-
-def _fork_type(device: torch.device) -> str:
-    return "cuda" if device.type == "cpu" else device.type

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime, timezone
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,18 +21,22 @@ from transformers.integrations import get_reporting_integration_callbacks
 
 from mu_sota.common import environment
 from mu_sota.common.files import as_json, replacing, write_json
+from mu_sota.common.text import duration, timestamp
 from mu_sota.data.corpus import Corpus, TrainWindows, load_corpus
 from mu_sota.data.tokenizer import TOKENIZER_FILE
 from mu_sota.data.tokenizer import save as save_tokenizer
 from mu_sota.evaluation.metrics import loss_of, readable
 from mu_sota.evaluation.ngram import unigram
+from mu_sota.generation.continuation import prompt_ids, sample
 from mu_sota.leakcheck.checks import Report, assert_causal
 from mu_sota.model import kernels
 from mu_sota.model.configuration import MuConfig
 from mu_sota.model.errors import InputError
 from mu_sota.model.modeling import MuForCausalLM
-from mu_sota.saved.load_save import BEST_FOLDER, METRICS_FILE, RUN_FILE, metrics_rows, prompt_ids, recorded, sample
-from mu_sota.settings.load import MODEL_KEYS, RunSettings, Settings
+from mu_sota.saved.run_record import BEST_FOLDER, METRICS_FILE, RUN_FILE, metrics_rows, recorded
+from mu_sota.settings.load import Settings
+from mu_sota.settings.presets import MODEL_KEYS
+from mu_sota.settings.run import RunSettings
 
 from .run_checks import Check, as_text, verdict
 from .trainer import BEST_FILE, MuTrainer, Tally
@@ -348,7 +351,7 @@ def train(preset: str, data: str, out: Path, settings: Settings, resume: bool = 
         save_tokenizer(corpus.tokenizer, out / TOKENIZER_FILE)
         source = {"data": data, "data_fingerprint": corpus.fingerprint}
         record = {**identity, **source, "machine": environment.describe(), "precision": precision, **record}
-        record["starts"] = [*record.get("starts", []), _now()]
+        record["starts"] = [*record.get("starts", []), timestamp()]
         record["unigram"] = floor.as_dict()
         record["causality"] = causality.as_dict()
         record["settings"] = settings.run.model_dump()
@@ -400,7 +403,7 @@ def train(preset: str, data: str, out: Path, settings: Settings, resume: bool = 
     say(text)
     if process.is_main_process:
         record["result"] = {
-            "finished": _now(),
+            "finished": timestamp(),
             "seconds_of_last_start": round(time.monotonic() - started, 1),
             "peak_memory_bytes": environment.peak_memory(),
             "best": best,
@@ -436,17 +439,6 @@ def choose_precision(precision: str) -> str:
     if precision == "fp16" and not torch.cuda.is_available():
         raise InputError("precision is 'fp16', which needs a CUDA GPU; use --set precision=fp32 or bf16")
     return precision
-
-
-def duration(seconds: float) -> str:
-    """Seconds as 45 s, 12 min 30 s or 3 h 20 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def fitted_to_tokenizer(config: MuConfig, corpus: Corpus) -> MuConfig:
@@ -564,10 +556,6 @@ def _heading(
         f"{corpus.validation.n_predicted:,} validation tokens; windows of {settings.window}, "
         f"batch {settings.batch_size}"
     )
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def _silent(*_: object) -> None:

@@ -22,8 +22,9 @@ from mu_sota.common.files import replacing, write_json
 from mu_sota.data.corpus import Corpus, TrainWindows
 from mu_sota.evaluation.metrics import FIGURES, Score, evaluate
 from mu_sota.model.loss import IGNORE_INDEX
-from mu_sota.saved.load_save import BEST_FOLDER, save_trained
-from mu_sota.settings.load import RunSettings
+from mu_sota.saved.load_save import save_trained
+from mu_sota.saved.run_record import BEST_FOLDER
+from mu_sota.settings.run import RunSettings
 
 BEST_FILE = "mu_sota_best.pt"
 _PROGRESS_FILE = "progress.json"

@@ -1,0 +1,19 @@
+"""Phrases that several rooms print."""
+
+from datetime import datetime, timezone
+
+
+def duration(seconds: float) -> str:
+    """Seconds as 45 s, 12 min 30 s or 3 h 20 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def timestamp() -> str:
+    """The time now in UTC, as 2026-01-31T12:00:00+00:00."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

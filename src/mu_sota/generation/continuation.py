@@ -1,0 +1,98 @@
+"""Text from a trained model: a prompt and its sampled continuation."""
+
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from mu_sota.data import tokenizer as tokenizers
+from mu_sota.model.errors import InputError, cut
+from mu_sota.settings.sampling import Sampling
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerFast, prompt: str, max_new_tokens: int, positions: int) -> list[int]:
+    """Token ids of a prompt; of an empty one, the beginning of a text.
+
+    Raises:
+        InputError: prompt and new tokens together exceed the model's positions.
+    """
+    ids: list[int] = tokenizers.encode(tokenizer, prompt).tolist() or [tokenizer.bos_token_id]
+    if len(ids) + max_new_tokens > positions:
+        raise InputError(
+            f"the prompt {cut(prompt)!r} has {len(ids)} tokens and {max_new_tokens} more are asked for, but the model "
+            f"has {positions} positions; shorten the prompt, or ask for fewer tokens"
+        )
+    return ids
+
+
+def continued(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    ids: list[int],
+    sampling: Sampling,
+    max_new_tokens: int,
+    seed: int,
+    **more: Any,
+) -> list[int]:
+    """The ids and up to `max_new_tokens` more; the same seed gives the same ones. Global random state is untouched.
+
+    Args:
+        ids: as `prompt_ids` gives them.
+        more: for `model.generate`, such as a streamer.
+
+    Raises:
+        InputError: the model's predictions are not numbers.
+    """
+    device = model.device
+    inputs = torch.tensor([ids], device=device)
+    # `generate` warns of settings of sampling where nothing is sampled.
+    drawn = sampling.model_dump(include={"temperature", "top_k", "top_p"}) if sampling.temperature else {}
+    with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device], device_type=_fork_type(device)):
+        torch.manual_seed(seed)
+        try:
+            output = model.generate(  # type: ignore[operator]
+                inputs,
+                attention_mask=torch.ones_like(inputs),
+                max_new_tokens=max_new_tokens,
+                do_sample=bool(drawn),
+                repetition_penalty=sampling.repetition_penalty,
+                pad_token_id=tokenizer.pad_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+                **drawn,
+                **more,
+            )
+        except RuntimeError as error:
+            if "probability tensor contains" not in str(error):
+                raise
+            raise InputError(
+                "the model's predictions are not numbers, so no token can be drawn; its weights are damaged, or its "
+                "training diverged: use another checkpoint"
+            ) from error
+    return list(output[0].tolist())
+
+
+def text_of(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> str:
+    """Text of token ids, without the marks of beginning and end."""
+    # The word vocabulary's special tokens, <unk> and <eos>, are words of its text.
+    return str(tokenizer.decode(ids, skip_special_tokens=not tokenizers.is_word_level(tokenizer)))
+
+
+def sample(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    prompt: str,
+    sampling: Sampling,
+    max_new_tokens: int,
+    seed: int,
+) -> str:
+    """The prompt and its sampled continuation, as `continued` makes it.
+
+    Raises:
+        InputError: prompt and new tokens together exceed the model's positions.
+    """
+    ids = prompt_ids(tokenizer, prompt, max_new_tokens, model.config.max_position_embeddings)
+    return text_of(tokenizer, continued(model, tokenizer, ids, sampling, max_new_tokens, seed))
+
+
+def _fork_type(device: torch.device) -> str:
+    return "cuda" if device.type == "cpu" else device.type

@@ -1,0 +1,25 @@
+"""The presets: what each sets for run and model. All else is as `RunSettings` and `MuConfig` have it."""
+
+from typing import Any
+
+RUN_PRESETS: dict[str, dict[str, Any]] = {
+    "mu-sota": {},
+    "quickstart": {
+        "batch_size": 16,
+        "learning_rate": 3e-3,
+        "warmup_steps": 200,
+        "window": 128,
+        "stride": 128,
+    },
+}
+
+MODEL_KEYS = (
+    "vocab_size",
+    "matrix_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+    "dropout",
+    "layer_norm_eps",
+)

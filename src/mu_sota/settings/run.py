@@ -1,0 +1,49 @@
+"""How a run trains, evaluates and samples."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from .sampling import CheckedSettings, Sampling
+
+
+class Training(CheckedSettings):
+    """How a run trains and evaluates, and what it continues after every epoch."""
+
+    num_epochs: int = Field(5, ge=1, description="passes over the training windows")
+    max_steps: int | None = Field(
+        None, ge=1, description="stop after so many optimizer steps, whatever num_epochs says"
+    )
+    batch_size: int = Field(32, ge=1, description="sequences per optimizer step, over all processes")
+    micro_batch_size: int | None = Field(
+        None, ge=1, description="sequences at once per process; the rest is accumulated. Default: chosen by device"
+    )
+    learning_rate: float = Field(1e-4, gt=0, description="peak of the one-cycle schedule")
+    warmup_steps: int = Field(
+        1000, ge=0, description="steps up to the peak; in a run that has no more than these, 30 % of its steps"
+    )
+    weight_decay: float = Field(0.01, ge=0, description="AdamW, on weight matrices and tables only")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
+    window: int = Field(512, ge=1, description="input tokens of a training or evaluation window")
+    stride: int = Field(256, ge=1, description="tokens between the starts of two training windows")
+    eval_stride: int | None = Field(
+        None, ge=1, description="tokens between the starts of two evaluation windows. Default: no overlap"
+    )
+    tokenizer: Literal["bpe", "word"] = Field("bpe", description="byte-level BPE, or the text's own closed vocabulary")
+    seed: int = Field(0, ge=0, lt=2**31, description="of initial weights, window order, dropout and samples")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="auto: bf16 on GPUs that have it, fp16 with loss scaling on others, fp32 on CPU"
+    )
+    log_steps: int = Field(10, ge=1, description="optimizer steps between two rows of metrics.jsonl")
+    checkpoint_minutes: float = Field(10, gt=0, description="minutes between checkpoints within an epoch")
+    trackers: list[str] = Field(
+        ["tensorboard"], description="as `report_to` of transformers: wandb, mlflow, ..., or []"
+    )
+    prompts: list[str] = Field(
+        ["The quick brown", "Once upon a time", "In the beginning"], description="continued after every epoch"
+    )
+    sample_tokens: int = Field(30, ge=1, description="new tokens per prompt")
+
+
+class RunSettings(Sampling, Training):
+    """How a run trains, evaluates and samples. The defaults are the recipe of the preset `mu-sota`."""
