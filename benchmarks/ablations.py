@@ -27,10 +27,11 @@ from mu_sota.common.files import write_json
 from mu_sota.common.text import duration
 from mu_sota.data.corpus import TrainWindows, load_corpus
 from mu_sota.evaluation.metrics import evaluate
-from mu_sota.model import kernels
 from mu_sota.model.attention import causal_attention
+from mu_sota.model.backend import kernels_take
 from mu_sota.model.blocks import NUM_BLOCKS, join_blocks, split_blocks
-from mu_sota.model.modeling import BlockAttention, CrossBlockAttention
+from mu_sota.model.kernels import fused_attention
+from mu_sota.model.layers import BlockAttention, CrossBlockAttention
 from mu_sota.settings.load import load_settings
 from mu_sota.settings.presets import MODEL_KEYS
 from mu_sota.settings.run import RunSettings
@@ -48,8 +49,8 @@ class TwoHeads(BlockAttention):
     def forward(self, state: Tensor, bias: Tensor | None, cache: Cache | None) -> Tensor:
         heads = self.qkv(split_blocks(state)).unflatten(-1, (3, 2, -1))  # [B, T, N, 3, 2, S/2]
         heads = heads.transpose(2, 3).flatten(3, 4)  # [B, T, 3, 2N, S/2]
-        if kernels.kernels_usable(heads, heads.shape[-1]):
-            mixed = kernels.fused_attention(heads.contiguous())[0]
+        if kernels_take(heads, heads.shape[-1]):
+            mixed = fused_attention(heads.contiguous())[0]
         else:
             query, key, value = heads.permute(2, 0, 3, 1, 4)
             mixed = causal_attention(query, key, value, bias).transpose(1, 2)

@@ -17,7 +17,7 @@ from side_by_side import in_turn, median_ratio, mu, seconds, training_step
 
 from mu_sota.common import environment
 from mu_sota.common.files import write_json
-from mu_sota.model.kernels import plain_pytorch
+from mu_sota.model.backend import plain_pytorch
 
 BATCH = 8
 

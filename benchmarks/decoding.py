@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from mu_sota.common import environment
 from mu_sota.common.files import write_json
-from mu_sota.model.kernels import plain_pytorch
+from mu_sota.model.backend import plain_pytorch
 
 PROMPT = 448
 NEW = LENGTH - PROMPT

@@ -29,10 +29,10 @@ from torch import Tensor
 
 from mu_sota.common import environment
 from mu_sota.common.files import write_json
-from mu_sota.model import kernels
+from mu_sota.model import layers as layers_module
 from mu_sota.model import loss as loss_module
-from mu_sota.model import modeling as model_module
 from mu_sota.model.attention import causal_attention, causal_attention_with_entropy
+from mu_sota.model.backend import plain_pytorch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.reference import ReferenceMu
@@ -107,11 +107,11 @@ def _feed_forward(
 
 # PyTorch's operations in the place of one kernel, or of all.
 WITHOUT: dict[str, Callable[[], AbstractContextManager[Any]]] = {
-    "block attention": lambda: mock.patch.object(model_module, "fused_block_attention", _block_attention),
-    "attention": lambda: mock.patch.object(model_module, "fused_attention", _attention),
-    "feed-forward": lambda: mock.patch.object(model_module, "fused_feed_forward", _feed_forward),
-    "cross-entropy": lambda: mock.patch.object(loss_module, "kernels_callable", return_value=False),
-    "all": kernels.plain_pytorch,
+    "block attention": lambda: mock.patch.object(layers_module, "fused_block_attention", _block_attention),
+    "attention": lambda: mock.patch.object(layers_module, "fused_attention", _attention),
+    "feed-forward": lambda: mock.patch.object(layers_module, "fused_feed_forward", _feed_forward),
+    "cross-entropy": lambda: mock.patch.object(loss_module, "use_cross_entropy_kernel", return_value=False),
+    "all": plain_pytorch,
 }
 
 

@@ -350,7 +350,7 @@ def test_guesses_end_there_too(length: int) -> None:
 
 
 def test_a_prompt_in_chunks_is_the_prompt() -> None:
-    """For caches that grow and for those of a fixed size, whose slots are of two shapes."""
+    """For caches that grow and for those of a fixed size, whose layers are of two shapes."""
     model = model_in_float32()
     ids, mask = prompts()
     how: dict[str, Any] = {"attention_mask": mask, "max_new_tokens": 10, "do_sample": False}
@@ -400,7 +400,7 @@ def test_a_mask_of_another_length_is_said(fixed: bool) -> None:
 def test_the_cache_of_another_model_is_refused(layers: int) -> None:
     ids = torch.ones(1, 6, dtype=torch.long)
     cache = small_model(num_hidden_layers=layers)(ids, use_cache=True).past_key_values
-    with pytest.raises(ValueError, match=f"the cache has {2 * layers} slots, but this model fills 4"):
+    with pytest.raises(ValueError, match=f"the cache has {2 * layers} layers, but this model fills 4"):
         small_model()(ids, past_key_values=cache)
 
 

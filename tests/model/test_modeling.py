@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
-import mu_sota.model.modeling
+import mu_sota.model.layers
 from mu_sota import MuConfig, MuForCausalLM, MuModel
 from mu_sota.model.attention import causal_attention, causal_attention_with_entropy
 
@@ -209,7 +209,7 @@ def open_block_attention(monkeypatch: pytest.MonkeyPatch) -> None:
     def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
         return causal_attention(query, key, value, query.new_zeros(query.shape[-2], query.shape[-2]))
 
-    monkeypatch.setattr(mu_sota.model.modeling, "causal_attention", attend)
+    monkeypatch.setattr(mu_sota.model.layers, "causal_attention", attend)
 
 
 def open_cross_attention(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,7 +217,7 @@ def open_cross_attention(monkeypatch: pytest.MonkeyPatch) -> None:
         everything = query.new_zeros(1, 1, query.shape[-2], query.shape[-2])
         return causal_attention_with_entropy(query, key, value, everything)
 
-    monkeypatch.setattr(mu_sota.model.modeling, "causal_attention_with_entropy", attend)
+    monkeypatch.setattr(mu_sota.model.layers, "causal_attention_with_entropy", attend)
 
 
 def open_entropy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,7 +226,7 @@ def open_entropy(monkeypatch: pytest.MonkeyPatch) -> None:
         output, _ = causal_attention_with_entropy(query, key, value, bias)
         return output, causal_attention_with_entropy(query, key, value, everything)[1]
 
-    monkeypatch.setattr(mu_sota.model.modeling, "causal_attention_with_entropy", attend)
+    monkeypatch.setattr(mu_sota.model.layers, "causal_attention_with_entropy", attend)
 
 
 @pytest.mark.parametrize("open_mask", [open_block_attention, open_cross_attention, open_entropy])

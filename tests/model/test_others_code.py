@@ -33,7 +33,7 @@ from transformers import (
 from mu_sota import InputError, MuConfig, MuForCausalLM, MuModel
 from mu_sota.data.tokenizer import train_bpe
 from mu_sota.model import versions
-from mu_sota.model.modeling import _CACHE
+from mu_sota.model.arguments import CACHE_NAME
 from mu_sota.saved.load_save import load_trained
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -196,7 +196,7 @@ def test_generate_fills_the_cache_that_it_made() -> None:
     assert len(cache.layers) == 2 * model.config.num_hidden_layers
     assert all(layer.get_seq_length() == 10 for layer in cache.layers)
     given = DynamicCache(config=model.config)
-    again = model.generate(ids, max_new_tokens=5, do_sample=False, eos_token_id=-1, **{_CACHE: given})
+    again = model.generate(ids, max_new_tokens=5, do_sample=False, eos_token_id=-1, **{CACHE_NAME: given})
     assert torch.equal(made.sequences, again)
     assert given.get_seq_length() == 10
 

@@ -19,8 +19,8 @@ import torch
 from mu_sota import MuConfig, MuForCausalLM
 from mu_sota.common.text import duration
 from mu_sota.leakcheck.checks import LeakError
+from mu_sota.model.backend import plain_pytorch
 from mu_sota.model.errors import InputError
-from mu_sota.model.kernels import plain_pytorch
 from mu_sota.settings.load import load_settings
 from mu_sota.training import run as training
 from mu_sota.training import trainer
@@ -330,7 +330,7 @@ def test_a_model_that_leaks_is_refused(tiny_corpus: Path, tmp_path: Path, monkey
     def unmasked(query: Any, key: Any, value: Any, bias: Any) -> Any:
         return torch.nn.functional.scaled_dot_product_attention(query, key, value)
 
-    monkeypatch.setattr("mu_sota.model.modeling.causal_attention", unmasked)
+    monkeypatch.setattr("mu_sota.model.layers.causal_attention", unmasked)
     with plain_pytorch(), pytest.raises(LeakError, match=r"not causal.*it arises in model\.layers\.0\.block_attention"):
         run(tiny_corpus, tmp_path / "out")
     assert not (tmp_path / "out").exists()

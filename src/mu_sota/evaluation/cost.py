@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 from transformers import PreTrainedModel
 
-from mu_sota.model.kernels import plain_pytorch
+from mu_sota.model.backend import plain_pytorch
 from mu_sota.model.modeling import MuForCausalLM
 from mu_sota.settings.load import Settings
 from mu_sota.settings.presets import MODEL_KEYS

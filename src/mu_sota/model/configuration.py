@@ -3,24 +3,19 @@
 from .versions import TRANSFORMERS  # noqa: F401  first: what an unsupported release lacks is imported below
 
 # isort: split
-import difflib
+import os
 from dataclasses import fields
 from typing import Any
 
+import torch
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 from transformers.utils import logging
 
 from .blocks import GRID, NUM_BLOCKS
-from .errors import InputError, cut
-
-MODEL_PRESETS: dict[str, dict[str, Any]] = {
-    # The model of the run instructions: 26,946,256 parameters.
-    "mu-sota": {},
-    # The same architecture for a laptop CPU.
-    "quickstart": {"vocab_size": 4096, "num_hidden_layers": 6, "max_position_embeddings": 128},
-}
+from .errors import InputError, cut, suggestion
+from .presets import MODEL_PRESETS
 
 MOST_PARAMETERS, MOST_LAYERS = 10**11, 10_000
 """Beyond them a size is taken for a mistake: 373 GiB of weights in float32."""
@@ -40,8 +35,8 @@ logger = logging.get_logger(__name__)
 def _no_such_field(name: str) -> str:
     if name in ("hidden_size", "block_size"):
         return f"MuConfig has no field {name!r} of its own: set matrix_size, whose square is the hidden size"
-    close = difflib.get_close_matches(name, MuConfig.__annotations__, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"its own are: {', '.join(MuConfig.__annotations__)}"
+    own = MuConfig.__annotations__
+    hint = suggestion(name, own) or f"its own are: {', '.join(own)}"
     return f"MuConfig has no field {name!r}; {hint}"
 
 
@@ -178,4 +173,23 @@ class MuConfig(PreTrainedConfig):
         raise ValueError(
             f"{largest} is {value}, with which the model would have {count} parameters and take {gibibytes} GiB in "
             f"float32; make it smaller (the preset mu-sota has {usual[largest]:,})"
+        )
+
+
+def refuse_beyond_memory(config: MuConfig) -> None:
+    """Refuse a model too large for this machine before it is allocated; or the system would end the process later.
+
+    Raises:
+        InputError: the weights would not fit into this machine's memory.
+    """
+    sizes = getattr(os, "sysconf_names", {})  # none on Windows
+    if torch.empty(0).device.type != "cpu" or not {"SC_PAGE_SIZE", "SC_PHYS_PAGES"} <= set(sizes):
+        return
+    need = config.num_parameters * torch.get_default_dtype().itemsize
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if need > memory:
+        raise InputError(
+            f"a model of {config.num_parameters:,} parameters takes {need / 2**30:,.0f} GiB, but this machine has "
+            f"{memory / 2**30:,.0f} GiB of memory; make vocab_size, matrix_size, num_hidden_layers, intermediate_size "
+            f"or max_position_embeddings smaller"
         )

@@ -1,4 +1,7 @@
-"""The one exception a user is meant to read."""
+"""The one exception a user is meant to read, and phrases for its sentences."""
+
+import difflib
+from collections.abc import Iterable
 
 
 class InputError(ValueError):
@@ -12,3 +15,9 @@ class InputError(ValueError):
 def cut(text: str, most: int = 40) -> str:
     """A text that cannot be used, short enough for the sentence that says so."""
     return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def suggestion(name: str, known: Iterable[str]) -> str | None:
+    """`did you mean 'dropout'?` for a name that is close to a known one, else None."""
+    close = difflib.get_close_matches(name[:100], list(known), n=1)
+    return f"did you mean {close[0]!r}?" if close else None

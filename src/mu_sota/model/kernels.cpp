@@ -514,6 +514,40 @@ static float attend_one(const float* query, const float* key, const float* value
     return run(query, key, value, output, scores, length, K);
 }
 
+// The weights of the model and of a layer. The order is said here alone: Python reads the comments, which name the
+// weights as attributes of `MuModel` and `MuLayer`, and passes their addresses one after the other.
+struct ModelWeights {
+    const float* tokens;      // token_embedding.weight
+    const float* positions;   // position_embedding.weight
+    const float* affinities;  // affinity.weight
+    const float* norm;        // norm.weight
+    const float* norm_bias;   // norm.bias
+};
+struct LayerWeights {
+    const float* block_qkv;       // block_attention.qkv.weight
+    const float* block_qkv_bias;  // block_attention.qkv.bias
+    const float* block_out;       // block_attention.out.weight
+    const float* block_out_bias;  // block_attention.out.bias
+    const float* qkv;             // cross_attention.qkv.weight
+    const float* qkv_bias;        // cross_attention.qkv.bias
+    const float* out;             // cross_attention.out.weight
+    const float* out_bias;        // cross_attention.out.bias
+    const float* norm;            // attention_norm.weight
+    const float* norm_bias;       // attention_norm.bias
+    const float* up;              // feed_forward.up.weight
+    const float* up_bias;         // feed_forward.up.bias
+    const float* down;            // feed_forward.down.weight
+    const float* down_bias;       // feed_forward.down.bias
+    const float* last_norm;       // feed_forward_norm.weight
+    const float* last_norm_bias;  // feed_forward_norm.bias
+    const float* interaction;     // sensitivity.interaction
+    const float* gate_up;         // sensitivity.up.weight
+    const float* gate_up_bias;    // sensitivity.up.bias
+    const float* gate_down;       // sensitivity.down.weight
+    const float* gate_down_bias;  // sensitivity.down.bias
+    const float* base;            // sensitivity.base
+};
+
 extern "C" {
 
 // qkv [B, T, 3, H, K] to output [B, T, H, K], log_sum and entropy [B, H, T].
@@ -853,17 +887,16 @@ void mu_linear(const float* x, const float* weight, const float* bias, float* y,
     }
 }
 
-// The whole model for one new token of each of B texts: ids and positions [B] to final states [B, D]. `weights` come in
-// the order in which they are taken here, first the model's OWN and then PER_LAYER of each layer. A layer has two
-// caches, each of keys and then values: those of the blocks, [2][B][N][room][S], and those of whole states,
-// [2][B][H][room][D / H]; `rooms` are the rooms of all caches. Keys and values of the new token are written to place
-// length - 1.
+// The whole model for one new token of each of B texts: ids and positions [B] to final states [B, D]. `weights` are those
+// of ModelWeights, then those of LayerWeights for each layer. A layer has two caches, each of keys and then values: those
+// of the blocks, [2][B][N][capacity][S], and those of whole states, [2][B][H][capacity][D / H]; `capacities` are those of
+// all caches. Keys and values of the new token are written to position length - 1.
 void mu_decode_step(const int64_t* ids, const int64_t* positions, float* states, const float* const* weights,
-                    float* const* caches, const int64_t* rooms, int64_t length, int64_t layers, int64_t B, int64_t D,
+                    float* const* caches, const int64_t* capacities, int64_t length, int64_t layers, int64_t B, int64_t D,
                     int64_t N, int64_t H, int64_t F, int64_t G, float epsilon, int64_t threads) {
-    constexpr int OWN = 5, PER_LAYER = 22;
     const int S = D / N, K = D / H, last = length - 1;
-    const float *tokens = weights[0], *places = weights[1], *affinities = weights[2];
+    const auto& model = *reinterpret_cast<const ModelWeights*>(weights);
+    const auto* of_layer = reinterpret_cast<const LayerWeights*>(weights + sizeof model / sizeof *weights);
 #pragma omp parallel for num_threads(threads) if (B > 1)
     for (int task = 0; task < B; task++) {
         const NoSubnormals zeros;
@@ -872,58 +905,51 @@ void mu_decode_step(const int64_t* ids, const int64_t* positions, float* states,
         float *heads = scratch.take(3 * D), *x = scratch.take(D), *hidden = scratch.take(F);
         float *features = scratch.take(N + 1), *gate_hidden = scratch.take(G), *gate = scratch.take(N);
         float* state = states + task * D;
-        for (int d = 0; d < D; d++) state[d] = tokens[ids[task] * D + d] + places[positions[task] * D + d];
+        for (int d = 0; d < D; d++) state[d] = model.tokens[ids[task] * D + d] + model.positions[positions[task] * D + d];
         for (int layer = 0; layer < layers; layer++) {
-            auto next = [w = weights + OWN + layer * PER_LAYER]() mutable { return *w++; };
-            const float *block_qkv = next(), *block_qkv_bias = next(), *block_out = next(), *block_out_bias = next();
-            const float *qkv = next(), *qkv_bias = next(), *out = next(), *out_bias = next();
-            const float *norm_weight = next(), *norm_bias = next();
-            const float *up = next(), *up_bias = next(), *down = next(), *down_bias = next();
-            const float *last_weight = next(), *last_bias = next();
-            const float *interaction = next(), *gate_up = next(), *gate_up_bias = next();
-            const float *gate_down = next(), *gate_down_bias = next(), *base = next();
-            const float* affinity = affinities + ((size_t)ids[task] * layers + layer) * N;
-            const int64_t block_room = rooms[2 * layer], cross_room = rooms[2 * layer + 1];
-            float *block_keys = caches[2 * layer], *block_values = block_keys + (size_t)B * D * block_room;
-            float *cross_keys = caches[2 * layer + 1], *cross_values = cross_keys + (size_t)B * D * cross_room;
+            const LayerWeights& w = of_layer[layer];
+            const float* affinity = model.affinities + ((size_t)ids[task] * layers + layer) * N;
+            const int64_t block_capacity = capacities[2 * layer], cross_capacity = capacities[2 * layer + 1];
+            float *block_keys = caches[2 * layer], *block_values = block_keys + (size_t)B * D * block_capacity;
+            float *cross_keys = caches[2 * layer + 1], *cross_values = cross_keys + (size_t)B * D * cross_capacity;
             for (int n = 0; n < N; n++) {
                 float one[3 * 16], mean[16];
-                const size_t place = ((size_t)task * N + n) * block_room * S;
-                affine(block_qkv + n * 3 * S * S, block_qkv_bias + n * 3 * S, state + n * S, one, 3 * S, S);
-                float *keys = block_keys + place, *values = block_values + place;
+                const size_t start = ((size_t)task * N + n) * block_capacity * S;
+                affine(w.block_qkv + n * 3 * S * S, w.block_qkv_bias + n * 3 * S, state + n * S, one, 3 * S, S);
+                float *keys = block_keys + start, *values = block_values + start;
                 memcpy(keys + (size_t)last * S, one + S, sizeof(float) * S);
                 memcpy(values + (size_t)last * S, one + 2 * S, sizeof(float) * S);
                 attend_one(one, keys, values, mean, scores, length, S);
-                affine(block_out + n * S * S, block_out_bias + n * S, mean, blocks + n * S, S, S);
+                affine(w.block_out + n * S * S, w.block_out_bias + n * S, mean, blocks + n * S, S, S);
             }
-            affine(qkv, qkv_bias, blocks, heads, 3 * D, D);
+            affine(w.qkv, w.qkv_bias, blocks, heads, 3 * D, D);
             float entropy = 0;
             for (int h = 0; h < H; h++) {
-                const size_t place = ((size_t)task * H + h) * cross_room * K;
-                float *keys = cross_keys + place, *values = cross_values + place;
+                const size_t start = ((size_t)task * H + h) * cross_capacity * K;
+                float *keys = cross_keys + start, *values = cross_values + start;
                 memcpy(keys + (size_t)last * K, heads + D + h * K, sizeof(float) * K);
                 memcpy(values + (size_t)last * K, heads + 2 * D + h * K, sizeof(float) * K);
                 entropy += attend_one(heads + h * K, keys, values, mixed + h * K, scores, length, K);
             }
-            affine(out, out_bias, mixed, x, D, D);
+            affine(w.out, w.out_bias, mixed, x, D, D);
             for (int d = 0; d < D; d++) x[d] += blocks[d];
-            layer_norm(x, norm_weight, norm_bias, epsilon, D);
-            affine(up, up_bias, x, hidden, F, D);
+            layer_norm(x, w.norm, w.norm_bias, epsilon, D);
+            affine(w.up, w.up_bias, x, hidden, F, D);
             apply_gelu(hidden, F);
-            affine(down, down_bias, hidden, mixed, D, F);
+            affine(w.down, w.down_bias, hidden, mixed, D, F);
             for (int d = 0; d < D; d++) x[d] += mixed[d];
-            layer_norm(x, last_weight, last_bias, epsilon, D);
+            layer_norm(x, w.last_norm, w.last_norm_bias, epsilon, D);
             for (int n = 0; n < N; n++) features[n] = 0;
             for (int m = 0; m < N; m++)
-                for (int n = 0; n < N; n++) features[n] += affinity[m] * interaction[m * N + n];
+                for (int n = 0; n < N; n++) features[n] += affinity[m] * w.interaction[m * N + n];
             features[N] = entropy / H;
-            affine(gate_up, gate_up_bias, features, gate_hidden, G, N + 1);
+            affine(w.gate_up, w.gate_up_bias, features, gate_hidden, G, N + 1);
             apply_gelu(gate_hidden, G);
-            affine(gate_down, gate_down_bias, gate_hidden, gate, N, G);
-            for (int n = 0; n < N; n++) gate[n] = base[n] / (1 + std::exp(-gate[n]));
+            affine(w.gate_down, w.gate_down_bias, gate_hidden, gate, N, G);
+            for (int n = 0; n < N; n++) gate[n] = w.base[n] / (1 + std::exp(-gate[n]));
             for (int d = 0; d < D; d++) state[d] += gate[d / S] * (x[d] - state[d]);
         }
-        layer_norm(state, weights[3], weights[4], epsilon, D);
+        layer_norm(state, model.norm, model.norm_bias, epsilon, D);
     }
 }
 

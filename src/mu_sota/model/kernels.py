@@ -1,7 +1,7 @@
 """The model's inner loops for CPUs, compiled from `kernels.cpp` by the machine's own C++ compiler at first use.
 
-Where there is no compiler, or for anything but float32 on a CPU, PyTorch's own operations compute the same. The kernels
-of a layer are operators of PyTorch, `torch.ops.mu_sota.*`, with their gradients.
+Where there is no compiler, or for anything but float32 on a CPU, PyTorch's own operations compute the same:
+`backend.py` decides. The kernels of a layer are operators of PyTorch, `torch.ops.mu_sota.*`, with their gradients.
 
 Legend: B batch, T time, H heads or blocks, K size of a head, D state.
 """
@@ -16,19 +16,15 @@ import shutil
 import subprocess
 import tempfile
 from array import array
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 from transformers.utils import logging
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
-LARGEST_HEAD = 16  # values of a head; PyTorch's kernels are as fast from here on
 
 # -march: the processor's widest vectors. A compiler without OpenMP, as that of macOS, makes kernels of one thread.
 _FLAGS = ["-std=c++17", "-O3", "-fno-math-errno", "-shared", "-fPIC"]
@@ -91,42 +87,6 @@ def _processor() -> str:
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
     return f"{platform.machine()} {platform.processor()} {features}"
-
-
-_switched_off = False
-
-
-@contextmanager
-def plain_pytorch() -> Iterator[None]:
-    """Within it, PyTorch's own operations do all the work, as where the kernels cannot be had."""
-    global _switched_off  # noqa: PLW0603
-    before, _switched_off = _switched_off, True
-    try:
-        yield
-    finally:
-        _switched_off = before
-
-
-@torch.compiler.assume_constant_result
-def _available() -> bool:
-    return not _switched_off and library() is not None
-
-
-def kernels_usable(tensor: Tensor, head_size: int = LARGEST_HEAD) -> bool:
-    """Whether the kernels can take this tensor: float32 on a CPU and not under autocast, and heads small enough."""
-    return (
-        tensor.device.type == "cpu"
-        and tensor.dtype == torch.float32
-        and head_size <= LARGEST_HEAD
-        and not torch.is_autocast_enabled("cpu")
-        and _available()
-    )
-
-
-def kernels_callable(tensor: Tensor, head_size: int = LARGEST_HEAD) -> bool:
-    """As `kernels_usable`, for the two kernels that are no operators of PyTorch: not while a graph is being traced."""
-    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    return not traced and type(tensor) in (Tensor, Parameter) and kernels_usable(tensor, head_size)
 
 
 def _address(tensor: Tensor) -> int:
@@ -352,36 +312,52 @@ def linear_of_one(state: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return output
 
 
-def kernel_weights(weights: list[Tensor]) -> list[Tensor]:
-    """The weights as `decode_step` takes them: contiguous.
+@lru_cache(maxsize=2)
+def weight_names(struct: str) -> tuple[str, ...]:
+    """The weights that a struct of `kernels.cpp` points to, in its order, as attributes: `feed_forward.up.weight`."""
+    source = SOURCE.read_text(encoding="utf-8")
+    (body,) = re.findall(rf"^struct {struct} \{{\n(.*?)^\}};", source, re.MULTILINE | re.DOTALL)
+    return tuple(re.findall(r"// ([\w.]+)$", body, re.MULTILINE))
+
+
+def require_float32(weights: list[Tensor]) -> None:
+    """Refuse weights that a kernel would read as noise.
 
     Raises:
         TypeError: a weight is not float32 on the CPU.
     """
     if set(map(operator.attrgetter("dtype", "is_cpu"), weights)) != {(torch.float32, True)}:
         list(map(_address, weights))
-    if not all(map(Tensor.is_contiguous, weights)):
-        return [weight.contiguous() for weight in weights]
-    return weights
 
 
 def decode_step(
-    ids: list[int], positions: list[int], weights: list[Tensor], rooms: list[Tensor], length: int, epsilon: float
+    ids: list[int],
+    positions: list[int],
+    weights: list[Tensor],
+    buffers: list[Tensor],
+    length: int,
+    widths: tuple[int, int],
+    epsilon: float,
 ) -> Tensor:
     """The whole model for one new token of each of B texts, without gradients: to final states [B, 1, D].
 
-    Ids and positions are those of the new tokens, and in the tables. The weights come in the order of `mu_decode_step`
-    in kernels.cpp. Each layer has two rooms for keys and values, [2, B, N, tokens, S] and [2, B, H, tokens, K], of
-    which `length` tokens are used: those of the new one are written to the last of these places.
+    Args:
+        ids, positions: [B], of the new tokens; in the tables.
+        weights: those of `ModelWeights`, then those of `LayerWeights` for each layer, contiguous.
+        buffers: of the cache layers, for each layer [2, B, N, capacity, S] and [2, B, H, capacity, K]. Keys and values
+            of the new token are written to position `length` - 1.
+        length: cached tokens and the new one.
+        widths: inner widths of the feed-forward and of the sensitivity network.
+        epsilon: of the norms.
     """
-    size, blocks, heads = weights[0].shape[1], rooms[0].shape[2], rooms[1].shape[2]
+    size, blocks, heads = weights[0].shape[1], buffers[0].shape[2], buffers[1].shape[2]
     output = weights[0].new_empty(len(ids), 1, size)
     _call(
         "mu_decode_step",
         *(array("q", ids), array("q", positions), output),
-        *(array("q", map(Tensor.data_ptr, tensors)) for tensors in (weights, rooms)),
-        array("q", [room.shape[3] for room in rooms]),
-        *(length, len(rooms) // 2, len(ids), size, blocks, heads, len(weights[15]), len(weights[22])),
+        *(array("q", map(Tensor.data_ptr, tensors)) for tensors in (weights, buffers)),
+        array("q", [buffer.shape[3] for buffer in buffers]),
+        *(length, len(buffers) // 2, len(ids), size, blocks, heads, *widths),
         epsilon,
     )
     return output

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .kernels import fused_cross_entropy, kernels_callable
+from .backend import use_cross_entropy_kernel
+from .kernels import fused_cross_entropy
 
 IGNORE_INDEX = -100
 
@@ -46,7 +47,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         dtype = torch.bfloat16 if bf16 else torch.float32 if hidden.dtype == torch.float16 else hidden.dtype
         exact = torch.promote_types(dtype, torch.float32)  # sums: float32, or float64 for float64 inputs
         training = any(ctx.needs_input_grad[:3])
-        if hidden.shape[-1] % 16 == 0 and kernels_callable(hidden):
+        if use_cross_entropy_kernel(hidden):
             total, correct, *grads = fused_cross_entropy(hidden, weight, bias, labels, training)
             if training:
                 ctx.save_for_backward(*grads)

@@ -1,0 +1,129 @@
+"""One new token of cached texts in a single kernel call for the whole model.
+
+Legend: B batch, N = 16 blocks, H heads, D state.
+"""
+
+from itertools import chain
+from operator import attrgetter, is_
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from transformers import Cache
+
+from .backend import any_hook_on_all_modules, unchanged, use_decoding_kernel
+from .blocks import NUM_BLOCKS
+from .cache import ATTENTIONS, GrowingLayer
+from .configuration import SENSITIVITY_HIDDEN
+from .kernels import decode_step, require_float32, weight_names
+from .layers import MuLayer
+
+
+class DecodingWeights:
+    """The weights of a model in the order of the kernel, gathered once and again when a user has changed the model.
+
+    To look at all modules of 24 layers for every token would take as long as the kernel. So the changes that users make
+    are noticed by what is cheap to compare: hooks by PyTorch's own counter; adapters, quantised layers and new weights
+    as other objects in the place of the gathered ones.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.hooks_made = RemovableHandle.next_id
+        _, *modules = model.modules()
+        self.changed = next((module for module in modules if not unchanged(module)), None)
+        self.dropouts = [module for module in modules if type(module) is nn.Dropout]
+        self.attributes = [vars(module) for module in model.modules()]
+        self.holders = [(of, name) for of in self.attributes for name in ("_parameters", "_modules") if of[name]]
+        self.objects, self.counts = self._look()
+        self.weights: list[Tensor] = []
+        self.cache_layers: list[int] = []
+        if self.changed is None:
+            of_model, of_layer = (attrgetter(*weight_names(name)) for name in ("ModelWeights", "LayerWeights"))
+            self.weights = [*of_model(model), *chain.from_iterable(map(of_layer, model.layers))]
+            indices = attrgetter("block_attention.cache_layer", "cross_attention.cache_layer")
+            self.cache_layers = [*chain.from_iterable(map(indices, model.layers))]
+            self.fits = self._fits(model)
+        self.sizes = [*map(Tensor.numel, self.weights)]
+
+    def _fits(self, model: Any) -> bool:
+        """True if all weights of the model have the shapes that the kernel derives from the configuration."""
+        config: Any = model.config
+        with torch.device("meta"):
+            layer = MuLayer(config, 0)
+        shapes = [weight.shape for weight in attrgetter(*weight_names("LayerWeights"))(layer)] * len(model.layers)
+        own = len(weight_names("ModelWeights"))
+        size, width = config.hidden_size, len(model.layers) * NUM_BLOCKS
+        return (
+            [weight.shape for weight in self.weights[own:]] == shapes
+            and [weight.shape[-1] for weight in self.weights[:own]] == [size, size, width, size, size]
+            and config.intermediate_size % 16 == 0
+            and {type(weight) for weight in self.weights} == {nn.Parameter}
+            and {id(weight) for weight in self.weights} == {id(weight) for weight in model.parameters()}
+        )
+
+    def _look(self) -> tuple[list[Any], list[int]]:
+        """All weights and modules as objects, and how many attributes each module has (a patched method is one)."""
+        contents = [attributes[name].values() for attributes, name in self.holders]
+        return [*chain.from_iterable(contents)], [*map(len, self.attributes)]
+
+    def are_current(self) -> bool:
+        """True if the model is as it was when its weights were gathered; their values may have changed."""
+        if self.changed is not None:
+            return not unchanged(self.changed)
+        if self.hooks_made != RemovableHandle.next_id:  # it counts all hooks that were ever set
+            return False
+        objects, counts = self._look()
+        same = len(objects) == len(self.objects) and all(map(is_, objects, self.objects))
+        return same and counts == self.counts and [*map(Tensor.numel, self.weights)] == self.sizes
+
+    def for_kernel(self) -> list[Tensor] | None:
+        """The weights, contiguous; None if the kernel would not compute the same as the modules.
+
+        Raises:
+            TypeError: some weights are of another dtype, or on another device.
+        """
+        if self.changed is not None or not self.fits or any_hook_on_all_modules():
+            return None
+        if any(module.training and module.p for module in self.dropouts):
+            return None
+        require_float32(self.weights)
+        if not all(map(Tensor.is_contiguous, self.weights)):
+            return [weight.contiguous() for weight in self.weights]
+        return self.weights
+
+
+def decode(model: Any, input_ids: Tensor, position_ids: Tensor | None, cache: Cache | None, past: int) -> Tensor | None:
+    """Final states [B, 1, D] of one new token of each cached text; None if the kernel cannot take it.
+
+    Args:
+        model: a `MuModel`.
+        input_ids: [B, 1].
+        position_ids: [B, 1], or None for the position after the cached ones.
+        cache: whose layers are filled.
+        past: cached tokens.
+    """
+    config: Any = model.config
+    table = model.token_embedding.weight
+    heads, size = config.num_attention_heads, config.hidden_size
+    if cache is None or model.training or set(map(type, cache.layers)) != {GrowingLayer}:
+        return None
+    if not use_decoding_kernel(input_ids, position_ids, table, size // min(NUM_BLOCKS, heads)):
+        return None
+    if model.decoding_weights is None or not model.decoding_weights.are_current():
+        model.decoding_weights = DecodingWeights(model)
+    weights = model.decoding_weights.for_kernel()
+    if weights is None:
+        return None
+    batch, ids = len(input_ids), input_ids.flatten().tolist()
+    positions = [past] * batch if position_ids is None else position_ids.expand(batch, 1).flatten().tolist()
+    tokens, places, affinities = map(len, weights[:3])
+    if min(*ids, *positions) < 0 or max(ids) >= min(tokens, affinities) or max(positions) >= places:
+        return None  # PyTorch refuses them with an IndexError
+    shapes = [(batch, count, 1, size // count) for count in (NUM_BLOCKS, heads)]
+    layers: list[Any] = [cache.layers[index] for index in model.decoding_weights.cache_layers]
+    if not all(layer.takes(shapes[at % ATTENTIONS], table, past) for at, layer in enumerate(layers)):
+        return None
+    buffers = [layer.grow(shapes[at % ATTENTIONS], table) for at, layer in enumerate(layers)]
+    widths = (config.intermediate_size, SENSITIVITY_HIDDEN)
+    return decode_step(ids, positions, weights, buffers, past + 1, widths, config.layer_norm_eps)
