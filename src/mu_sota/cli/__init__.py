@@ -1,3 +1,3 @@
-"""The command line: parse, call, print. Begin reading in `commands.py`."""
+"""The command line: parse, call, print; a file a command. It imports lazily. Begin reading in `entry.py`."""
 
-from .commands import main as main
+from .entry import main as main

@@ -2,24 +2,34 @@
 
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from mu_sota.model.configuration import MODEL_PRESETS, MuConfig
 from mu_sota.model.errors import InputError
+from mu_sota.model.presets import MODEL_PRESETS
 
 from .presets import MODEL_KEYS, RUN_PRESETS
 from .run import RunSettings
 from .sentences import no_such_setting, refuse_truth_value, sentence_of
+
+if TYPE_CHECKING:
+    from mu_sota.model.configuration import MuConfig
 
 
 class Settings(NamedTuple):
     """A run's settings and the model's configuration (whose vocabulary follows the real tokenizer later)."""
 
     run: RunSettings
-    model: MuConfig
+    model: "MuConfig"
+
+
+class MergedSettings(NamedTuple):
+    """Checked settings of a run, and values for the model's configuration, which only PyTorch's presence can check."""
+
+    run: RunSettings
+    model: dict[str, Any]
 
 
 def load_settings(
@@ -32,6 +42,20 @@ def load_settings(
 
     Raises:
         InputError: an unknown preset or setting, a value of the wrong type or out of range, an unreadable file.
+    """
+    return configure(merge_settings(preset, file, overrides, recorded))
+
+
+def merge_settings(
+    preset: str,
+    file: str | os.PathLike[str] | None = None,
+    overrides: dict[str, Any] | None = None,
+    recorded: dict[str, Any] | None = None,
+) -> MergedSettings:
+    """The first half of `load_settings`: all checks for which PyTorch need not be loaded.
+
+    Raises:
+        InputError: an unknown preset or setting, a value of the run that cannot be used, an unreadable file.
     """
     if preset not in MODEL_PRESETS:
         raise InputError(f"no preset is named {preset!r}; choose one of: {', '.join(MODEL_PRESETS)}")
@@ -48,18 +72,37 @@ def load_settings(
         run = RunSettings(**{key: value for key, value in merged.items() if key in RunSettings.model_fields})
     except ValidationError as error:
         raise InputError(sentence_of(error)) from None
-    model = _model_config({key: value for key, value in merged.items() if key in MODEL_KEYS})
-    if run.window > model.max_position_embeddings:
-        raise InputError(
-            f"window is {run.window}, but the model has {model.max_position_embeddings} positions; "
-            f"lower window or raise max_position_embeddings"
-        )
     for name, stride in (("stride", run.stride), ("eval_stride", run.eval_stride or 1)):
         if stride > run.window:
             raise InputError(
                 f"{name} is {stride}, but must not exceed window ({run.window}), or tokens between windows would be "
                 f"skipped; set it too, as with --set {name}={run.window}"
             )
+    return MergedSettings(run, {key: value for key, value in merged.items() if key in MODEL_KEYS})
+
+
+def configure(merged: MergedSettings) -> Settings:
+    """The second half of `load_settings`: the model's configuration, checked.
+
+    Raises:
+        InputError: a value of the model is of the wrong type or out of range, or its positions hold no window.
+    """
+    from mu_sota.model.configuration import MuConfig
+
+    run, values = merged
+    checked = {}
+    for key, value in values.items():
+        refuse_truth_value(key, value)
+        try:
+            checked[key] = TypeAdapter(MuConfig.__annotations__[key]).validate_python(value)
+        except ValidationError as error:
+            raise InputError(sentence_of(error, key)) from None
+    model = MuConfig.from_preset("mu-sota", **checked)
+    if run.window > model.max_position_embeddings:
+        raise InputError(
+            f"window is {run.window}, but the model has {model.max_position_embeddings} positions; "
+            f"lower window or raise max_position_embeddings"
+        )
     return Settings(run, model)
 
 
@@ -101,14 +144,3 @@ def read_yaml(path: Path) -> dict[str, Any]:
             f"the settings file {path} must hold lines of key: value, but holds a {type(content).__name__}"
         )
     return content
-
-
-def _model_config(values: dict[str, Any]) -> MuConfig:
-    checked = {}
-    for key, value in values.items():
-        refuse_truth_value(key, value)
-        try:
-            checked[key] = TypeAdapter(MuConfig.__annotations__[key]).validate_python(value)
-        except ValidationError as error:
-            raise InputError(sentence_of(error, key)) from None
-    return MuConfig.from_preset("mu-sota", **checked)

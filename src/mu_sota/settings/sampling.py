@@ -11,6 +11,8 @@ from .sentences import no_such_setting, refuse_truth_value, sentence_of
 
 
 class CheckedSettings(BaseModel):
+    """Settings that refuse unknown names and truth values."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @model_validator(mode="before")

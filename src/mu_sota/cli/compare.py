@@ -1,0 +1,83 @@
+"""`mu-sota compare`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mu_sota.model.errors import InputError
+
+from .app import DATA, PRESETS, Assignments, SettingsFile, load_libraries
+
+
+def compare(
+    out: Annotated[
+        Path | None, typer.Option(help="folder for trainings, record and report; not needed with --plan")
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help=f"{PRESETS}. Default: mu-sota")] = None,
+    data: Annotated[str | None, typer.Option(help=f"{DATA}. Default: pydocs")] = None,
+    match: Annotated[
+        str | None, typer.Option(help="what is made equal, a question each. Default: params,flops,time")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(help="trainings of every model that count. Default: 3")] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(help="time for all trainings, as 2h or 45min; or steps of each, as 500steps. Default: 2h"),
+    ] = None,
+    trials: Annotated[int | None, typer.Option(help="settings tried for every model. Default: 12")] = None,
+    controls: Annotated[
+        bool | None,
+        typer.Option(
+            "--controls/--no-controls",
+            help="also a GPT-2 against itself, which must tie, and a crippled one, which must lose",
+        ),
+    ] = None,
+    assignments: Assignments = None,
+    config: SettingsFile = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="say what would be done, and how long it takes; train nothing")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="go on with the comparison in --out, if there is one")
+    ] = False,
+) -> None:
+    """Train MU beside GPT-2 and Llama style models of matching size, all tuned alike, and write a report.
+
+    With --resume, all that is not given is as the comparison was started.
+    """
+    if out is None and not plan:
+        raise InputError("give --out, a folder for the comparison, or --plan to see what it would do")
+    from mu_sota.settings.load import load_settings, parse_assignments, read_yaml
+
+    load_libraries()
+    from mu_sota.comparison.conclusions import as_text
+    from mu_sota.comparison.plan import Request
+    from mu_sota.comparison.runner import Comparison, recorded_request
+
+    before = recorded_request(out) if resume and out is not None else {}
+    given = {
+        "preset": preset,
+        "data": data,
+        "questions": None if match is None else tuple(part.strip() for part in match.split(",")),
+        "seeds": seeds,
+        "budget": budget,
+        "trials": trials,
+        "controls": controls,
+    }
+    changed = {**(read_yaml(config) if config else {}), **parse_assignments(assignments or [])}
+    overrides = {**before.get("overrides", {}), **changed}
+    if resume and out is not None and not before and preset is None and data is None:
+        raise InputError(
+            f"there is no comparison in {out} to go on with; correct --out, or say what to compare, with --preset or "
+            f"--data"
+        )
+    kept = {key: value for key, value in before.items() if key in given}
+    request = Request(**kept | {key: value for key, value in given.items() if value is not None}, overrides=overrides)
+    comparison = Comparison(request, load_settings(request.preset, overrides=request.overrides))
+    if plan:
+        print(comparison.describe(comparison.plan_in(out) if resume and out is not None else comparison.make_plan()))
+        return
+    assert out is not None
+    record = comparison.run(out, resume)
+    print("\n" + as_text(record) + "\n" + "\n".join(record["verdict"]))
+    print(f"\n{out}: report.html (opens in any browser, prints to PDF), report.md, comparison.json")

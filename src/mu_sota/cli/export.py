@@ -1,0 +1,23 @@
+"""`mu-sota export`."""
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .app import Folder, load_libraries
+
+
+def export(folder: Folder, out: Annotated[Path, typer.Option(help="new folder, also the name of the model")]) -> None:
+    """Write a folder that transformers loads without mu-sota, with a model card: ready for the Hugging Face hub."""
+    load_libraries()
+    from mu_sota.saved.export import export_model
+
+    written = export_model(folder, out)
+    name, path = shlex.quote(f"USER/{written.name}"), shlex.quote(str(written))
+    print(
+        f"{written} is ready. With transformers alone:\n"
+        f"  AutoModelForCausalLM.from_pretrained({str(written)!r}, trust_remote_code=True)\n"
+        f"Read its README.md before you publish it: hf upload {name} {path}"
+    )

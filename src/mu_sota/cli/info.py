@@ -1,0 +1,22 @@
+"""`mu-sota info`."""
+
+from typing import Annotated
+
+import typer
+
+from .app import PRESETS, Assignments, SettingsFile, load_libraries
+
+
+def info(
+    preset: Annotated[str, typer.Option(help=PRESETS)] = "mu-sota",
+    assignments: Assignments = None,
+    config: SettingsFile = None,
+) -> None:
+    """Parameters part by part, FLOPs per token, memory of a training step, and all settings."""
+    from mu_sota.settings.load import configure, merge_settings, parse_assignments
+
+    merged = merge_settings(preset, config, parse_assignments(assignments or []))
+    load_libraries()
+    from mu_sota.evaluation.cost import describe
+
+    print(describe(configure(merged)))

@@ -1,0 +1,30 @@
+"""`mu-sota playground`."""
+
+from typing import Annotated
+
+import typer
+
+from mu_sota.model.errors import InputError
+
+from .app import Folder, load_libraries
+
+
+def playground(
+    folder: Folder,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="if it is taken, the next free one; 0 for any that is free")
+    ] = 7860,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="open the page in a browser")] = True,
+) -> None:
+    """Look at a trained model on a local page: its tokens, blocks and attentions, and what it is without some blocks.
+
+    The page is at 127.0.0.1 alone, loads nothing from elsewhere, and ends with Ctrl-C.
+    """
+    from importlib.util import find_spec
+
+    if find_spec("gradio") is None:
+        raise InputError("the playground needs gradio, which is not installed: pip install 'gradio>=6.28'")
+    load_libraries()
+    from mu_sota.playground.page import serve
+
+    serve(folder, port, browser)

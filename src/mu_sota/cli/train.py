@@ -1,0 +1,50 @@
+"""`mu-sota train`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .app import DATA, PRESETS, Assignments, SettingsFile, load_libraries
+
+
+def train(
+    out: Annotated[Path, typer.Option(help="folder for the model, its tokenizer and the run's record")],
+    preset: Annotated[str | None, typer.Option(help=f"{PRESETS}. Default: mu-sota")] = None,
+    data: Annotated[str | None, typer.Option(help=f"{DATA}. Default: pydocs")] = None,
+    epochs: Annotated[int | None, typer.Option(help="same as --set num_epochs=N")] = None,
+    max_steps: Annotated[int | None, typer.Option(help="same as --set max_steps=N")] = None,
+    seed: Annotated[int | None, typer.Option(help="same as --set seed=N")] = None,
+    assignments: Assignments = None,
+    config: SettingsFile = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on with the run in --out, if there is one")] = False,
+) -> None:
+    """Train a model; after every epoch validate it, sample from it and keep the best.
+
+    With --resume, all that is not given is as the run was started.
+    """
+    from mu_sota.settings.load import load_settings, parse_assignments
+
+    named = {"num_epochs": epochs, "max_steps": max_steps, "seed": seed}
+    overrides = parse_assignments(assignments or []) | {k: v for k, v in named.items() if v is not None}
+    from mu_sota.saved.run_record import recorded
+
+    record = recorded(out) if resume else {}
+    preset = preset or record.get("preset", "mu-sota")
+    data = data or record.get("data", "pydocs")
+    settings = load_settings(preset, config, overrides, record.get("requested", {}))
+    load_libraries()
+    from mu_sota.training.run import train
+
+    try:
+        train(preset, data, out, settings, resume)
+    finally:
+        _part_from_other_processes()
+
+
+def _part_from_other_processes() -> None:
+    """Under torchrun, end the group of processes in order; PyTorch complains otherwise."""
+    from torch import distributed
+
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
