@@ -1,5 +1,6 @@
 """One source string becomes three splits, cached; every token but the first is scored once."""
 
+import hashlib
 import json
 import os
 import sys
@@ -20,7 +21,7 @@ from torch.utils.data import DataLoader
 
 from mu_sota.data import corpus as module
 from mu_sota.data.corpus import Corpus, EvalWindows, Split, TrainWindows, load_corpus
-from mu_sota.data.tokenizer import encode, train_bpe
+from mu_sota.data.tokenizer import encode, load, train_bpe
 from mu_sota.model.errors import InputError
 
 LINES = "".join(f"Line {i} says something about the number {i * i}, <unk> and <EOS>.\n" for i in range(400))
@@ -349,6 +350,43 @@ def test_unwritable_cache_is_named(text_file: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"The cache .*file/below cannot be written"):
         small(text_file, cache_dir=tmp_path / "file" / "below")
+
+
+# ---- the same corpus in every version ------------------------------------------------------------------------------
+
+
+def digest(array: np.ndarray) -> str:
+    return hashlib.sha256(array.astype("<i8").tobytes()).hexdigest()[:16]
+
+
+def test_corpus_of_an_old_run_has_the_same_fingerprint_tokens_and_windows(tiny_corpus: Path) -> None:
+    old = Path(__file__).parents[1] / "fixtures" / "old_run"
+    corpus = load_corpus(str(tiny_corpus), vocab_size=270)
+    assert corpus.fingerprint == json.loads((old / "run.json").read_text())["data_fingerprint"]
+    assert corpus.tokenizer.get_vocab() == load(old / "mu_sota_tokenizer.json").get_vocab()
+    assert [digest(split.tokens) for split in splits(corpus).values()] == [
+        "ee67d5a3465c3735",
+        "6e2e733e8bf95c1a",
+        "4906e99f771ce51d",
+    ]
+    for windows, expected in (
+        (TrainWindows(corpus.train.tokens, 16, 16), "e3bb07c7f0adac8e"),
+        (EvalWindows(corpus.validation.tokens, 16, 8), "22490fcf90d34d05"),
+    ):
+        items = [torch.stack([windows[i]["input_ids"], windows[i]["shift_labels"]]) for i in range(len(windows))]
+        assert digest(torch.stack(items).numpy()) == expected
+
+
+def test_fingerprint_and_splits_of_documents_stay_as_they_were(tmp_path: Path) -> None:
+    source = write_jsonl(tmp_path / "a.jsonl", [f"Document {i}.\n" for i in range(400)])
+    by_words, by_bpe = load_corpus(str(source), tokenizer="word"), small(source)
+    assert by_words.fingerprint == "3db9a3901ea810392025ee295294a08463509f04a1cb79de3ef3dda6895ae873"
+    assert by_bpe.fingerprint == "c7ce153c23431b11f73408c71128bdce279ebed8c56cde5c16f9436dc9286bdd"
+    assert [digest(split.tokens) for split in splits(by_words).values()] == [
+        "085d801a72c2dfa6",
+        "4eb2e924c351a86f",
+        "aeb872d28714c51a",
+    ]
 
 
 # ---- a given tokenizer ---------------------------------------------------------------------------------------------
