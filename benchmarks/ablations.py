@@ -25,7 +25,8 @@ from mu_sota import MuConfig, MuForCausalLM
 from mu_sota.common import environment
 from mu_sota.common.files import write_json
 from mu_sota.common.text import duration
-from mu_sota.data.corpus import TrainWindows, load_corpus
+from mu_sota.data.corpus import load_corpus
+from mu_sota.data.windows import TrainWindows
 from mu_sota.evaluation.metrics import evaluate
 from mu_sota.model.attention import causal_attention
 from mu_sota.model.backend import kernels_take

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from made_up_text import LINES
 
 from mu_sota import MuConfig, MuForCausalLM
 from mu_sota.data.tokenizer import train_bpe
@@ -93,10 +94,24 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.fixture
-def tiny_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The made-up corpus in a folder of its own, with a cache of its own."""
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache for one test."""
     monkeypatch.setenv("MU_SOTA_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def tiny_corpus(tmp_path: Path, cache: Path) -> Path:
+    """The made-up corpus in a folder of its own, with a cache of its own."""
     return _make_corpus(tmp_path)
+
+
+@pytest.fixture
+def text_file(tmp_path: Path) -> Path:
+    """The one text of `made_up_text`, as a file."""
+    path = tmp_path / "text.txt"
+    path.write_bytes(LINES.encode())
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -24,8 +24,9 @@ from mu_sota.comparison.hyperparameter_search import Trial, settings_tried
 from mu_sota.comparison.plan import Request
 from mu_sota.comparison.runner import Comparison
 from mu_sota.comparison.single_training import train_once
-from mu_sota.data.corpus import EvalWindows, load_corpus
+from mu_sota.data.corpus import load_corpus
 from mu_sota.data.tokenizer import load
+from mu_sota.data.windows import EvalWindows
 from mu_sota.model.errors import InputError
 from mu_sota.settings.load import load_settings
 from mu_sota.training.run import Interrupted

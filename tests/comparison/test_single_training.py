@@ -16,7 +16,8 @@ from mu_sota import MuConfig
 from mu_sota.comparison.baselines import FAMILIES, Shape, build, load
 from mu_sota.comparison.hyperparameter_search import Trial
 from mu_sota.comparison.single_training import Ground, beginning, finish, train_once
-from mu_sota.data.corpus import Corpus, EvalWindows, TrainWindows, load_corpus
+from mu_sota.data.corpus import Corpus, load_corpus
+from mu_sota.data.windows import EvalWindows, TrainWindows
 from mu_sota.settings.load import load_settings
 from mu_sota.training.run import Interrupt, Interrupted
 from mu_sota.training.trainer import WindowOrder

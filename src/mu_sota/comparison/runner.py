@@ -20,7 +20,8 @@ from mu_sota.common import environment
 from mu_sota.common.environment import default_device
 from mu_sota.common.files import write_json
 from mu_sota.common.text import duration, timestamp
-from mu_sota.data.corpus import TrainWindows, load_corpus
+from mu_sota.data.corpus import load_corpus
+from mu_sota.data.windows import TrainWindows
 from mu_sota.evaluation.metrics import Score, evaluate
 from mu_sota.evaluation.ngram import KneserNey, unigram
 from mu_sota.generation.continuation import prompt_ids, sample

@@ -22,7 +22,8 @@ from transformers import (
 )
 
 from mu_sota.common.files import replacing, write_json
-from mu_sota.data.corpus import Corpus, Split, TrainWindows
+from mu_sota.data.corpus import Corpus, Split
+from mu_sota.data.windows import TrainWindows
 from mu_sota.evaluation.metrics import evaluate
 from mu_sota.saved.load_save import save_trained
 from mu_sota.saved.run_record import BEST_FOLDER

@@ -1,9 +1,9 @@
 from .corpus import Corpus as Corpus
-from .corpus import EvalWindows as EvalWindows
 from .corpus import Split as Split
-from .corpus import TrainWindows as TrainWindows
 from .corpus import load_corpus as load_corpus
 from .corpus import load_file as load_file
 from .tokenizer import encode as encode
 from .tokenizer import train_bpe as train_bpe
 from .tokenizer import train_words as train_words
+from .windows import EvalWindows as EvalWindows
+from .windows import TrainWindows as TrainWindows

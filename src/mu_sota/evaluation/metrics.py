@@ -8,7 +8,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from mu_sota.data.corpus import EvalWindows, Split
+from mu_sota.data.corpus import Split
+from mu_sota.data.windows import EvalWindows
 
 FIGURES = ("loss", "accuracy", "perplexity", "word_perplexity", "bits_per_byte")
 

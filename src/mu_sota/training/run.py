@@ -22,9 +22,10 @@ from transformers.integrations import get_reporting_integration_callbacks
 from mu_sota.common import environment
 from mu_sota.common.files import as_json, replacing, write_json
 from mu_sota.common.text import duration, timestamp
-from mu_sota.data.corpus import Corpus, TrainWindows, load_corpus
+from mu_sota.data.corpus import Corpus, load_corpus
 from mu_sota.data.tokenizer import TOKENIZER_FILE
 from mu_sota.data.tokenizer import save as save_tokenizer
+from mu_sota.data.windows import TrainWindows
 from mu_sota.evaluation.metrics import loss_of, readable
 from mu_sota.evaluation.ngram import unigram
 from mu_sota.generation.continuation import prompt_ids, sample

@@ -19,7 +19,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast, Trainer, Trai
 from transformers.integrations import TensorBoardCallback
 
 from mu_sota.common.files import replacing, write_json
-from mu_sota.data.corpus import Corpus, TrainWindows
+from mu_sota.data.corpus import Corpus
+from mu_sota.data.windows import TrainWindows
 from mu_sota.evaluation.metrics import FIGURES, Score, evaluate
 from mu_sota.model.loss import IGNORE_INDEX
 from mu_sota.saved.load_save import save_trained
