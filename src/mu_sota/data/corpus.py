@@ -1,6 +1,6 @@
-"""From one source string to three splits of token ids, cached by content, and the windows cut from them.
+"""From the name or path of a text to three splits of token ids, cached by content.
 
-A source is `pydocs`, `wikitext-2`, a file or a folder; see `load_corpus`. The token stream of a split is
+The token stream of a split is
 
 * with the BPE: `<BOS>`, then every document followed by `<EOS>`;
 * with the word vocabulary: one `<eos>`, then the words of every document with `<eos>` for each end of line (a document
@@ -22,12 +22,15 @@ from transformers import PreTrainedTokenizerFast
 from mu_sota.common.files import cache_folder, replacing, write_json
 from mu_sota.model.errors import InputError
 
-from .readers import SUFFIXES, read_file, unknown_kind
-from .sources import resolve
+from .readers import read_file
+from .sources import find_source
 from .splits import SPLITS, Documents
 from .tokenizer import TOKENIZER_FILE, encode, is_word_level, load, save, train_bpe, train_words
 
 _CACHE_FORMAT = 1  # raise it when documents, splits or token streams change
+
+
+TokenizerChoice = Literal["bpe", "word"] | PreTrainedTokenizerFast
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ class Corpus:
 def load_corpus(
     source: str,
     *,
-    tokenizer: Literal["bpe", "word"] | PreTrainedTokenizerFast = "bpe",
+    tokenizer: TokenizerChoice = "bpe",
     vocab_size: int = 50_000,
     cache_dir: Path | None = None,
 ) -> Corpus:
@@ -92,39 +95,21 @@ def load_corpus(
         InputError: the source does not exist or cannot be read, holds no text, or cannot be split; the tokenizer is
             unknown or has no end-of-text token; the cache cannot be written.
     """
-    given = tokenizer if isinstance(tokenizer, PreTrainedTokenizerFast) else None
-    settings: list[object]
-    if given is not None:
-        settings = [given.backend_tokenizer.to_str(), given.bos_token_id, given.eos_token_id]
-    elif tokenizer == "bpe":
-        settings = ["bpe", vocab_size]
-    elif tokenizer == "word":
-        settings = ["word"]
-    else:
-        raise InputError(f"Unknown tokenizer {tokenizer!r}: give bpe, word, or a trained tokenizer.")
-    fingerprint, read = resolve(source)
-    key = hashlib.sha256(json.dumps([_CACHE_FORMAT, fingerprint, settings]).encode()).hexdigest()
+    found = find_source(source)
+    described = json.dumps([_CACHE_FORMAT, found.fingerprint, _tokenizer_fingerprint(tokenizer, vocab_size)])
     cache = cache_dir or cache_folder()
-    folder = cache / key
+    folder = cache / hashlib.sha256(described.encode()).hexdigest()
 
-    corpus = _open(folder, source, given)
+    corpus = _open(folder, source, tokenizer)
     if corpus is not None:
         return corpus
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        with FileLock(cache / f"{key}.lock"):  # of several processes, one builds and the others wait
-            corpus = _open(folder, source, given)
+        with FileLock(f"{folder}.lock"):  # of several processes, one builds and the others wait
+            corpus = _open(folder, source, tokenizer)
             if corpus is None:
-                documents = _checked(read(), source)
-                with replacing(folder) as temporary:
-                    temporary.mkdir()
-                    ready = given
-                    if ready is None:
-                        train = documents["train"]
-                        ready = train_words(train) if tokenizer == "word" else train_bpe(train, vocab_size)
-                        save(ready, temporary / TOKENIZER_FILE)
-                    _write_splits(temporary, documents, ready)
-                corpus = _open(folder, source, given)
+                _build(folder, _none_empty(found.read(), source), tokenizer, vocab_size)
+                corpus = _open(folder, source, tokenizer)
     except OSError as error:
         raise InputError(
             f"The cache {cache} cannot be written ({error.strerror or error}): free space, fix its permissions, or "
@@ -140,18 +125,23 @@ def load_file(path: Path, tokenizer: PreTrainedTokenizerFast) -> Split:
     Raises:
         InputError: the file cannot be read, is of another kind than `load_corpus` takes, or holds no text.
     """
-    if path.suffix.lower() not in SUFFIXES:
-        raise unknown_kind(path)
     texts = read_file(path)
     if not texts:
         raise InputError(f"{path} holds no text: give a file that does.")
-    return Split(_stream(texts, tokenizer), **_counts(texts))
+    return _tokenize(texts, tokenizer)
 
 
-# ---- the cache -----------------------------------------------------------------------------------------------------
+def _tokenizer_fingerprint(tokenizer: TokenizerChoice, vocab_size: int) -> list[object]:
+    if isinstance(tokenizer, PreTrainedTokenizerFast):
+        return [tokenizer.backend_tokenizer.to_str(), tokenizer.bos_token_id, tokenizer.eos_token_id]
+    if tokenizer == "bpe":
+        return ["bpe", vocab_size]
+    if tokenizer == "word":
+        return ["word"]
+    raise InputError(f"Unknown tokenizer {tokenizer!r}: give bpe, word, or a trained tokenizer.")
 
 
-def _checked(documents: Documents, source: str) -> Documents:
+def _none_empty(documents: Documents, source: str) -> Documents:
     if not any(documents.values()):
         raise InputError(f"{source} holds no text: give a file or folder that does.")
     for split in SPLITS:
@@ -163,8 +153,8 @@ def _checked(documents: Documents, source: str) -> Documents:
     return documents
 
 
-def _stream(documents: list[str], tokenizer: PreTrainedTokenizerFast) -> np.ndarray:
-    """The token stream of a split, as the module's docstring says; shape (tokens,)."""
+def _tokenize(documents: list[str], tokenizer: PreTrainedTokenizerFast) -> Split:
+    """The token stream of a split, with the format in the module's docstring."""
     end = tokenizer.eos_token_id
     if end is None:
         raise InputError("The tokenizer has no end-of-text token, which separates documents: set its eos_token.")
@@ -175,37 +165,44 @@ def _stream(documents: list[str], tokenizer: PreTrainedTokenizerFast) -> np.ndar
             parts.append(encode(tokenizer, text if text.endswith("\n") else text + "\n"))
         else:
             parts += [encode(tokenizer, text), np.array([end], np.uint32)]
-    return np.concatenate(parts).astype(np.uint16 if len(tokenizer) <= 2**16 else np.uint32)
+    return Split(
+        np.concatenate(parts).astype(np.uint16 if len(tokenizer) <= 2**16 else np.uint32),
+        n_words=sum(len(text.split()) for text in documents),
+        n_bytes=sum(len(text.encode("utf-8")) for text in documents),
+        n_documents=len(documents),
+    )
 
 
-def _counts(texts: list[str]) -> dict[str, int]:
-    return {
-        "n_words": sum(len(text.split()) for text in texts),
-        "n_bytes": sum(len(text.encode("utf-8")) for text in texts),
-        "n_documents": len(texts),
-    }
+def _build(folder: Path, documents: Documents, tokenizer: TokenizerChoice, vocab_size: int) -> None:
+    """Train the tokenizer, unless it is trained, and write it and the tokens of every split."""
+    with replacing(folder) as temporary:
+        temporary.mkdir()
+        if not isinstance(tokenizer, PreTrainedTokenizerFast):
+            texts = documents["train"]
+            tokenizer = train_words(texts) if tokenizer == "word" else train_bpe(texts, vocab_size)
+            save(tokenizer, temporary / TOKENIZER_FILE)
+        meta = {}
+        for name, texts in documents.items():
+            split = _tokenize(texts, tokenizer)
+            np.save(temporary / f"{name}.npy", split.tokens)
+            counts = {"n_words": split.n_words, "n_bytes": split.n_bytes, "n_documents": split.n_documents}
+            meta[name] = {"n_tokens": len(split.tokens), **counts}
+        write_json(temporary / "meta.json", meta)
 
 
-def _write_splits(folder: Path, documents: Documents, tokenizer: PreTrainedTokenizerFast) -> None:
-    meta = {}
-    for split, texts in documents.items():
-        tokens = _stream(texts, tokenizer)
-        np.save(folder / f"{split}.npy", tokens)
-        meta[split] = {"n_tokens": len(tokens), **_counts(texts)}
-    write_json(folder / "meta.json", meta)
-
-
-def _open(folder: Path, source: str, tokenizer: PreTrainedTokenizerFast | None) -> Corpus | None:
+def _open(folder: Path, source: str, tokenizer: TokenizerChoice) -> Corpus | None:
     """The cached corpus, or None where there is none or it is damaged."""
     try:
+        if not isinstance(tokenizer, PreTrainedTokenizerFast):
+            tokenizer = load(folder / TOKENIZER_FILE)
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         splits = {}
-        for split in SPLITS:
-            tokens = np.load(folder / f"{split}.npy", mmap_mode="r")
-            counts = dict(meta[split])
+        for name in SPLITS:
+            tokens = np.load(folder / f"{name}.npy", mmap_mode="r")
+            counts = dict(meta[name])
             if tokens.shape != (counts.pop("n_tokens"),):
                 return None
-            splits[split] = Split(tokens, **counts)
-        return Corpus(source, folder.name, load(folder / TOKENIZER_FILE) if tokenizer is None else tokenizer, **splits)
+            splits[name] = Split(tokens, **counts)
+        return Corpus(source, folder.name, tokenizer, **splits)
     except (OSError, EOFError, ValueError, KeyError, TypeError):
         return None

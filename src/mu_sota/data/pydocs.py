@@ -11,7 +11,7 @@ from .readers import read_bytes
 from .splits import Documents, split_by_hash
 
 # With this salt the splits are near 90/5/5 % of the bytes too, in Python 3.10 to 3.13, uneven as the documents are.
-_PYDOCS_SALT = "pydocs 86 "
+_SALT = "pydocs 86 "
 _SHORT_PARAGRAPH = 60  # characters
 
 # Tests, vendored and deprecated copies, generated tables: no prose, or the same prose twice.
@@ -22,6 +22,11 @@ _NO_PROSE = {
 
 
 def read_pydocs(library: Path) -> Documents:
+    """The topics of `pydoc` and the docstrings of each module of the standard library, split by document.
+
+    Raises:
+        InputError: this Python comes without its topics or its sources.
+    """
     try:
         from pydoc_data.topics import topics
     except ImportError as error:
@@ -36,7 +41,7 @@ def read_pydocs(library: Path) -> Documents:
     for path in sources:
         module = ".".join(path.relative_to(library).with_suffix("").parts)
         texts[f"module {module}"] = "\n\n".join(dict.fromkeys(_docstrings(path)))
-    return split_by_hash((_PYDOCS_SALT + name, text) for name, text in _without_repeats(texts).items())
+    return split_by_hash((_SALT + name, text) for name, text in _without_repeats(texts).items())
 
 
 def _without_repeats(texts: dict[str, str]) -> dict[str, str]:

@@ -10,30 +10,38 @@ from mu_sota.model.errors import InputError
 SUFFIXES = (".txt", ".jsonl", ".parquet")
 
 
-def unknown_kind(path: Path) -> InputError:
-    return InputError(f"{path} is not a {', '.join(SUFFIXES)} file: convert it to one of these.")
+def read_file(path: Path) -> list[str]:
+    """The documents of a .txt (one), .jsonl (field "text") or .parquet file (column "text"), without blank ones.
+
+    Raises:
+        InputError: the file is of another kind, cannot be read, or has no text there; it names the line or row.
+    """
+    reader = {".txt": _read_text, ".jsonl": _read_jsonl, ".parquet": _read_parquet}[_kind(path)]
+    return [text for text in reader(path) if text and not text.isspace()]
 
 
-def unreadable(path: Path, error: OSError) -> InputError:
-    return InputError(f"{path} cannot be read ({error.strerror or error}): check its permissions and its disk.")
+def digest(path: Path) -> list[str]:
+    """What decides the documents of a file: its kind and the hash of its bytes."""
+    return [_kind(path), hashlib.sha256(read_bytes(path)).hexdigest()]
 
 
 def read_bytes(path: Path) -> bytes:
+    """The content of a file, or the error that a user reads."""
     try:
         return path.read_bytes()
     except OSError as error:
         raise unreadable(path, error) from error
 
 
-def digest(path: Path) -> list[str]:
-    """What the documents of a file depend on: its format and its bytes."""
-    return [path.suffix.lower(), hashlib.sha256(read_bytes(path)).hexdigest()]
+def unreadable(path: Path, error: OSError) -> InputError:
+    """The error of a file or folder that the system does not open."""
+    return InputError(f"{path} cannot be read ({error.strerror or error}): check its permissions and its disk.")
 
 
-def read_file(path: Path) -> list[str]:
-    """The documents of a file, blank ones left out."""
-    readers = {".txt": _read_text, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
-    return [text for text in readers[path.suffix.lower()](path) if text and not text.isspace()]
+def _kind(path: Path) -> str:
+    if (suffix := path.suffix.lower()) in SUFFIXES:
+        return suffix
+    raise InputError(f"{path} is not a {', '.join(SUFFIXES)} file: convert it to one of these.")
 
 
 def _read_text(path: Path) -> list[str]:

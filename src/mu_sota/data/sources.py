@@ -1,34 +1,47 @@
-"""Find a text by name or path, take its fingerprint, and read its documents."""
+"""From the name or path of a text to its documents: `pydocs`, `wikitext-2`, a file or a folder."""
 
 import platform
 import re
 import sysconfig
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mu_sota.model.errors import InputError
 
 from .pydocs import read_pydocs
-from .readers import SUFFIXES, digest, read_file, unknown_kind, unreadable
+from .readers import SUFFIXES, digest, read_file, unreadable
 from .splits import SPLITS, Documents, split_documents
 
 _SPLIT_STEMS = {"train": ("train",), "validation": ("valid", "validation", "val", "dev"), "test": ("test",)}
 _SOURCES = "`pydocs`, `wikitext-2`, or the path of a .txt, .jsonl or .parquet file or of a folder of them"
 
 
-def resolve(source: str) -> tuple[Any, Callable[[], Documents]]:
+@dataclass(frozen=True)
+class Source:
+    """A text that exists: a list that json can write and that changes with the text, and how to read the documents."""
+
+    fingerprint: list[object]
+    read: Callable[[], Documents]
+
+
+def find_source(source: str) -> Source:
+    """Find a text by its name or path, as `load_corpus` documents them; nothing is read yet but for the fingerprint.
+
+    Raises:
+        InputError: there is no such name, file or folder, it cannot be read, or a folder does not have all its splits.
+    """
     if source == "pydocs":
         library = Path(sysconfig.get_paths()["stdlib"])
-        return ["pydocs", platform.python_version(), str(library)], lambda: read_pydocs(library)
+        return Source(["pydocs", platform.python_version(), str(library)], lambda: read_pydocs(library))
     if source == "wikitext-2":
-        return ["wikitext-2-raw-v1"], _read_wikitext
+        return Source(["wikitext-2-raw-v1"], _read_wikitext)
     path = Path(source).expanduser()
     try:
         if path.is_dir():
-            return _resolve_folder(path)
+            return _folder(path)
         if path.is_file():
-            return _resolve_files(path.parent, [path])
+            return _files_to_split(path.parent, [path])
         missing = not path.exists()
     except OSError as error:
         raise unreadable(path, error) from error
@@ -37,8 +50,8 @@ def resolve(source: str) -> tuple[Any, Callable[[], Documents]]:
     raise InputError(f"{path} is neither a file nor a folder: give {_SOURCES}.")
 
 
-def _resolve_folder(folder: Path) -> tuple[Any, Callable[[], Documents]]:
-    by_split = {split: _split_files(folder, split) for split in SPLITS}
+def _folder(folder: Path) -> Source:
+    by_split = {split: _files_of_split(folder, split) for split in SPLITS}
     if any(by_split.values()):
         for split, files in by_split.items():
             if not files:
@@ -46,27 +59,24 @@ def _resolve_folder(folder: Path) -> tuple[Any, Callable[[], Documents]]:
                     f"{folder} has a file for one split but none for {split}: add {_SPLIT_STEMS[split][0]}.txt (or "
                     ".jsonl, .parquet), or give one file to have it split."
                 )
-        return (
+        return Source(
             [[split, [digest(file) for file in files]] for split, files in by_split.items()],
-            lambda: {split: [text for file in files for text in read_file(file)] for split, files in by_split.items()},
+            lambda: {split: _documents(files) for split, files in by_split.items()},
         )
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     if not files:
         raise InputError(f"{folder} holds no {', '.join(SUFFIXES)} file: give a folder that does.")
-    return _resolve_files(folder, files)
+    return _files_to_split(folder, files)
 
 
-def _resolve_files(folder: Path, files: list[Path]) -> tuple[Any, Callable[[], Documents]]:
-    for file in files:
-        if file.suffix.lower() not in SUFFIXES:
-            raise unknown_kind(file)
-    return (
+def _files_to_split(folder: Path, files: list[Path]) -> Source:
+    return Source(
         [[file.relative_to(folder).as_posix(), digest(file)] for file in files],
-        lambda: split_documents([text for file in files for text in read_file(file)]),
+        lambda: split_documents(_documents(files)),
     )
 
 
-def _split_files(folder: Path, split: str) -> list[Path]:
+def _files_of_split(folder: Path, split: str) -> list[Path]:
     """The file of a split, or its numbered shards (train-00000-of-00002.parquet, ...)."""
     stems, suffixes = "|".join(_SPLIT_STEMS[split]), "|".join(map(re.escape, SUFFIXES))
     pattern = re.compile(rf"({stems})(-\d+-of-\d+)?({suffixes})", re.IGNORECASE)
@@ -78,6 +88,10 @@ def _split_files(folder: Path, split: str) -> list[Path]:
     return [path for path, _ in found]
 
 
+def _documents(files: list[Path]) -> list[str]:
+    return [text for file in files for text in read_file(file)]
+
+
 def _read_wikitext() -> Documents:
     import datasets.config
     from huggingface_hub import constants, get_session
@@ -87,7 +101,7 @@ def _read_wikitext() -> Documents:
         get_session().head(constants.ENDPOINT, timeout=5)
     except Exception as error:
         reason = f"{constants.ENDPOINT} does not answer: {type(error).__name__}"
-        # `load_dataset` would retry for half a minute; told that it is offline, it goes to its local copy at once.
+        # `load_dataset` would retry for half a minute; when it believes to be offline, it opens its local copy at once.
         datasets.config.HF_HUB_OFFLINE = True
     try:
         splits = datasets.load_dataset("Salesforce/wikitext", "wikitext-2-raw-v1")
