@@ -24,6 +24,8 @@ from mu_sota.data.tokenizer import encode, train_bpe, train_words
 from mu_sota.generation import terminal as interactive
 from mu_sota.generation.continuation import continued, sample, text_of
 from mu_sota.generation.terminal import converse
+from mu_sota.generation.token_stream import TokenStream
+from mu_sota.generation.typed_lines import HISTORY_FILE
 from mu_sota.model.errors import InputError
 from mu_sota.settings.sampling import Generation
 
@@ -404,7 +406,7 @@ def test_a_second_ctrl_c_does_not_wait_for_the_token(
 def test_ctrl_c_leaves_model_and_random_numbers_as_they_were(
     session: Any, model: MuForCausalLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put = interactive._Stream.put
+    put = TokenStream.put
 
     def interrupted(stream: Any, value: torch.Tensor) -> None:
         if len(stream.ids) > 6:
@@ -414,7 +416,7 @@ def test_ctrl_c_leaves_model_and_random_numbers_as_they_were(
     torch.manual_seed(11)
     before, state = torch.random.get_rng_state(), {key: value.clone() for key, value in model.state_dict().items()}
     with monkeypatch.context() as patch:
-        patch.setattr(interactive._Stream, "put", interrupted)
+        patch.setattr(TokenStream, "put", interrupted)
         said = session("the", typed=True, settings=FEW.changed("max_new_tokens", 20))
     assert ", stopped]" in said.out
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -474,7 +476,7 @@ def test_in_a_pipe(folder: Path, tmp_path: Path) -> None:
     assert b"\x1b" not in done.stdout
     assert b"> " not in done.stdout
     assert re.fullmatch(rb"The text has the lone surrogate '\\udcff'.*\n", done.stderr)
-    assert not (tmp_path / interactive._HISTORY_FILE).exists()
+    assert not (tmp_path / HISTORY_FILE).exists()
 
 
 class Terminal:
@@ -589,37 +591,3 @@ def test_lines_of_earlier_sessions_come_back(terminal: Callable[..., Terminal], 
     one.type("/quit\r")
     assert one.program.wait(60) == 0
     assert kept.read_text().splitlines() == [*earlier[-1000:], "/set top_k 7", "/set seed 1002", r"one\ntwo", "/quit"]
-
-
-def test_lines_of_earlier_sessions_are_nobody_else_s_business(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where the file is written anew, because it has grown too long."""
-    readline = SimpleNamespace(__doc__="")
-    for name in ("set_completer", "set_completer_delims", "parse_and_bind", "add_history"):
-        setattr(readline, name, lambda _: None)
-    monkeypatch.setitem(sys.modules, "readline", readline)
-    monkeypatch.setenv("MU_SOTA_CACHE", str(tmp_path))
-    before = os.umask(0o022)
-    try:
-        kept = interactive._edit_lines()
-        assert kept is not None
-        kept.write_text("line\n" * 1005)
-        assert kept.stat().st_mode & 0o777 == 0o600
-        interactive._edit_lines()
-    finally:
-        os.umask(before)
-    assert kept.read_text() == "line\n" * 1000
-    assert kept.stat().st_mode & 0o777 == 0o600
-
-
-def test_without_readline_or_a_place_to_keep_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("MU_SOTA_CACHE", str(tmp_path / "file"))
-    monkeypatch.setitem(sys.modules, "readline", None)
-    assert interactive._edit_lines() is None
-    lines = SimpleNamespace(__doc__="libedit", bound=[])
-    for name in ("set_completer", "set_completer_delims"):
-        setattr(lines, name, lambda _: None)
-    lines.parse_and_bind = lines.bound.append
-    monkeypatch.setitem(sys.modules, "readline", lines)
-    assert interactive._edit_lines() == tmp_path / "file" / "typed_lines"
-    assert lines.bound == ["bind ^I rl_complete"]

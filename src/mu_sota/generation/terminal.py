@@ -4,26 +4,20 @@ import difflib
 import os
 import re
 import shutil
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import TextIOWrapper
-from pathlib import Path
-from typing import Any
 
-from torch import Tensor
 from transformers import PreTrainedTokenizerFast
-from transformers.generation.streamers import BaseStreamer
 
-from mu_sota.common.files import cache_folder, replacing
 from mu_sota.data.tokenizer import is_word_level, visible
 from mu_sota.model.errors import InputError, cut
 from mu_sota.model.modeling import MuForCausalLM
 from mu_sota.settings.sampling import Generation
 
 from .continuation import continued, prompt_ids, text_of
+from .token_stream import TokenStream, stopped_between_tokens
+from .typed_lines import lines
 
 COMMANDS = {
     "/more": "go on with the last text where it ended",
@@ -44,11 +38,8 @@ In a text, \n stands for a new line, \t for a tab, \\ for a backslash; // at the
 Ctrl-C stops the model and keeps what has come. Tab completes commands and settings, arrow keys recall lines.
 The same seed gives the same text; after each, the seed goes up by one. The one used stands below the text.
 """
-_HISTORY_FILE = "typed_lines"
-_HISTORY_LINES = 1000
 _ECHO = 60  # characters of a text shown again where it is gone on with
 _ESCAPES = {"n": "\n", "t": "\t", "\\": "\\"}
-_CUT_CHARACTER = "\N{REPLACEMENT CHARACTER}"  # what UTF-8 that is not complete yet decodes to
 
 
 def converse(model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast, settings: Generation) -> None:
@@ -91,7 +82,7 @@ class _Session:
             f"{self.model.num_parameters():,} parameters, {self.positions:,} positions. "
             "Type the beginning of a text, or /help.\n"
         )
-        for line in _lines(self.typed):
+        for line in lines(self.typed, {"": list(COMMANDS), "/set": list(Generation.model_fields)}):
             if line.rstrip() == "/quit":
                 return
             try:
@@ -170,13 +161,13 @@ class _Session:
         if room < 1:
             raise InputError(f"the text fills the model's {self.positions} positions; type the beginning of another")
         asked, seed = self.settings.max_new_tokens, self.settings.seed
-        stream = _Stream(self.tokenizer, start)
+        stream = TokenStream(self.tokenizer, start)
         known = stream.text[: stream.shown]
         self._dim(visible(known if whole or len(known) <= _ECHO else "..." + known[-_ECHO:], spaces=False))
         stopped = False
         failed: InputError | None = None
         try:
-            with _stopped_between_tokens(stream):
+            with stopped_between_tokens(stream):
                 continued(self.model, self.tokenizer, start, self.settings, min(asked, room), seed, streamer=stream)
         except KeyboardInterrupt:
             if not self.typed:
@@ -211,109 +202,3 @@ class _Session:
 
     def _dim(self, text: str) -> None:
         print(f"\x1b[2m{text}\x1b[22m" if self.dimmed else text, end="", flush=True)
-
-
-class _Stream(BaseStreamer):
-    """Prints each token's text as soon as its characters are complete.
-
-    The library's `TextStreamer` waits for spaces, which code and some scripts seldom have, and loses what it holds when
-    the generation is interrupted.
-    """
-
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, start: list[int]) -> None:
-        self.tokenizer = tokenizer
-        self.ids = list(start)
-        self.text = text_of(tokenizer, start)
-        self.shown = len(self.text.removesuffix(_CUT_CHARACTER))
-        self.stopping = False
-
-    def put(self, value: Tensor) -> None:
-        if value.dim() == 1:  # the prompt comes first, as a batch
-            self.ids += value.tolist()
-            self.text = text_of(self.tokenizer, self.ids)
-            self._show(self.text.removesuffix(_CUT_CHARACTER))
-        if self.stopping:
-            raise KeyboardInterrupt
-
-    def end(self) -> None:
-        self._show(self.text)
-
-    def _show(self, text: str) -> None:
-        new, self.shown = text[self.shown :], max(self.shown, len(text))
-        print(visible(new, spaces=False), end="", flush=True)
-
-
-@contextmanager
-def _stopped_between_tokens(stream: _Stream) -> Iterator[None]:
-    """Ctrl-C lets the token at work be finished, so that nothing is left half done; a second one stops at once."""
-
-    def stop(*_: Any) -> None:
-        if stream.stopping:
-            raise KeyboardInterrupt
-        stream.stopping = True
-
-    before = signal.signal(signal.SIGINT, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _lines(typed: bool) -> Iterator[str]:
-    """The lines of standard input, asked for and edited where a person types them."""
-    history = _edit_lines() if typed and sys.stdout.isatty() else None
-    while True:
-        try:
-            line = input("> " if typed else "")
-        except EOFError:
-            if typed:
-                print()
-            return
-        except KeyboardInterrupt:
-            if not typed:
-                raise
-            print("\n/quit or Ctrl-D leaves", flush=True)
-            continue
-        if history is not None and line.strip():
-            # At once, so that a closed window loses nothing. A pasted line end is written as it could be typed.
-            with suppress(OSError), history.open("a", encoding="utf-8", errors="surrogateescape") as file:
-                file.write(line.replace("\n", "\\n") + "\n")
-        yield line
-
-
-def _edit_lines() -> Path | None:
-    """Give `input` line editing, completion and the lines of earlier sessions; return where lines are kept.
-
-    None without `readline`, as on Windows.
-    """
-    try:
-        import readline
-    except ImportError:
-        return None
-    path = cache_folder() / _HISTORY_FILE
-    with suppress(OSError):  # a session without history is better than none
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch(0o600)
-        lines = path.read_text(encoding="utf-8", errors="surrogateescape").split("\n")[:-1]
-        if len(lines) > _HISTORY_LINES:
-            lines = lines[-_HISTORY_LINES:]
-            with replacing(path) as fresh:
-                fresh.touch(0o600)
-                fresh.write_text("\n".join([*lines, ""]), encoding="utf-8", errors="surrogateescape")
-        for line in lines:
-            with suppress(ValueError):  # it has characters that this terminal's encoding lacks
-                readline.add_history(line)
-
-    def complete(word: str, state: int) -> str | None:
-        before = readline.get_line_buffer()[: readline.get_begidx()]
-        known = {"": list(COMMANDS), "/set": list(Generation.model_fields)}.get(before.strip(), [])
-        return [*(f"{name} " for name in known if name.startswith(word)), None][state]
-
-    readline.set_completer(complete)
-    readline.set_completer_delims(" ")
-    if "libedit" in (readline.__doc__ or ""):  # as on macOS
-        readline.parse_and_bind("bind ^I rl_complete")
-    else:
-        readline.parse_and_bind("tab: complete")
-        readline.parse_and_bind("set enable-bracketed-paste on")  # several pasted lines are one text
-    return path
