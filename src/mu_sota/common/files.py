@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from platformdirs import user_cache_path
+
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -53,5 +55,8 @@ def _without_infinities(value: Any) -> Any:
 
 
 def cache_folder() -> Path:
-    """What can be made again is kept here: the environment variable MU_SOTA_CACHE, or ~/.cache/mu_sota."""
-    return Path(os.environ.get("MU_SOTA_CACHE") or "~/.cache/mu_sota").expanduser()
+    """The folder of files that can be made again: environment variable MU_SOTA_CACHE, or the user's cache folder.
+
+    The latter is ~/.cache/mu_sota on Linux.
+    """
+    return Path(os.environ.get("MU_SOTA_CACHE") or user_cache_path("mu_sota", appauthor=False)).expanduser()
