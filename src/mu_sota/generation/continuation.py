@@ -1,5 +1,6 @@
 """Text from a trained model: a prompt and its sampled continuation."""
 
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -7,11 +8,23 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from mu_sota.data import tokenizer as tokenizers
 from mu_sota.model.errors import InputError, cut
-from mu_sota.settings.sampling import Sampling
+from mu_sota.settings.sampling import Generation, Sampling
+
+
+def sampling_of(model: PreTrainedModel) -> Generation:
+    """The sampling settings saved with a model (`generation_config.json`), as a run's `--set` made them.
+
+    A setting that is missing there, or out of range, has the default of `Generation`, as number of tokens and seed do.
+    """
+    saved, settings = model.generation_config, Generation()
+    for key in Sampling.model_fields:
+        with suppress(InputError):
+            settings = settings.changed(key, getattr(saved, key, None))
+    return settings.changed("temperature", 0) if getattr(saved, "do_sample", None) is False else settings
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerFast, prompt: str, max_new_tokens: int, positions: int) -> list[int]:
-    """Token ids of a prompt; of an empty one, the beginning of a text.
+    """Token ids of a prompt; for an empty one, the mark that begins a text.
 
     Raises:
         InputError: prompt and new tokens together exceed the model's positions.
@@ -34,7 +47,7 @@ def continued(
     seed: int,
     **more: Any,
 ) -> list[int]:
-    """The ids and up to `max_new_tokens` more; the same seed gives the same ones. Global random state is untouched.
+    """The ids and up to `max_new_tokens` more. The same seed gives the same ids; global random state is untouched.
 
     Args:
         ids: as `prompt_ids` gives them.
@@ -45,7 +58,7 @@ def continued(
     """
     device = model.device
     inputs = torch.tensor([ids], device=device)
-    # `generate` warns of settings of sampling where nothing is sampled.
+    # At temperature 0 nothing is drawn, and `generate` would warn of settings for drawing.
     drawn = sampling.model_dump(include={"temperature", "top_k", "top_p"}) if sampling.temperature else {}
     with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device], device_type=_fork_type(device)):
         torch.manual_seed(seed)
@@ -72,7 +85,7 @@ def continued(
 
 
 def text_of(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> str:
-    """Text of token ids, without the marks of beginning and end."""
+    """Text of token ids, without the marks that begin and end a text."""
     # The word vocabulary's special tokens, <unk> and <eos>, are words of its text.
     return str(tokenizer.decode(ids, skip_special_tokens=not tokenizers.is_word_level(tokenizer)))
 

@@ -1,7 +1,6 @@
 """`generate` on a MU model: the cache, and all that users of `transformers` expect of it."""
 
 import logging
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,8 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedTokenizerFast, StaticCache, TextStreamer
 from transformers.generation.streamers import BaseStreamer
 
-from mu_sota import InputError, MuForCausalLM
-from mu_sota.generation.continuation import continued, prompt_ids
+from mu_sota import MuForCausalLM
 from mu_sota.saved.load_save import load_trained
-from mu_sota.settings.sampling import Sampling
 
 LENGTHS = (6, 1, 3)
 
@@ -290,29 +287,6 @@ def test_prompts_of_several_lengths_as_a_tokenizer_pads_them(
         assert tokenizer.decode(row, skip_special_tokens=True) == tokenizer.decode(alone[0], skip_special_tokens=True)
 
 
-def test_every_setting_of_sampling_acts(
-    with_tokenizer: tuple[MuForCausalLM, PreTrainedTokenizerFast],
-) -> None:
-    """At temperature 0 the likeliest token, whatever the seed; the global random state is left alone."""
-    model, tokenizer = with_tokenizer
-    greedy = Sampling(temperature=0, repetition_penalty=1)
-    ids = prompt_ids(tokenizer, "the state", 8, 32)
-    plain = {"do_sample": False, "repetition_penalty": 1.0, "max_new_tokens": 8}  # the model comes with a penalty
-    expected = model.generate(torch.tensor([ids]), **plain)[0].tolist()
-    before = torch.random.get_rng_state()
-    assert continued(model, tokenizer, ids, greedy, 8, seed=1) == continued(model, tokenizer, ids, greedy, 8, seed=2)
-    assert continued(model, tokenizer, ids, greedy, 8, seed=1) == expected
-    for narrow in ({"top_k": 1}, {"top_p": 1e-6}, {"temperature": 1e-3}):
-        sampling = Sampling(repetition_penalty=1).model_copy(update=narrow)
-        assert continued(model, tokenizer, ids, sampling, 8, seed=1) == expected
-    strict = Sampling(temperature=0, repetition_penalty=50)
-    new = {rule: continued(model, tokenizer, ids, rule, 20, seed=1)[len(ids) :] for rule in (greedy, strict)}
-    assert len(set(new[strict])) == 20 > len(set(new[greedy]))
-    drawn = [continued(model, tokenizer, ids, Sampling(), 8, seed) for seed in (1, 1, 2)]
-    assert drawn[0] == drawn[1] != drawn[2]
-    assert torch.equal(torch.random.get_rng_state(), before)
-
-
 # --- The end of the learned positions -------------------------------------------------------------------------------
 
 
@@ -407,16 +381,6 @@ def test_the_cache_of_another_model_is_refused(layers: int) -> None:
 def test_attention_matrices_cannot_be_asked_for() -> None:
     with pytest.raises(ValueError, match="attention matrices are never held"):
         small_model()(torch.ones(1, 3, dtype=torch.long), output_attentions=True)
-
-
-def test_predictions_that_are_not_numbers_are_said(
-    with_tokenizer: tuple[MuForCausalLM, PreTrainedTokenizerFast],
-) -> None:
-    model, tokenizer = with_tokenizer
-    broken = deepcopy(model)
-    broken.lm_head.weight.data.fill_(float("nan"))
-    with pytest.raises(InputError, match="predictions are not numbers"):
-        continued(broken, tokenizer, [5, 6], Sampling(), 3, seed=0)
 
 
 def test_an_empty_prompt_is_said() -> None:
