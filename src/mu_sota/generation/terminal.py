@@ -1,4 +1,4 @@
-"""A session in a terminal: the model continues what is typed, token by token, under settings that can be changed."""
+"""A session in a terminal: the model continues each typed text, token by token, with settings that can be changed."""
 
 import difflib
 import os
@@ -16,15 +16,15 @@ from mu_sota.model.modeling import MuForCausalLM
 from mu_sota.settings.sampling import Generation
 
 from .continuation import continued, prompt_ids, text_of
-from .token_stream import TokenStream, stopped_between_tokens
+from .token_stream import TokenStream, ctrl_c_between_tokens
 from .typed_lines import lines
 
 COMMANDS = {
-    "/more": "go on with the last text where it ended",
-    "/again": "continue the last text anew, from the same place with the next seed",
+    "/more": "continue the last text from its end",
+    "/again": "continue the last text again, from the same token with the next seed",
     "/new": "begin a text without a prompt",
     "/set": "show the settings; /set NAME VALUE changes one, as in /set temperature 0.7",
-    "/history": "list the texts of this session; /history N shows one, and /more and /again go on with it",
+    "/history": "list the texts of this session; /history N shows one, and /more and /again continue it",
     "/help": "show this",
     "/quit": "leave, as Ctrl-D does",
 }
@@ -35,18 +35,22 @@ Type the beginning of a text, and the model continues it. It has learned to cont
 {commands}
 
 In a text, \n stands for a new line, \t for a tab, \\ for a backslash; // at the start for a slash.
-Ctrl-C stops the model and keeps what has come. Tab completes commands and settings, arrow keys recall lines.
-The same seed gives the same text; after each, the seed goes up by one. The one used stands below the text.
+Ctrl-C stops the model and keeps the text so far. Tab completes commands and settings, arrow keys recall lines.
+The same seed gives the same text; after each, the seed goes up by one. The seed used is printed below the text.
 """
-_ECHO = 60  # characters of a text shown again where it is gone on with
+_COMPLETIONS = {"": list(COMMANDS), "/set": list(Generation.model_fields)}
+_ECHO = 60  # characters of a text shown again before /more adds to it
 _ESCAPES = {"n": "\n", "t": "\t", "\\": "\\"}
 
 
 def converse(model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast, settings: Generation) -> None:
-    """Continue the texts that standard input brings and obey its commands, until it ends or says `/quit`.
+    """Continue each text that standard input brings and run its commands, until it ends or says `/quit`.
 
-    What cannot be used is answered with a sentence on standard error. To be called from the main thread: Ctrl-C stops a
-    generation and nothing else, unless standard input is no terminal.
+    A line that cannot be used gets a sentence on standard error. Call it from the main thread: Ctrl-C stops the text
+    and nothing else, unless standard input is no terminal.
+
+    Args:
+        settings: at the start; `/set` changes them.
 
     Raises:
         InputError: standard input or output is closed.
@@ -56,13 +60,13 @@ def converse(model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast, settings:
         name = "input" if sys.stdin is None else "output"
         raise InputError(f"standard {name} is closed, but an interactive session needs it; open it, or give --prompt")
     if isinstance(sys.stdin, TextIOWrapper):
-        sys.stdin.reconfigure(errors="surrogateescape")  # the tokenizer says what is wrong with such a text
+        sys.stdin.reconfigure(errors="surrogateescape")  # the tokenizer's error names the bytes that are not UTF-8
     _Session(model, tokenizer, settings).run()
 
 
 @dataclass(eq=False)
 class _Text:
-    start: list[int]  # ids at which it was last continued
+    start: list[int]  # ids from which it was last continued
     ids: list[int]
 
 
@@ -82,15 +86,14 @@ class _Session:
             f"{self.model.num_parameters():,} parameters, {self.positions:,} positions. "
             "Type the beginning of a text, or /help.\n"
         )
-        for line in lines(self.typed, {"": list(COMMANDS), "/set": list(Generation.model_fields)}):
+        for line in lines(self.typed, _COMPLETIONS):
             if line.rstrip() == "/quit":
                 return
             try:
                 if line.startswith("/") and not line.startswith("//"):
-                    self._obey(line)
+                    self._run_command(*_parse_command(line))
                 elif line:
-                    text = re.sub(r"\\([nt\\])", lambda found: _ESCAPES[found[1]], line.removeprefix("/"))
-                    self._begin(text)
+                    self._begin(re.sub(r"\\([nt\\])", lambda found: _ESCAPES[found[1]], line.removeprefix("/")))
             except InputError as error:
                 print(error, file=sys.stderr, flush=True)
             except KeyboardInterrupt:
@@ -98,17 +101,7 @@ class _Session:
                     raise
                 print(flush=True)
 
-    def _obey(self, line: str) -> None:
-        command, *rest = line.split(maxsplit=1)
-        argument = rest[0].strip() if rest else ""
-        if command not in COMMANDS:
-            close = difflib.get_close_matches(cut(command), COMMANDS, n=1)
-            hint = f"did you mean {close[0]}?" if close else "/help lists them"
-            raise InputError(
-                f"there is no command {cut(command)!r}; {hint} (a text that begins with / is typed with //)"
-            )
-        if argument and command not in _TAKE_AN_ARGUMENT:
-            raise InputError(f"{command} stands alone, but is followed by {cut(argument)!r}")
+    def _run_command(self, command: str, argument: str) -> None:
         if command == "/help":
             commands = "\n".join(f"  {name:10} {meaning}" for name, meaning in COMMANDS.items())
             print(_HELP.format(commands=commands), flush=True)
@@ -139,66 +132,82 @@ class _Session:
         if not argument:
             width = shutil.get_terminal_size().columns - 6
             for number, text in enumerate(self.texts, start=1):
-                line = visible(text_of(self.tokenizer, text.ids), spaces=False).replace("\n", "\\n").expandtabs(1)
+                line = self._shown(text).replace("\n", "\\n").expandtabs(1)
                 print(f"{number:4} {line if len(line) <= width else line[: width - 3] + '...'}", flush=True)
             return
         if argument not in map(str, range(1, len(self.texts) + 1)):
             raise InputError(f"/history takes the number of a text, 1 to {len(self.texts)}, but got {cut(argument)!r}")
         self.last = self.texts[int(argument) - 1]
-        print(visible(text_of(self.tokenizer, self.last.ids), spaces=False), flush=True)
+        print(self._shown(self.last), flush=True)
 
     def _begin(self, prompt: str) -> None:
         ids = prompt_ids(self.tokenizer, prompt, 1, self.positions)
-        self._continue(_Text(ids, ids), ids, whole=True)
+        self._continue(_Text(ids, ids), ids, echo_all=True)
 
-    def _continue(self, text: _Text, start: list[int], whole: bool = False) -> None:
-        """Stream what comes after `start`, keep it as `text`, and move to the next seed.
+    def _continue(self, text: _Text, start: list[int], echo_all: bool = False) -> None:
+        """Print `start` and stream its continuation; keep both as `text`; move to the next seed.
 
         Raises:
-            InputError: there is no room, or the model cannot go on; in the latter case the text is kept first.
+            InputError: `start` fills all positions, or the model fails; the text so far is kept before that is raised.
         """
-        room = self.positions - len(start)
-        if room < 1:
+        free, asked, seed = self.positions - len(start), self.settings.max_new_tokens, self.settings.seed
+        if free < 1:
             raise InputError(f"the text fills the model's {self.positions} positions; type the beginning of another")
-        asked, seed = self.settings.max_new_tokens, self.settings.seed
         stream = TokenStream(self.tokenizer, start)
         known = stream.text[: stream.shown]
-        self._dim(visible(known if whole or len(known) <= _ECHO else "..." + known[-_ECHO:], spaces=False))
-        stopped = False
-        failed: InputError | None = None
+        self._dim(visible(known if echo_all or len(known) <= _ECHO else "..." + known[-_ECHO:], spaces=False))
+        ending, failure = "", None
         try:
-            with stopped_between_tokens(stream):
-                continued(self.model, self.tokenizer, start, self.settings, min(asked, room), seed, streamer=stream)
+            with ctrl_c_between_tokens(stream):
+                continued(self.model, self.tokenizer, start, self.settings, min(asked, free), seed, streamer=stream)
         except KeyboardInterrupt:
             if not self.typed:
                 raise
-            stopped = True
+            ending = ", stopped"
         except InputError as error:
-            failed = error  # what has come is kept, and can be gone on with under other settings
+            ending, failure = ", failed", error
         stream.end()
         made = len(stream.ids) - len(start)
         ended = made > 0 and stream.ids[-1] == self.tokenizer.eos_token_id
         if ended and not is_word_level(self.tokenizer):  # there it is a word, the end of a line
-            stream.ids.pop()  # what comes with /more belongs to the same text
+            stream.ids.pop()  # /more adds to the same text
             made -= 1
-        text.start, text.ids = start, stream.ids
+        if not ending and ended:
+            ending = ", then the model ended the text"
+        elif not ending and free < asked:
+            ending = f", all that fit into the model's {self.positions} positions"
+        self._keep(text, start, stream.ids)
+        print(end="" if stream.text.endswith("\n") else "\n")
+        self._dim(f"[seed {seed}, {made} token{'s' * (made != 1)}{ending}]\n")
+        if failure:
+            raise failure
+
+    def _keep(self, text: _Text, start: list[int], ids: list[int]) -> None:
+        text.start, text.ids = start, ids
         if text not in self.texts:
             self.texts.append(text)
         self.last = text
-        self.settings = self.settings.changed("seed", (seed + 1) % 2**31)
-        why = ""
-        if stopped:
-            why = ", stopped"
-        elif failed:
-            why = ", failed"
-        elif ended:
-            why = ", then the model ended the text"
-        elif room < asked:
-            why = f", all that fit into the model's {self.positions} positions"
-        print(end="" if stream.text.endswith("\n") else "\n")
-        self._dim(f"[seed {seed}, {made} token{'s' * (made != 1)}{why}]\n")
-        if failed:
-            raise failed
+        self.settings = self.settings.changed("seed", (self.settings.seed + 1) % 2**31)
+
+    def _shown(self, text: _Text) -> str:
+        return visible(text_of(self.tokenizer, text.ids), spaces=False)
 
     def _dim(self, text: str) -> None:
         print(f"\x1b[2m{text}\x1b[22m" if self.dimmed else text, end="", flush=True)
+
+
+def _parse_command(line: str) -> tuple[str, str]:
+    """Command and argument of a line that begins with a slash.
+
+    Raises:
+        InputError: there is no such command, or it takes no argument.
+    """
+    command, *rest = line.split(maxsplit=1)
+    argument = rest[0].strip() if rest else ""
+    if command not in COMMANDS:
+        close = difflib.get_close_matches(cut(command), COMMANDS, n=1)
+        hint = f"did you mean {close[0]}?" if close else "/help lists them"
+        raise InputError(f"there is no command {cut(command)!r}; {hint} (a text that begins with / is typed with //)")
+    if argument and command not in _TAKE_AN_ARGUMENT:
+        raise InputError(f"{command} stands alone, but is followed by {cut(argument)!r}")
+    return command, argument

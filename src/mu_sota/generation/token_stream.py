@@ -13,14 +13,14 @@ from mu_sota.data.tokenizer import visible
 
 from .continuation import text_of
 
-_CUT_CHARACTER = "\N{REPLACEMENT CHARACTER}"  # what UTF-8 that is not complete yet decodes to
+_CUT_CHARACTER = "\N{REPLACEMENT CHARACTER}"  # an incomplete UTF-8 character decodes to it
 
 
 class TokenStream(BaseStreamer):
     """Prints each token's text as soon as its characters are complete.
 
-    The library's `TextStreamer` waits for spaces, which code and some scripts seldom have, and loses what it holds when
-    the generation is interrupted.
+    The library's `TextStreamer` waits for spaces, which code and some scripts seldom have, and loses the text it holds
+    back when the generation is interrupted.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, start: list[int]) -> None:
@@ -47,8 +47,8 @@ class TokenStream(BaseStreamer):
 
 
 @contextmanager
-def stopped_between_tokens(stream: TokenStream) -> Iterator[None]:
-    """Ctrl-C lets the token at work be finished, so that nothing is left half done; a second one stops at once."""
+def ctrl_c_between_tokens(stream: TokenStream) -> Iterator[None]:
+    """The first Ctrl-C stops the generation after the token in progress, so that none is lost; a second one at once."""
 
     def stop(*_: Any) -> None:
         if stream.stopping:

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from mu_sota.common.files import cache_folder, replacing
 
@@ -12,7 +13,12 @@ _HISTORY_LINES = 1000
 
 
 def lines(typed: bool, completions: dict[str, list[str]]) -> Iterator[str]:
-    """The lines of standard input, asked for and edited where a person types them."""
+    """The lines of standard input; with a prompt, editing and history where a person types them.
+
+    Args:
+        typed: a person types the lines.
+        completions: words that Tab completes, by what precedes them in the line.
+    """
     history = edit_lines(completions) if typed and sys.stdout.isatty() else None
     while True:
         try:
@@ -34,7 +40,7 @@ def lines(typed: bool, completions: dict[str, list[str]]) -> Iterator[str]:
 
 
 def edit_lines(completions: dict[str, list[str]]) -> Path | None:
-    """Give `input` line editing, completion and the lines of earlier sessions; return where lines are kept.
+    """Give `input` line editing, completion and the lines of earlier sessions; return the history file.
 
     None without `readline`, as on Windows.
     """
@@ -42,20 +48,29 @@ def edit_lines(completions: dict[str, list[str]]) -> Path | None:
         import readline
     except ImportError:
         return None
-    path = cache_folder() / HISTORY_FILE
+    history = cache_folder() / HISTORY_FILE
     with suppress(OSError):  # a session without history is better than none
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch(0o600)
-        kept = path.read_text(encoding="utf-8", errors="surrogateescape").split("\n")[:-1]
-        if len(kept) > _HISTORY_LINES:
-            kept = kept[-_HISTORY_LINES:]
-            with replacing(path) as fresh:
-                fresh.touch(0o600)
-                fresh.write_text("\n".join([*kept, ""]), encoding="utf-8", errors="surrogateescape")
-        for line in kept:
+        for line in _earlier_lines(history):
             with suppress(ValueError):  # it has characters that this terminal's encoding lacks
                 readline.add_history(line)
+    _complete_with_tab(readline, completions)
+    return history
 
+
+def _earlier_lines(history: Path) -> list[str]:
+    """The last lines of the file, which is made if it is missing, and cut if it has grown too long."""
+    history.parent.mkdir(parents=True, exist_ok=True)
+    history.touch(0o600)
+    kept = history.read_text(encoding="utf-8", errors="surrogateescape").split("\n")[:-1]
+    if len(kept) > _HISTORY_LINES:
+        kept = kept[-_HISTORY_LINES:]
+        with replacing(history) as fresh:
+            fresh.touch(0o600)
+            fresh.write_text("\n".join([*kept, ""]), encoding="utf-8", errors="surrogateescape")
+    return kept
+
+
+def _complete_with_tab(readline: Any, completions: dict[str, list[str]]) -> None:
     def complete(word: str, state: int) -> str | None:
         before = readline.get_line_buffer()[: readline.get_begidx()]
         known = completions.get(before.strip(), [])
@@ -68,4 +83,3 @@ def edit_lines(completions: dict[str, list[str]]) -> Path | None:
     else:
         readline.parse_and_bind("tab: complete")
         readline.parse_and_bind("set enable-bracketed-paste on")  # several pasted lines are one text
-    return path
