@@ -55,7 +55,7 @@ def test_predictions_that_are_not_numbers_are_said(
         continued(broken, tokenizer, [5, 6], Sampling(), 3, seed=0)
 
 
-# --- The settings in a model's folder -----------------------------------------------------------------------------------
+# --- The settings in a model's folder ---------------------------------------------------------------------------------
 
 
 def test_a_session_starts_with_the_sampling_settings_of_the_run(

@@ -1,3 +1,3 @@
+from .ablation import blocks_off as blocks_off
 from .tracing import Trace as Trace
-from .tracing import blocks_off as blocks_off
 from .tracing import trace as trace

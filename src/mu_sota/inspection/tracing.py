@@ -1,26 +1,24 @@
-"""What a trained model does with a text, and what it does without some of its blocks.
+"""One pass over a text: probabilities, states, sensitivities and attention of every token.
 
 Legend: T tokens of the text, L layers, H heads, N = 16 blocks, D values of a state, V vocabulary, K alternatives.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
-from mu_sota.model.blocks import BLOCKS, join_blocks, split_blocks, to_matrix
-from mu_sota.model.errors import InputError
+from mu_sota.model.blocks import to_matrix
 from mu_sota.model.modeling import MuForCausalLM
 
 ALTERNATIVES = 5
 
 
 class Attention(NamedTuple):
-    """Where one token looked in one layer: a weight for each token up to and including itself; every row sums to 1."""
+    """What one token attends to in one layer: a weight for each token up to and including itself; rows sum to 1."""
 
     cross: Tensor  # [H, position + 1], the heads of the cross-block attention
     block: Tensor  # [N, position + 1], the attention of each block
@@ -28,15 +26,15 @@ class Attention(NamedTuple):
 
 @dataclass(frozen=True)
 class Trace:
-    """One pass over a text, and what the layers did in it.
+    """One pass over a text: the model's predictions and its layers' states, sensitivities and attention.
 
     Attributes:
         ids: [T].
         log_probs: [T], in nats, of each token after those before it; NaN for the first, which nothing predicts.
         top_ids, top_log_probs: [T, K], the likeliest tokens *after* each token, the last one's included.
-        states: [L + 1, T, D] block-major: what the first layer reads, then what each layer leaves to its reader. A
-            block that is switched off is 0 in all of them.
-        sensitivities: [L, T, N], how far each layer moved each block.
+        states: [L + 1, T, D] block-major: the input of the first layer, then the output of each layer as its reader
+            gets it. A block that is switched off is 0 in all of them.
+        sensitivities: [L, T, N], how much of its new value each block took over; 0 keeps the old one.
     """
 
     ids: Tensor
@@ -64,7 +62,7 @@ class Trace:
 
 @torch.no_grad()
 def trace(model: MuForCausalLM, ids: list[int]) -> Trace:
-    """Read a text once and keep what the layers did; blocks that are off (`blocks_off`) are off here too.
+    """Run the model on a text once; blocks that are off (`ablation.blocks_off`) are off here too.
 
     Raises:
         ValueError: the text is longer than the model's positions.
@@ -73,17 +71,18 @@ def trace(model: MuForCausalLM, ids: list[int]) -> Trace:
     states: list[Tensor] = []
     projected: dict[str, list[Tensor]] = {"cross": [], "block": []}
 
-    def read(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def keep_input(module: nn.Module, inputs: tuple[Any, ...]) -> None:
         states.append(inputs[0][0])
 
-    def write(kind: str) -> Callable[[nn.Module, Any, Tensor], None]:
+    def keep_output(kind: str) -> Callable[[nn.Module, Any, Tensor], None]:
         return lambda module, inputs, output: projected[kind].append(output[0])
 
-    with _hooks(
-        *(reader.register_forward_pre_hook(read) for reader in (*layers, model.model.norm)),
-        *(layer.cross_attention.qkv.register_forward_hook(write("cross")) for layer in layers),
-        *(layer.block_attention.qkv.register_forward_hook(write("block")) for layer in layers),
-    ):
+    with ExitStack() as hooks:
+        for reader in (*layers, model.model.norm):
+            hooks.enter_context(reader.register_forward_pre_hook(keep_input))
+        for layer in layers:
+            hooks.enter_context(layer.cross_attention.qkv.register_forward_hook(keep_output("cross")))
+            hooks.enter_context(layer.block_attention.qkv.register_forward_hook(keep_output("block")))
         inputs = torch.tensor([ids], device=model.device)
         output = model(inputs, output_sensitivities=True)
     logits = output.logits[0]
@@ -100,46 +99,10 @@ def trace(model: MuForCausalLM, ids: list[int]) -> Trace:
         top_log_probs=top.values.cpu(),
         states=torch.stack(states).cpu(),
         sensitivities=torch.stack([layer[0] for layer in output.sensitivities]).cpu(),
-        # Copies: a view would keep the values alive that nobody asks for.
+        # Copies: a view would keep the value projections alive, which nobody asks for.
         _cross=tuple((query.to("cpu", copy=True), key.to("cpu", copy=True)) for query, key, _ in cross),
         _block=tuple((query.to("cpu", copy=True), key.to("cpu", copy=True)) for query, key, _ in block),
     )
-
-
-@contextmanager
-def blocks_off(model: MuForCausalLM, names: Iterable[str]) -> Iterator[None]:
-    """Within the context, the named blocks are 0 wherever a layer or the final norm reads the state.
-
-    That is zero ablation of the state: what embeddings or layers write into these blocks is lost to all that follows,
-    in full passes and in `generate` alike, cached or not. Token and position embeddings, affinities and all weights
-    stay as they are, so the other blocks' sensitivities still follow from the token. LayerNorm sees the zeros, and
-    scales the other blocks up a little.
-
-    Raises:
-        InputError: there is no block of a name.
-    """
-    known = [block.name for block in BLOCKS]
-    off = torch.zeros(len(BLOCKS), dtype=torch.bool)
-    for name in names:
-        if name not in known:
-            raise InputError(f"no block is named {name!r}; the blocks are {', '.join(known)}")
-        off[known.index(name)] = True
-
-    def silence(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        state = inputs[0]
-        return (join_blocks(split_blocks(state).masked_fill(off.to(state.device)[:, None], 0)), *inputs[1:])
-
-    readers = (*model.model.layers, model.model.norm) if bool(off.any()) else ()
-    with _hooks(*(reader.register_forward_pre_hook(silence) for reader in readers)):
-        yield
-
-
-@contextmanager
-def _hooks(*handles: RemovableHandle) -> Iterator[None]:
-    with ExitStack() as stack:
-        for handle in handles:
-            stack.callback(handle.remove)
-        yield
 
 
 def _row(query: Tensor, key: Tensor, position: int) -> Tensor:

@@ -25,7 +25,8 @@ from transformers.generation.streamers import BaseStreamer
 
 from mu_sota.common.environment import default_device
 from mu_sota.generation.continuation import continued, prompt_ids, text_of
-from mu_sota.inspection.tracing import Trace, blocks_off, trace
+from mu_sota.inspection.ablation import blocks_off
+from mu_sota.inspection.tracing import Trace, trace
 from mu_sota.model.blocks import BLOCKS
 from mu_sota.model.errors import InputError
 from mu_sota.model.modeling import MuForCausalLM
