@@ -37,8 +37,9 @@ from torch import Tensor, nn
 from mu_sota import __version__
 from mu_sota.common import environment
 from mu_sota.common.files import replacing, write_json
+from mu_sota.common.text import one_line
 from mu_sota.leakcheck.checks import check
-from mu_sota.leakcheck.model_adapter import logits_in, one_line
+from mu_sota.leakcheck.logits import logits_in
 from mu_sota.model.errors import InputError
 
 VOCAB, DIM, DEPTH, HEADS, HEAD, LENGTH = 96, 64, 2, 4, 16, 128

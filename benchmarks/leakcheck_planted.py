@@ -15,8 +15,9 @@ import torch
 
 from mu_sota.common import environment
 from mu_sota.common.files import replacing, write_json
-from mu_sota.leakcheck.checks import Report, check
+from mu_sota.leakcheck.checks import check
 from mu_sota.leakcheck.noise_training import train_on_uniform_tokens
+from mu_sota.leakcheck.report import Report
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 

@@ -25,8 +25,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from mu_sota import MuConfig
 from mu_sota.common import environment
 from mu_sota.common.files import replacing, write_json
+from mu_sota.common.text import one_line
 from mu_sota.leakcheck.checks import check
-from mu_sota.leakcheck.model_adapter import one_line
 from mu_sota.leakcheck.resolve_model import resolve
 from mu_sota.leakcheck.tolerance import TOLERANCES
 from mu_sota.model.errors import InputError

@@ -17,7 +17,8 @@ from planted import CLEAN, LEAKS, VOCABULARY, WIDTH, Attention, RunningMean, Tin
 from torch import Tensor, nn
 
 from mu_sota import InputError, MuConfig, MuForCausalLM
-from mu_sota.leakcheck.checks import LeakError, Report, Result, assert_causal, check
+from mu_sota.leakcheck.checks import assert_causal, check
+from mu_sota.leakcheck.report import LeakError, Report, Result
 
 
 def results(report: Report) -> dict[str, Result]:
@@ -403,7 +404,7 @@ def test_a_time_limit_before_future_and_batch_are_done_is_an_error(
     seconds: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a clock that goes on by a second whenever it is looked at: once a pass, and once at the start."""
-    monkeypatch.setattr("mu_sota.leakcheck.passes.time.monotonic", count(0.0).__next__)
+    monkeypatch.setattr("mu_sota.leakcheck.time_limit.time.monotonic", count(0.0).__next__)
     with pytest.raises(
         InputError, match=f"the time limit of {seconds} seconds was reached; give more with --time-limit"
     ):
@@ -412,7 +413,7 @@ def test_a_time_limit_before_future_and_batch_are_done_is_an_error(
 
 @pytest.mark.parametrize("seconds", [70.5, 100.5, 120.5, 200.5])
 def test_what_the_time_did_not_suffice_for_is_not_checked(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mu_sota.leakcheck.passes.time.monotonic", count(0.0).__next__)
+    monkeypatch.setattr("mu_sota.leakcheck.time_limit.time.monotonic", count(0.0).__next__)
     torch.manual_seed(0)
     report = check(CLEAN["attention"](), time_limit=seconds)
     over = [result for result in report.results if "the time limit of" in result.meaning]
@@ -423,7 +424,7 @@ def test_what_the_time_did_not_suffice_for_is_not_checked(seconds: float, monkey
 
 
 def test_a_leak_that_was_found_stands_though_the_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mu_sota.leakcheck.passes.time.monotonic", count(0.0).__next__)
+    monkeypatch.setattr("mu_sota.leakcheck.time_limit.time.monotonic", count(0.0).__next__)
     report = check(planted("no mask"), time_limit=15.5)
     assert results(report)["future"].verdict == "leak"
     assert results(report)["batch"].verdict == "skipped"

@@ -9,7 +9,8 @@ from planted import VOCABULARY, planted
 from torch import Tensor, nn
 
 from mu_sota import InputError, MuConfig, MuForCausalLM
-from mu_sota.leakcheck.model_adapter import Subject, change, logits_in, named_tensors, spread
+from mu_sota.leakcheck.logits import change, logits_in, named_tensors, spread
+from mu_sota.leakcheck.model_adapter import Subject
 from mu_sota.leakcheck.perturbation import SIGNS, Loudness
 
 LOGITS = torch.zeros(2, 3, 4)

@@ -18,7 +18,7 @@ import torch
 
 from mu_sota import MuConfig, MuForCausalLM
 from mu_sota.common.text import duration
-from mu_sota.leakcheck.checks import LeakError
+from mu_sota.leakcheck.report import LeakError
 from mu_sota.model.backend import plain_pytorch
 from mu_sota.model.errors import InputError
 from mu_sota.settings.load import load_settings

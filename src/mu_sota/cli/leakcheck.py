@@ -63,8 +63,9 @@ def leakcheck(
 
     from mu_sota.common import environment
     from mu_sota.common.files import write_json
-    from mu_sota.leakcheck.checks import TABLE_HEAD, Result, check
+    from mu_sota.leakcheck.checks import check
     from mu_sota.leakcheck.progress import beside_bar, passes_bar
+    from mu_sota.leakcheck.report import TABLE_HEAD, Result
     from mu_sota.leakcheck.resolve_model import resolve
 
     try:
@@ -123,9 +124,9 @@ def _no_breakdown_is_a_leak(target: str) -> Iterator[None]:
 
 
 def _trained_on_uniform_tokens(rebuild: "Callable[[], Any] | None", device: str, seconds: float) -> "Result":
-    from mu_sota.leakcheck.checks import Result
     from mu_sota.leakcheck.noise_training import CHECK, train_on_uniform_tokens
     from mu_sota.leakcheck.progress import seconds_bar
+    from mu_sota.leakcheck.report import Result
 
     if rebuild is None:
         return Result(CHECK, "skipped", meaning="a function has no weights to train; give a module")

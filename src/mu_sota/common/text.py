@@ -17,3 +17,9 @@ def duration(seconds: float) -> str:
 def timestamp() -> str:
     """The time now in UTC, as 2026-01-31T12:00:00+00:00."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def one_line(error: BaseException) -> str:
+    """Kind and message of an error, in one line that fits a sentence."""
+    message = " ".join(str(error).split())
+    return f"{type(error).__name__}: {message if len(message) <= 160 else message[:157] + '...'}"

@@ -14,27 +14,26 @@ from itertools import chain
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from mu_sota.common.hooks import eagerly
+from mu_sota.common.text import one_line
 from mu_sota.model.errors import InputError
 
-from .decoding import decoded, padded
+from .cached_decoding import decoded
 from .gradient import largest_derivative
-from .model_adapter import FIRST_LENGTHS, Subject, change, one_line, random_state_kept
-from .passes import Comparison, Passes, Progress, Setting, TimeIsUp, Watch, seams
+from .logits import change
+from .model_adapter import Subject
+from .padding import padded
+from .passes import Comparison, Passes, Setting, seams
 from .perturbation import FACTORS, SIGNS, Loudness
+from .random_state import random_state_kept
 from .report import STD, TABLE_HEAD, LeakError, Report, Result, Verdict
-from .tolerance import Finding, Group, Judge, eagerly
+from .sizes import EVEN_CUTS, LOUD_CUTS, sizes
+from .time_limit import Progress, TimeIsUp, Watch
+from .verdict import Finding, Group, Judge
 
 __all__ = ["STD", "TABLE_HEAD", "LeakError", "Progress", "Report", "Result", "assert_causal", "check"]
 
-ROWS = (5, 7, 6, 8)
-LENGTHS = (61, 59, 67, 53)
-"""Default rows, and tokens of a row: the first that no weight has as a size, so that `locate` can tell axes apart."""
-
-EVEN_ROWS, EVEN_LENGTH, EVEN_CUTS, LOUD_CUTS = 8, 64, 63, 25
-"""Some models do something else where rows come in pairs or the text is a whole number of chunks. Most cuts in such
-passes, and in those of louder weights."""
 
 GRADIENT_SHARE = 1e-2
 """The gradient check's tolerance in parts of the others': a masked softmax gives a derivative of exactly 0."""
@@ -129,7 +128,7 @@ def check(
         if length is not None and subject.positions is not None and length > subject.positions:
             raise InputError(f"length is {length}, but the model has {subject.positions} positions; give at most that")
         with subject.kept(), subject.awake():
-            base, even = _settings(subject, rows, length)
+            base, even = sizes(subject, rows, length)
             checks = _Checks(subject, base, even, watch)
             report = Report(
                 model=subject.name,
@@ -145,44 +144,6 @@ def check(
                 report.results.append(result)
                 seen(result)
     return report
-
-
-def _settings(subject: Subject, rows: int | None, length: int | None) -> tuple[Setting, Setting]:
-    """Sizes of the passes: some that the model takes and by which `locate` can tell axes, and some that are even."""
-    widths = subject.widths()
-    drawn = subject.drawn_ids()
-
-    def rows_for(tokens: int) -> int:
-        if rows is not None:
-            return rows
-        return next((number for number in ROWS if number not in {*widths, tokens}), ROWS[0] + (tokens == ROWS[0]))
-
-    def attempt(tokens: int) -> Tensor:
-        ids = drawn[torch.arange(rows_for(tokens) * tokens).flip(0) % len(drawn)].view(-1, tokens)
-        ids[:, 0] = drawn[-1]  # the largest id, so that one too many is noticed now
-        with torch.no_grad(), subject.mode(training=False):
-            return subject.logits(ids.to(subject.device))
-
-    limit = subject.positions
-    if length is None:
-        first = _default_length(widths, limit)
-        others = [tokens for tokens in FIRST_LENGTHS if tokens != first and tokens <= (limit or tokens)]
-        found = subject.at_some_length([first, *others], attempt).shape[1]
-        longest = min(limit or EVEN_LENGTH, EVEN_LENGTH) if found == first else found
-    else:
-        found = longest = length
-    if rows_for(found) == found:
-        raise InputError(f"rows is {found}, but must be at least 4 and another number than the {found} tokens of a row")
-    even = next((longest // chunk * chunk for chunk in (64, 32, 16, 8, 4, 2) if longest >= chunk), found)
-    even_rows = EVEN_ROWS if even != EVEN_ROWS else EVEN_ROWS // 2
-    return Setting(rows_for(found), found), Setting(even_rows, even, grad=True, seed=1)
-
-
-def _default_length(widths: set[int], positions: int | None) -> int:
-    limit = positions or max(LENGTHS)
-    candidates = [*LENGTHS, *range(limit, 1, -1)]
-    fitting = [number for number in candidates if number <= limit]
-    return next((number for number in fitting if number not in widths), fitting[0] if fitting else limit)
 
 
 class _Checks:

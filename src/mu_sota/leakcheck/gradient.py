@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mu_sota.common.hooks import hooked
 from mu_sota.model.errors import InputError
 
-from .model_adapter import EVERYTHING, change, hooked
-from .passes import Comparison, Passes
+from .logits import change
+from .passes import EVERYTHING, Comparison, Passes
 
 
 class NoDerivative(InputError):

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from .model_adapter import EVERYTHING, Pass, change
+from .logits import change
+from .passes import EVERYTHING, Pass
 
 
 @dataclass(frozen=True)

@@ -4,69 +4,23 @@ Legend: B batch, T time, V vocabulary.
 """
 
 import inspect
-import math
-import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from functools import cached_property
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from mu_sota.common.text import one_line
 from mu_sota.model.errors import InputError
 
+from .logits import candidates, listed, named_tensors
 from .perturbation import Loudness, make_louder, wake
-from .state import State
-
-EVERYTHING = slice(None)
+from .snapshot import State
 
 FIRST_LENGTHS = (61, 64, 128, 32, 16, 2)
 """Tokens with which a model of unknown size is tried: it may not take many, or not take few, or want whole chunks."""
-
-
-class Run:
-    """One run of a model: calling it runs, `logits` runs once and keeps them until it is told to forget.
-
-    Args:
-        function: gives the logits [B, T, V].
-        size: (B, T) of the tensors inside the model; of its last call, if `function` calls it several times.
-        grad: whether gradients are recorded, as in training.
-    """
-
-    def __init__(self, function: Callable[[], Tensor], size: tuple[int, int], grad: bool = False) -> None:
-        self.function, self.size, self.grad = function, size, grad
-        self.drew: int | None = None
-        """Where the random generators stood when it ended."""
-
-    def __call__(self) -> Tensor:
-        with torch.set_grad_enabled(self.grad):
-            return self.function().detach()
-
-    @cached_property
-    def logits(self) -> Tensor:
-        return self()
-
-    def forget(self) -> None:
-        vars(self).pop("logits", None)
-
-
-class Pass(NamedTuple):
-    """A run, and the rows of the batch and the positions of it that are held against another pass."""
-
-    run: Run
-    rows: slice = EVERYTHING
-    columns: slice = EVERYTHING
-
-    def logits(self) -> Tensor:
-        """The compared part of the logits."""
-        return self.run.logits[self.rows, self.columns]
-
-    def run_again(self) -> Tensor:
-        """The same, computed anew."""
-        return self.run()[self.rows, self.columns]
 
 
 class Subject:
@@ -250,12 +204,12 @@ class Subject:
             if name not in named:
                 raise InputError(
                     f"the model returned nothing [B, T, V] that is called {name!r}; --output (output=) can be one of "
-                    f"{_listed(named) or 'nothing: there is no such tensor'}"
+                    f"{listed(named) or 'nothing: there is no such tensor'}"
                 )
             return named[name]
-        found = _candidates(named)
+        found = candidates(named)
         if not found:
-            others = f"; of what it did return, name one with --output (output=): {_listed(named)}" if named else ""
+            others = f"; of what it did return, name one with --output (output=): {listed(named)}" if named else ""
             raise InputError(
                 f"the model did not return logits: neither a tensor [B, T, V], nor something with .logits{others}"
             )
@@ -265,7 +219,7 @@ class Subject:
             fitting = [one for one in found.values() if one.shape[-1] == self.vocab_size]
             if len(fitting) != 1:
                 raise InputError(
-                    f"the model returned several tensors that could be logits ({_listed(found)}); "
+                    f"the model returned several tensors that could be logits ({listed(found)}); "
                     f"{'' if fitting else 'give vocab_size, or '}name the one with --output NAME or INDEX (output=)"
                 )
             return fitting[0]
@@ -332,91 +286,6 @@ class Subject:
             original.restore()
             if before is not None:
                 before.restore()
-
-
-@contextmanager
-def hooked(modules: Iterable[nn.Module], hook: Callable[[nn.Module, Any, Any], Tensor | None]) -> Iterator[None]:
-    """A forward hook on each of the modules, for as long as it lasts."""
-    with ExitStack() as handles:
-        for module in modules:
-            handles.callback(module.register_forward_hook(hook).remove)
-        yield
-
-
-@contextmanager
-def random_state_kept() -> Iterator[None]:
-    """Whatever is drawn inside, the caller's random states (PyTorch's, Python's, NumPy's) are as before."""
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  what others draw from is the global one
-    try:
-        with torch.random.fork_rng(list(range(torch.cuda.device_count()))):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
-
-
-def named_tensors(output: Any) -> dict[str, Tensor]:
-    """The tensors [B, T, V] in whatever a model returns, by key, attribute or index; one by itself has no name."""
-    if isinstance(output, Tensor):
-        return {"": output} if output.ndim == 3 and output.is_floating_point() else {}
-    if isinstance(output, Mapping):
-        items = dict(output)
-    elif isinstance(output, tuple | list):
-        items = dict(enumerate(output)) | getattr(output, "_asdict", dict)()
-    else:
-        items = {**getattr(output, "__dict__", {}), "logits": getattr(output, "logits", None)}
-    if isinstance(items.get("logits"), tuple | list):
-        items |= {f"logits.{index}": item for index, item in enumerate(items["logits"])}
-    return {str(name): item for name, item in items.items() if isinstance(item, Tensor) and named_tensors(item)}
-
-
-def logits_in(output: Any) -> list[Tensor]:
-    """What could be the logits in whatever a model returns: a tensor [B, T, V], `.logits`, `["logits"]`, or all such
-    tensors of a tuple."""
-    return list(_candidates(named_tensors(output)).values())
-
-
-def _candidates(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    explicit = {name: one for name, one in named.items() if name.partition(".")[0] == "logits"}
-    return explicit or {name: one for name, one in named.items() if not name or name.isdigit()}
-
-
-def _listed(named: Mapping[str, Tensor]) -> str:
-    return ", ".join(f"{name or 'the tensor itself'}: {list(one.shape)}" for name, one in named.items())
-
-
-def change(ours: Tensor, theirs: Tensor) -> float:
-    """Largest difference of two tensors of one shape.
-
-    Equal infinities (masked entries) are equal, and so are two NaN; one NaN is infinitely far from all else.
-    """
-    if ours.numel() == 0:
-        return 0.0
-    same = (ours == theirs) | (ours.isnan() & theirs.isnan())
-    largest = (ours - theirs).abs().masked_fill(same, 0).max().item()
-    return math.inf if math.isnan(largest) else largest
-
-
-def spread(logits: Tensor) -> float:
-    """How far logits [B, T, V] vary from position to position: their standard deviation over B and T, of every entry of
-    the vocabulary by itself, as a root mean square over those that vary at all.
-
-    An entry that is masked everywhere, or a bias, is not to set the scale of the others.
-    """
-    flat = logits.flatten(0, 1)
-    finite = flat.isfinite()
-    count = finite.sum(0).clamp(min=1)
-    # From the first row on, so that what is constant, be it -1e9, is exactly so.
-    moved = (flat - flat[0].masked_fill(~finite[0], 0)).masked_fill(~finite, 0)
-    variance = (moved - moved.sum(0) / count).square().masked_fill(~finite, 0).sum(0) / count
-    variance = variance[variance.isfinite() & (variance > 0)]
-    return math.sqrt(variance.mean().item()) if len(variance) else 0.0
-
-
-def one_line(error: BaseException) -> str:
-    """Kind and message of an error, in one line that fits a sentence."""
-    message = " ".join(str(error).split())
-    return f"{type(error).__name__}: {message if len(message) <= 160 else message[:157] + '...'}"
 
 
 def _whole_number(config: Any, name: str, least: int = 1) -> int | None:

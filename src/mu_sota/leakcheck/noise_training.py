@@ -12,11 +12,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mu_sota.common.hooks import hooked
+from mu_sota.common.text import one_line
 from mu_sota.model.errors import InputError
 
-from .model_adapter import Subject, hooked, one_line, random_state_kept
+from .model_adapter import Subject
+from .random_state import random_state_kept
 from .report import Result
-from .state import State
+from .snapshot import State
 
 CHECK = "uniform tokens"
 

@@ -3,23 +3,64 @@
 Legend: B batch, T time, V vocabulary.
 """
 
-import random
-import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import set_seed
 
 from mu_sota.model.errors import InputError
 
-from .model_adapter import Pass, Run, Subject, change, spread
+from .logits import change, spread
+from .model_adapter import Subject
+from .random_state import random_position
+from .time_limit import Watch
 
-Progress = Callable[[int, int, str], None]
-"""Told the passes that were made, about how many there will be, and the check that is running."""
+EVERYTHING = slice(None)
+
+
+class Run:
+    """One run of a model: calling it runs, `logits` runs once and keeps them until it is told to forget.
+
+    Args:
+        function: gives the logits [B, T, V].
+        size: (B, T) of the tensors inside the model; of its last call, if `function` calls it several times.
+        grad: whether gradients are recorded, as in training.
+    """
+
+    def __init__(self, function: Callable[[], Tensor], size: tuple[int, int], grad: bool = False) -> None:
+        self.function, self.size, self.grad = function, size, grad
+        self.drew: int | None = None
+        """Where the random generators stood when it ended."""
+
+    def __call__(self) -> Tensor:
+        with torch.set_grad_enabled(self.grad):
+            return self.function().detach()
+
+    @cached_property
+    def logits(self) -> Tensor:
+        return self()
+
+    def forget(self) -> None:
+        vars(self).pop("logits", None)
+
+
+class Pass(NamedTuple):
+    """A run, and the rows of the batch and the positions of it that are held against another pass."""
+
+    run: Run
+    rows: slice = EVERYTHING
+    columns: slice = EVERYTHING
+
+    def logits(self) -> Tensor:
+        """The compared part of the logits."""
+        return self.run.logits[self.rows, self.columns]
+
+    def run_again(self) -> Tensor:
+        """The same, computed anew."""
+        return self.run()[self.rows, self.columns]
 
 
 class Setting(NamedTuple):
@@ -51,56 +92,6 @@ class Comparison(NamedTuple):
     def again(self) -> float:
         """The same, both passes run anew."""
         return change(self.ours.run_again(), self.theirs.run_again()) / self.scale
-
-
-class TimeIsUp(InputError):
-    """The time limit was reached."""
-
-
-class Watch:
-    """Counts the passes, and ends them when the time is up.
-
-    Args:
-        limit: seconds from now; None for no limit.
-        progress: told at every pass.
-    """
-
-    def __init__(self, limit: float | None, progress: Progress) -> None:
-        self.limit, self.progress = limit, progress
-        self.end = time.monotonic() + limit if limit is not None else None
-        self.check, self.done, self.expected = "", 0, 0
-
-    def start(self, check: str) -> None:
-        """The passes that follow are those of this check."""
-        self.check = check
-        self.progress(self.done, max(self.expected, self.done), check)
-
-    def count(self) -> None:
-        """A pass begins.
-
-        Raises:
-            TimeIsUp: it begins too late.
-        """
-        if self.is_over:
-            raise TimeIsUp(
-                f"the time limit of {self.limit:g} seconds was reached; give more with --time-limit (time_limit=)"
-            )
-        self.progress(self.done, max(self.expected, self.done), self.check)
-        self.done += 1
-
-    @contextmanager
-    def overtime(self) -> Iterator[None]:
-        """Passes inside may be made after the time is up: those that confirm a finding."""
-        end, self.end = self.end, None
-        try:
-            yield
-        finally:
-            self.end = end
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the time is up."""
-        return self.end is not None and time.monotonic() > self.end
 
 
 class Passes:
@@ -137,7 +128,7 @@ class Passes:
             with self.subject.mode(self.setting.training):
                 self.seed(self.setting.seed if seed is None else seed)
                 logits = self.subject.logits(ids, **inputs)
-            run.drew = _random_position(self.subject.device)
+            run.drew = random_position(self.subject.device)
             return logits
 
         run = Run(function, (ids.shape[0], ids.shape[1]), self.setting.grad)
@@ -245,11 +236,3 @@ def seams(length: int) -> list[int]:
     return sorted(
         {near for power in powers for near in (power - 1, power, power + 1) if 0 < near < length} | {length - 1}
     )
-
-
-def _random_position(device: torch.device) -> int:
-    """Where the global random generators stand: passes that drew other amounts of numbers stand elsewhere."""
-    accelerator = torch.cuda.get_rng_state(device).numpy().tobytes() if device.type == "cuda" else b""
-    words: Any = np.random.get_state()  # noqa: NPY002  what others draw from is the global one
-    torch_state = torch.random.get_rng_state().numpy().tobytes()
-    return hash((torch_state, accelerator, random.getstate(), words[1].tobytes(), words[2]))

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, contextmanager
 
 from tqdm import tqdm
 
-from .passes import Progress
+from .time_limit import Progress
 
 WIDEST = 80
 

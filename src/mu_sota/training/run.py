@@ -29,7 +29,8 @@ from mu_sota.data.windows import TrainWindows
 from mu_sota.evaluation.metrics import loss_of, readable
 from mu_sota.evaluation.ngram import unigram
 from mu_sota.generation.continuation import prompt_ids, sample
-from mu_sota.leakcheck.checks import Report, assert_causal
+from mu_sota.leakcheck.checks import assert_causal
+from mu_sota.leakcheck.report import Report
 from mu_sota.model import kernels
 from mu_sota.model.configuration import MuConfig
 from mu_sota.model.errors import InputError

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mu_sota import InputError
 from mu_sota.leakcheck.checks import check
-from mu_sota.leakcheck.state import State
+from mu_sota.leakcheck.snapshot import State
 
 IDS = torch.arange(40).view(2, 20)
 
