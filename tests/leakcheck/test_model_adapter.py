@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from mu_sota import InputError, MuConfig, MuForCausalLM
 from mu_sota.leakcheck.logits import change, logits_in, named_tensors, spread
-from mu_sota.leakcheck.model_adapter import Subject
-from mu_sota.leakcheck.perturbation import SIGNS, Loudness
+from mu_sota.leakcheck.model_adapter import ModelUnderTest
+from mu_sota.leakcheck.perturbation import SIGNS, Scaling
 
 LOGITS = torch.zeros(2, 3, 4)
 
@@ -69,9 +69,9 @@ def test_entries_that_are_masked_everywhere_do_not_set_the_scale(fill: float) ->
 
 
 def test_the_vocabulary_comes_from_the_configuration_or_the_logits() -> None:
-    assert Subject(MuForCausalLM(MuConfig(vocab_size=37, num_hidden_layers=1))).vocab_size == 37
-    assert Subject(planted("no mask")).vocab_size == VOCABULARY
-    assert Subject(planted("no mask"), 7).vocab_size == 7
+    assert ModelUnderTest(MuForCausalLM(MuConfig(vocab_size=37, num_hidden_layers=1))).vocab_size == 37
+    assert ModelUnderTest(planted("no mask")).vocab_size == VOCABULARY
+    assert ModelUnderTest(planted("no mask"), 7).vocab_size == 7
 
 
 def test_an_argument_that_is_only_swallowed_does_not_count_as_taken() -> None:
@@ -79,16 +79,16 @@ def test_an_argument_that_is_only_swallowed_does_not_count_as_taken() -> None:
         def forward(self, ids: Any, position_ids: Any = None, **inputs: Any) -> Any:
             return LOGITS
 
-    subject = Subject(Swallows())
-    assert subject.takes("position_ids")
-    assert not subject.takes("attention_mask")
+    tested = ModelUnderTest(Swallows())
+    assert tested.takes("position_ids")
+    assert not tested.takes("attention_mask")
 
 
 def test_weights_at_zero_are_opened_and_closed_again() -> None:
     model = planted("behind a zero projection")
     projection: Any = model.mixer.projection  # type: ignore[union-attr]
     others = model.head.weight.clone()  # type: ignore[union-attr]
-    with Subject(model).awake():
+    with ModelUnderTest(model).zeros_perturbed():
         assert projection.weight.std().item() == pytest.approx(0.02, rel=0.2)
         assert torch.equal(model.head.weight, others)  # type: ignore[union-attr]
     assert not projection.weight.any()
@@ -100,7 +100,7 @@ def test_louder_weights_are_other_weights_and_no_longer_than_that(signs: Any) ->
     gates = model.mixer.gates  # type: ignore[union-attr]
     gate: Any = gates[0]  # type: ignore[index]
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    with Subject(model).louder(Loudness(signs, 4.0)):
+    with ModelUnderTest(model).scaled_up(Scaling(signs, 4.0)):
         assert gate.item() in ({"kept": [-80], "positive": [80], "negative": [-80], "random": [-80, 80]}[signs])
         assert torch.equal(model.head.weight, 4 * before["head.weight"])  # type: ignore[union-attr, arg-type]
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -109,10 +109,10 @@ def test_louder_weights_are_other_weights_and_no_longer_than_that(signs: Any) ->
 def test_a_model_whose_weights_are_not_there_yet_is_refused() -> None:
     lazy = nn.Sequential(nn.Embedding(VOCABULARY, 8), nn.LazyLinear(VOCABULARY))
     with pytest.raises(InputError, match="call it once, then check it"):
-        Subject(lazy)
+        ModelUnderTest(lazy)
 
 
 def test_logits_of_a_wrong_shape_are_refused_in_a_sentence() -> None:
-    subject = Subject(lambda ids: LOGITS, 4)
+    tested = ModelUnderTest(lambda ids: LOGITS, 4)
     with pytest.raises(InputError, match=r"logits of shape \[2, 3, 4\] for ids of shape \[1, 5\]"):
-        subject.logits(torch.zeros(1, 5, dtype=torch.long))
+        tested.logits(torch.zeros(1, 5, dtype=torch.long))

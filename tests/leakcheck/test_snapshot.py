@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mu_sota import InputError
 from mu_sota.leakcheck.checks import check
-from mu_sota.leakcheck.snapshot import State
+from mu_sota.leakcheck.snapshot import Snapshot
 
 IDS = torch.arange(40).view(2, 20)
 
@@ -386,7 +386,7 @@ def test_whatever_is_held_is_put_back(value: Any, seed: int) -> None:
     module = nn.Module()
     module.held = holder  # type: ignore[assignment]
     before = _plain(holder)
-    state = State([module])
+    state = Snapshot([module])
     draw = random.Random(seed)
     for _ in range(2):  # a state may be gone back to more than once
         _spoil(holder, draw)

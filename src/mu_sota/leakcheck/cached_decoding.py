@@ -46,7 +46,7 @@ def decoded(passes: Passes) -> Iterator[Comparison]:
 
 
 def _require_cache(passes: Passes) -> None:
-    model = passes.subject.model
+    model = passes.tested.model
     if not isinstance(model, GenerationMixin):
         raise NotAsked("the model has no generate method of transformers")
     widths: list[int] = []
@@ -55,7 +55,7 @@ def _require_cache(passes: Passes) -> None:
         given = kwargs.get("input_ids", args[0] if args else None)
         widths.append(given.shape[1] if isinstance(given, Tensor) else 0)
 
-    handle = passes.subject.roots[0].register_forward_pre_hook(note, with_kwargs=True)
+    handle = passes.tested.roots[0].register_forward_pre_hook(note, with_kwargs=True)
     try:
         with torch.no_grad():
             _decode(passes, 2, 2)
@@ -69,7 +69,7 @@ def _decode(passes: Passes, prompt: int, steps: int) -> Tensor:
     """Logits [B, steps, V] of decoding with the cache after a prompt, the known tokens forced one by one."""
 
     def force(ids: Tensor, scores: Tensor) -> Tensor:
-        passes.watch.count()
+        passes.counter.begin_pass()
         forced = torch.full_like(scores, -math.inf)
         return forced.scatter(1, passes.ids[:, ids.shape[1], None], 0.0)
 
@@ -82,8 +82,8 @@ def _decode(passes: Passes, prompt: int, steps: int) -> Tensor:
         pad_token_id=int(passes.drawn[0]),
     )
     given = passes.ids[:, :prompt]
-    model: Any = passes.subject.model
-    with passes.subject.mode(training=False):
+    model: Any = passes.tested.model
+    with passes.tested.mode(training=False):
         model.generation_config = GenerationConfig()  # its own stops early, for one
         output = model.generate(
             given,

@@ -22,15 +22,15 @@ from mu_sota.model.errors import InputError
 from .cached_decoding import decoded
 from .gradient import largest_derivative
 from .logits import change
-from .model_adapter import Subject
+from .model_adapter import ModelUnderTest
 from .padding import padded
 from .passes import Comparison, Passes, Setting, seams
-from .perturbation import FACTORS, SIGNS, Loudness
+from .perturbation import FACTORS, SIGNS, Scaling
 from .random_state import random_state_kept
 from .report import STD, TABLE_HEAD, LeakError, Report, Result, Verdict
-from .sizes import EVEN_CUTS, LOUD_CUTS, sizes
-from .time_limit import Progress, TimeIsUp, Watch
-from .verdict import Finding, Group, Judge
+from .sizes import EVEN_CUTS, SCALED_UP_CUTS, sizes
+from .time_limit import PassCounter, Progress, TimeIsUp
+from .verdict import Comparer, Finding, Group
 
 __all__ = ["STD", "TABLE_HEAD", "LeakError", "Progress", "Report", "Result", "assert_causal", "check"]
 
@@ -122,22 +122,22 @@ def check(
         raise InputError(f"rows is {rows}, but must be at least 4")
     if length is not None and length < 2:
         raise InputError(f"length is {length}, but must be at least 2, for one token to come after another")
-    watch = Watch(time_limit, progress)
+    counter = PassCounter(time_limit, progress)
     with random_state_kept():
-        subject = Subject(model, vocab_size, device, length=length, output=output)
-        if length is not None and subject.positions is not None and length > subject.positions:
-            raise InputError(f"length is {length}, but the model has {subject.positions} positions; give at most that")
-        with subject.kept(), subject.awake():
-            base, even = sizes(subject, rows, length)
-            checks = _Checks(subject, base, even, watch)
+        tested = ModelUnderTest(model, vocab_size, device, length=length, output=output)
+        if length is not None and tested.positions is not None and length > tested.positions:
+            raise InputError(f"length is {length}, but the model has {tested.positions} positions; give at most that")
+        with tested.kept(), tested.zeros_perturbed():
+            base, even = sizes(tested, rows, length)
+            checks = _Checks(tested, base, even, counter)
             report = Report(
-                model=subject.name,
-                vocab_size=subject.vocab_size,
+                model=tested.name,
+                vocab_size=tested.vocab_size,
                 rows=base.rows,
                 length=base.length,
-                dtype=str(checks.judge.dtype)[6:],
-                device=str(subject.device),
-                rounding=checks.judge.rounding,
+                dtype=str(checks.comparer.dtype)[6:],
+                device=str(tested.device),
+                rounding=checks.comparer.rounding,
                 draws=checks.draws,
             )
             for result in checks.run():
@@ -147,23 +147,24 @@ def check(
 
 
 class _Checks:
-    """The checks on one subject, and what they share: passes in eval mode, tolerances, names of modules."""
+    """The checks on one tested, and what they share: passes in eval mode, tolerances, names of modules."""
 
-    def __init__(self, subject: Subject, base: Setting, even: Setting, watch: Watch) -> None:
-        self.subject, self.even, self.watch = subject, even, watch
-        watch.expected = _expected(base, even, bool(subject.roots))
-        watch.start("future")
-        self.passes = passes = Passes(subject, base, watch)
-        self.judge = Judge(subject, passes)
+    def __init__(self, tested: ModelUnderTest, base: Setting, even: Setting, counter: PassCounter) -> None:
+        self.tested, self.even, self.counter = tested, even, counter
+        counter.expected = _expected(base, even, bool(tested.roots))
+        counter.begin_check("future")
+        self.passes = passes = Passes(tested, base, counter)
+        self.comparer = Comparer(tested, passes)
         logits, scale = passes.base.logits, passes.scale
-        others = passes.run(passes.to_ids(passes.others(passes.picks)))()
-        if change(others, logits) <= self.judge.tolerance * scale:
+        others = passes.run(passes.to_ids(passes.other_tokens(passes.indices)))()
+        if change(others, logits) <= self.comparer.tolerance * scale:
             raise InputError(
                 "the model gives the same logits whatever the tokens, so no leak could show; "
                 "give it weights through which they can show"
             )
         self.draws = any(
-            change(passes.run(passes.ids, seed=seed)(), logits) > self.judge.tolerance / 10 * scale for seed in (1, 2)
+            change(passes.run(passes.ids, seed=seed)(), logits) > self.comparer.tolerance / 10 * scale
+            for seed in (1, 2)
         )
 
     def run(self) -> Iterator[Result]:
@@ -171,22 +172,24 @@ class _Checks:
         passes = self.passes
         eval_mode = self._further(self.even, *([passes.setting._replace(seed=2)] if self.draws else []))
         yield self._required(
-            self.judge.compare("future", [lambda: _all_futures(passes, self.judge.tolerance), *eval_mode[0]])
+            self.comparer.compare("future", [lambda: _all_futures(passes, self.comparer.tolerance), *eval_mode[0]])
         )
-        yield self._required(self.judge.compare("batch", [passes.replaced_rows, *eval_mode[1]]))
+        yield self._required(self.comparer.compare("batch", [passes.replaced_rows, *eval_mode[1]]))
         yield self._of_other_shapes("row alone", passes.single_rows)
-        length = self._of_other_shapes("length", passes.prefixes, "leak" if "future" in self.judge.leaky else "differs")
+        length = self._of_other_shapes(
+            "length", passes.prefixes, "leak" if "future" in self.comparer.leaky else "differs"
+        )
         yield length
         yield self._gradient()
         yield self._of_other_shapes("cache", lambda: decoded(passes), "differs")
         yield self._of_other_shapes("padding", lambda: padded(passes), "differs")
-        if self.subject.roots:
-            yield from self._louder()
+        if self.tested.roots:
+            yield from self._scaled_up()
             yield from self._in_training()
 
     def _required(self, result: Result) -> Result:
         """A model that cannot be asked this has not been checked, unless it is known to leak."""
-        if result.verdict == "skipped" and not self.judge.leaky:
+        if result.verdict == "skipped" and not self.comparer.leaky:
             raise InputError(f"the check '{result.check}' could not be finished: {result.meaning}")
         return result
 
@@ -196,11 +199,11 @@ class _Checks:
 
         def passes(setting: Setting) -> Passes:
             if setting not in made:
-                made[setting] = Passes(self.subject, setting, self.watch)
+                made[setting] = Passes(self.tested, setting, self.counter)
             return made[setting]
 
         def futures(setting: Setting) -> Iterator[Comparison]:
-            yield from passes(setting).futures_by_row(_some_cuts(setting.length), self.judge.tolerance)
+            yield from passes(setting).futures_by_row(_some_cuts(setting.length), self.comparer.tolerance)
 
         def batch(setting: Setting) -> Iterator[Comparison]:
             yield from passes(setting).replaced_halves()
@@ -211,56 +214,56 @@ class _Checks:
         if self.draws:
             why = "the model draws random numbers, and of texts of another shape it draws others"
             return Result(name, "skipped", meaning=why)
-        return self.judge.compare(name, [group], wrong, each=name == "length")
+        return self.comparer.compare(name, [group], wrong, each=name == "length")
 
-    def _louder(self) -> Iterator[Result]:
+    def _scaled_up(self) -> Iterator[Result]:
         """Whether a gate that is shut hides a leak."""
         for kind in ("future", "batch"):
             name = f"{kind} (louder)"
-            if kind in self.judge.leaky:
+            if kind in self.comparer.leaky:
                 yield Result(name, "skipped", meaning="the leak shows at these weights already")
             else:
-                yield self._with_louder_weights(name)
+                yield self._with_scaled_up_weights(name)
 
-    def _with_louder_weights(self, name: str) -> Result:
+    def _with_scaled_up_weights(self, name: str) -> Result:
         passed: list[Result] = []
         refused: list[Result] = []
         for signs in SIGNS:
             for factor in FACTORS:  # the first at which the logits are finite
-                with self.subject.louder(Loudness(signs, factor)):
-                    result = self._at(name, Loudness(signs, factor))
+                with self.tested.scaled_up(Scaling(signs, factor)):
+                    result = self._at(name, Scaling(signs, factor))
                 if result.verdict == "leak":
                     return result
                 (refused if result.verdict == "skipped" else passed).append(result)
                 if result.verdict == "ok":
                     break
-                if self.watch.is_over:
+                if self.counter.time_is_up:
                     return result
         if not passed:
             return refused[0]
         return max(passed, key=lambda result: result.change or 0.0)
 
-    def _at(self, name: str, loudness: Loudness) -> Result:
+    def _at(self, name: str, scaling: Scaling) -> Result:
         try:
-            self.watch.start(name)
-            passes = Passes(self.subject, self.passes.setting, self.watch)
+            self.counter.begin_check(name)
+            passes = Passes(self.tested, self.passes.setting, self.counter)
             if passes.base.logits.isposinf().any():
                 raise InputError("the logits are infinite")
         except InputError as error:
             return Result(name, "skipped", meaning=f"with louder weights {error}")
-        cuts = _some_cuts(passes.length, LOUD_CUTS)
+        cuts = _some_cuts(passes.length, SCALED_UP_CUTS)
         group: Group = passes.replaced_halves
         if name.startswith("future"):
-            group = partial(passes.futures_by_row, cuts, self.judge.loud_tolerance)
-        return self.judge.compare(name, [group], louder=passes, said=f" (with louder weights: {loudness})")
+            group = partial(passes.futures_by_row, cuts, self.comparer.scaled_up_tolerance)
+        return self.comparer.compare(name, [group], scaled_up=passes, said=f" (with louder weights: {scaling})")
 
     def _in_training(self) -> Iterator[Result]:
         names = "future (training)", "batch (training)"
         setting = self.passes.setting._replace(training=True, grad=True)
-        self.watch.start(names[0])
+        self.counter.begin_check(names[0])
         try:
-            passes = Passes(self.subject, setting, self.watch)
-            self.judge.require_determinism(passes)
+            passes = Passes(self.tested, setting, self.counter)
+            self.comparer.require_determinism(passes)
         except TimeIsUp as error:
             yield from (Result(name, "skipped", meaning=str(error)) for name in names)
             return
@@ -270,16 +273,16 @@ class _Checks:
         further = self._further(
             self.even._replace(training=True), setting._replace(grad=False, seed=2), setting._replace(seed=3)
         )
-        yield self.judge.compare(names[0], [lambda: _all_futures(passes, self.judge.tolerance), *further[0]])
-        yield self.judge.compare(names[1], [passes.replaced_rows, *further[1]])
+        yield self.comparer.compare(names[0], [lambda: _all_futures(passes, self.comparer.tolerance), *further[0]])
+        yield self.comparer.compare(names[1], [passes.replaced_rows, *further[1]])
 
     def _gradient(self) -> Result:
         """Derivatives of logits towards all that they must not see: later tokens, other rows."""
-        tolerance = self.judge.tolerance * GRADIENT_SHARE
-        self.watch.start("gradient")
+        tolerance = self.comparer.tolerance * GRADIENT_SHARE
+        self.counter.begin_check("gradient")
         try:
             with eagerly():
-                worst = largest_derivative(self.passes, self.judge.embeddings, tolerance)
+                worst = largest_derivative(self.passes, self.comparer.embeddings, tolerance)
         except InputError as reason:
             return Result("gradient", "skipped", meaning=str(reason))
         except Exception as error:  # of autograd, or of a backward pass of the model's own
@@ -287,8 +290,10 @@ class _Checks:
         unit = "of the largest derivative"
         if worst.share <= tolerance:
             return Result("gradient", "ok", worst.share, tolerance, unit)
-        self.judge.leaky.add("gradient")
-        location = self.judge.first_location(Finding(math.inf, self.judge.tolerance, one) for one in worst.comparisons)
+        self.comparer.leaky.add("gradient")
+        location = self.comparer.first_location(
+            Finding(math.inf, self.comparer.tolerance, one) for one in worst.comparisons
+        )
         return Result("gradient", "leak", worst.share, tolerance, unit, worst.meaning, location)
 
 

@@ -49,10 +49,10 @@ def largest_derivative(passes: Passes, embeddings: list[nn.Embedding], tolerance
         leaves.append(output.detach().requires_grad_())
         return leaves[-1].clone()  # models scale embeddings in place
 
-    passes.watch.count()
-    with hooked(embeddings, as_leaf), passes.subject.mode(passes.setting.training):
+    passes.counter.begin_pass()
+    with hooked(embeddings, as_leaf), passes.tested.mode(passes.setting.training):
         passes.seed(passes.setting.seed)
-        logits = passes.subject.logits(passes.ids)
+        logits = passes.tested.logits(passes.ids)
     if not leaves:
         raise NoDerivative("no nn.Embedding gives one vector for each of the tokens")
     if not logits.requires_grad:
@@ -90,7 +90,7 @@ def largest_derivative(passes: Passes, embeddings: list[nn.Embedding], tolerance
 def _forbidden_share(seen: Tensor, leaves: list[Tensor], forbidden: list[slice], passes: Passes) -> float:
     """Largest derivative towards forbidden positions, by row, in parts of the largest of all."""
     largest = within = 0.0
-    passes.watch.count()
+    passes.counter.begin_pass()
     for gradient in torch.autograd.grad(seen, leaves, retain_graph=True, allow_unused=True):
         if gradient is None:
             continue

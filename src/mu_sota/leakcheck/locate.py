@@ -1,7 +1,7 @@
 """Where a leak arises: the first module whose output moved although what it was given did not.
 
 Two passes that should agree are run with hooks on every module. Tensors are compared where the passes should agree
-(earlier positions, the same row); a tensor's batch and time axes are recognised by their sizes, so a check picks sizes
+(earlier positions, the same row); a tensor's batch and time axes are recognised by their sizes, so a check takes sizes
 that no weight has.
 
 Legend: B batch, T time.

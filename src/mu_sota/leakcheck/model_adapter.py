@@ -16,14 +16,14 @@ from mu_sota.common.text import one_line
 from mu_sota.model.errors import InputError
 
 from .logits import candidates, listed, named_tensors
-from .perturbation import Loudness, make_louder, wake
-from .snapshot import State
+from .perturbation import Scaling, perturb_zeros, scale_up
+from .snapshot import Snapshot
 
 FIRST_LENGTHS = (61, 64, 128, 32, 16, 2)
 """Tokens with which a model of unknown size is tried: it may not take many, or not take few, or want whole chunks."""
 
 
-class Subject:
+class ModelUnderTest:
     """A model, whatever it is, as a function from ids [B, T] to logits [B, T, V].
 
     Args:
@@ -48,8 +48,8 @@ class Subject:
         if not callable(model):
             raise InputError(f"a model to check is a function from token ids to logits, but this is {model!r:.80}")
         self.model, self.output = model, output
-        self._original: State | None = None
-        self._start: State | None = None
+        self._original: Snapshot | None = None
+        self._start: Snapshot | None = None
         self.device = torch.device(device or "cpu")
         entry = model.forward if isinstance(model, nn.Module) else model
         self._parameters = inspect.signature(entry).parameters if _has_signature(entry) else {}
@@ -102,11 +102,11 @@ class Subject:
         """The outermost modules that a function calls. They run in eval mode even now: BatchNorm is not to notice."""
         roots: list[nn.Module] = []
         inside: set[nn.Module] = set()
-        states = [State([self.model], hooks=True)]
+        states = [Snapshot([self.model], hooks=True)]
 
         def note(module: nn.Module, args: Any) -> None:
             if module not in inside:  # outer modules are called before what they contain
-                states.append(State([module], hooks=True))
+                states.append(Snapshot([module], hooks=True))
                 roots.append(module)
                 inside.update(module.modules())
             module.training = False
@@ -228,7 +228,7 @@ class Subject:
     @contextmanager
     def kept(self) -> Iterator[None]:
         """Whatever happens inside, the model is afterwards as it was."""
-        self._original = State([self.model, *self.roots], hooks=True)
+        self._original = Snapshot([self.model, *self.roots], hooks=True)
         try:
             yield
         finally:
@@ -242,7 +242,7 @@ class Subject:
         In training mode dropout stays off: it is no way to leak, and which values it drops may depend on other tokens.
         """
         modules = [module for root in self.roots for module in root.modules()]
-        state = self._start or State([self.model, *self.roots])
+        state = self._start or Snapshot([self.model, *self.roots])
         try:
             for root in self.roots:
                 if hasattr(root, "training"):  # a frozen script module has no mode
@@ -260,26 +260,26 @@ class Subject:
             self._start.reseed(seed)
 
     @contextmanager
-    def awake(self) -> Iterator[None]:
+    def zeros_perturbed(self) -> Iterator[None]:
         """Weights that are all almost zero are given some noise, and their values back afterwards."""
-        with self._weights(wake):
+        with self._weights(perturb_zeros):
             yield
 
     @contextmanager
-    def louder(self, loudness: Loudness) -> Iterator[None]:
+    def scaled_up(self, scaling: Scaling) -> Iterator[None]:
         """Weights are scaled up, so that gates open which are shut, and get their values back afterwards."""
-        with self._weights(lambda weights: make_louder(weights, loudness)):
+        with self._weights(lambda weights: scale_up(weights, scaling)):
             yield
 
     @contextmanager
     def _weights(self, changed: Callable[[Iterable[nn.Parameter]], None]) -> Iterator[None]:
         """With other weights, from which, and from the state of now, every pass starts."""
         before = self._start
-        original = self._original or State([self.model, *self.roots])
+        original = self._original or Snapshot([self.model, *self.roots])
         try:
             original.restore()
             changed(self.parameters())
-            self._start = State([self.model, *self.roots], earlier=original)
+            self._start = Snapshot([self.model, *self.roots], earlier=original)
             yield
         finally:
             self._start = before

@@ -16,10 +16,10 @@ from mu_sota.common.hooks import hooked
 from mu_sota.common.text import one_line
 from mu_sota.model.errors import InputError
 
-from .model_adapter import Subject
+from .model_adapter import ModelUnderTest
 from .random_state import random_state_kept
 from .report import Result
-from .snapshot import State
+from .snapshot import Snapshot
 
 CHECK = "uniform tokens"
 
@@ -102,7 +102,7 @@ def train_on_uniform_tokens(
             raise InputError("the two models that are trained are the same object; make a new one at every call")
         if isinstance(other, nn.Module) and set(model.parameters()) & set(other.parameters()):
             raise InputError("the two models that are trained share weights; make new ones at every call")
-        state = State([model, other], hooks=True)
+        state = Snapshot([model, other], hooks=True)
         try:
             with _next_token_added(other) as planted:
                 control = _train(other, 1, seconds / 3, lambda said: tell(f"control with a planted leak, {said}"))
@@ -138,9 +138,9 @@ def _result(trained: _Trained, control: _Trained, planted: bool) -> Result:
 
 def _train(module: nn.Module, seed: int, seconds: float, tell: Callable[[str], None]) -> _Trained:
     """Train until a gain proves a leak or the time is up. The gain is that of the last look, in the better mode."""
-    subject = Subject(module)
-    length = min(LENGTH, subject.positions or LENGTH)
-    drawn = subject.drawn_ids()[:NUM_IDS]
+    tested = ModelUnderTest(module)
+    length = min(LENGTH, tested.positions or LENGTH)
+    drawn = tested.drawn_ids()[:NUM_IDS]
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(0)
     weights = [weight for weight in module.parameters() if weight.requires_grad]
@@ -151,8 +151,8 @@ def _train(module: nn.Module, seed: int, seconds: float, tell: Callable[[str], N
 
     def losses() -> Tensor:
         """[B, T - 1] in nats, on tokens that have never been seen."""
-        ids = drawn[torch.randint(len(drawn), (BATCH, length), generator=generator)].to(subject.device)
-        logits = subject.logits(ids)[:, :-1]
+        ids = drawn[torch.randint(len(drawn), (BATCH, length), generator=generator)].to(tested.device)
+        logits = tested.logits(ids)[:, :-1]
         return nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
 
     start, steps = time.monotonic(), 0
@@ -194,5 +194,5 @@ def _next_token_added(module: nn.Module) -> Iterator[list[nn.Module]]:
             planted.append(embedding)
         return output + output.roll(-1, dims=1)
 
-    with hooked(Subject(module).embeddings(), add_next):
+    with hooked(ModelUnderTest(module).embeddings(), add_next):
         yield planted

@@ -20,7 +20,7 @@ def padded(passes: Passes) -> Iterator[Comparison]:
     Raises:
         InputError: the model takes no `attention_mask`.
     """
-    if not passes.subject.takes("attention_mask"):
+    if not passes.tested.takes("attention_mask"):
         raise InputError("the model takes no attention_mask")
     yield Comparison(
         Pass(passes.base),
@@ -48,10 +48,10 @@ def padded(passes: Passes) -> Iterator[Comparison]:
 
 def _run_padded(passes: Passes, places: list[slice]) -> Run:
     """Row r of the ids, as much as place r holds, put there; padding elsewhere."""
-    pad = passes.subject.pad_id
-    if pad is None or pad >= passes.subject.vocab_size:
+    pad = passes.tested.pad_id
+    if pad is None or pad >= passes.tested.vocab_size:
         pad = int(passes.drawn[0])
-    ids = torch.full((len(places), passes.length), pad, device=passes.subject.device)
+    ids = torch.full((len(places), passes.length), pad, device=passes.tested.device)
     mask = torch.zeros_like(ids)
     for row, place in enumerate(places):
         ids[row, place] = passes.ids[row, : place.stop - (place.start or 0)]
@@ -61,4 +61,4 @@ def _run_padded(passes: Passes, places: list[slice]) -> Run:
 
 def _positions(passes: Passes, mask: Tensor) -> dict[str, Any]:
     """Where the model takes them: counted from the first real token, as `generate` gives them."""
-    return {"position_ids": (mask.cumsum(-1) - 1).clamp(min=0)} if passes.subject.takes("position_ids") else {}
+    return {"position_ids": (mask.cumsum(-1) - 1).clamp(min=0)} if passes.tested.takes("position_ids") else {}

@@ -14,9 +14,9 @@ from transformers import set_seed
 from mu_sota.model.errors import InputError
 
 from .logits import change, spread
-from .model_adapter import Subject
+from .model_adapter import ModelUnderTest
 from .random_state import random_position
-from .time_limit import Watch
+from .time_limit import PassCounter
 
 EVERYTHING = slice(None)
 
@@ -32,7 +32,7 @@ class Run:
 
     def __init__(self, function: Callable[[], Tensor], size: tuple[int, int], grad: bool = False) -> None:
         self.function, self.size, self.grad = function, size, grad
-        self.drew: int | None = None
+        self.random_state_after: int | None = None
         """Where the random generators stood when it ended."""
 
     def __call__(self) -> Tensor:
@@ -101,14 +101,14 @@ class Passes:
         InputError: the model raised, or its logits are no use.
     """
 
-    def __init__(self, subject: Subject, setting: Setting, watch: Watch) -> None:
-        self.subject, self.setting, self.watch = subject, setting, watch
+    def __init__(self, tested: ModelUnderTest, setting: Setting, counter: PassCounter) -> None:
+        self.tested, self.setting, self.counter = tested, setting, counter
         self.rows, self.length = setting.rows, setting.length
         self.generator = torch.Generator().manual_seed(setting.seed)
-        self.drawn = subject.drawn_ids()
+        self.drawn = tested.drawn_ids()
         # Where in `drawn` an id stands, so that "any other token" is a sum.
-        self.picks = torch.randint(len(self.drawn), (self.rows, self.length), generator=self.generator)
-        self.ids = self.to_ids(self.picks)
+        self.indices = torch.randint(len(self.drawn), (self.rows, self.length), generator=self.generator)
+        self.ids = self.to_ids(self.indices)
         self.base = self.run(self.ids)
         logits = self.base.logits
         if logits.isnan().any():
@@ -124,11 +124,11 @@ class Passes:
         """A pass over ids [B, T]; every pass of a setting has the same random seed."""
 
         def function() -> Tensor:
-            self.watch.count()
-            with self.subject.mode(self.setting.training):
+            self.counter.begin_pass()
+            with self.tested.mode(self.setting.training):
                 self.seed(self.setting.seed if seed is None else seed)
-                logits = self.subject.logits(ids, **inputs)
-            run.drew = random_position(self.subject.device)
+                logits = self.tested.logits(ids, **inputs)
+            run.random_state_after = random_position(self.tested.device)
             return logits
 
         run = Run(function, (ids.shape[0], ids.shape[1]), self.setting.grad)
@@ -138,15 +138,15 @@ class Passes:
         """Of all that a model may draw from; its own generators keep their state at the seed 0."""
         set_seed(seed)
         if seed:
-            self.subject.reseed(seed)
+            self.tested.reseed(seed)
 
-    def to_ids(self, picks: Tensor) -> Tensor:
-        return self.drawn[picks].to(self.subject.device)
+    def to_ids(self, indices: Tensor) -> Tensor:
+        return self.drawn[indices].to(self.tested.device)
 
-    def others(self, picks: Tensor) -> Tensor:
+    def other_tokens(self, indices: Tensor) -> Tensor:
         """At every position a random token that is another one."""
         count = len(self.drawn)
-        return (picks + torch.randint(1, count, picks.shape, generator=self.generator)) % count
+        return (indices + torch.randint(1, count, indices.shape, generator=self.generator)) % count
 
     def futures(self, cuts: Iterable[int]) -> Iterator[Comparison]:
         """Every token from a cut on replaced, in all rows at the same cut."""
@@ -155,10 +155,10 @@ class Passes:
 
     def future(self, cut: int) -> Comparison:
         """Every token from this cut on replaced, in all rows."""
-        picks = torch.cat([self.picks[:, :cut], self.others(self.picks[:, cut:])], dim=1)
+        indices = torch.cat([self.indices[:, :cut], self.other_tokens(self.indices[:, cut:])], dim=1)
         return self._compared(
             Pass(self.base, columns=slice(cut)),
-            Pass(self.run(self.to_ids(picks)), columns=slice(cut)),
+            Pass(self.run(self.to_ids(indices)), columns=slice(cut)),
             f"later tokens change earlier predictions (most when those from position {cut} on are replaced)",
         )
 
@@ -171,10 +171,10 @@ class Passes:
         waiting = list(cuts)
         while waiting:
             group, waiting = waiting[: self.rows], waiting[self.rows :]
-            picks = self.others(self.picks)
+            indices = self.other_tokens(self.indices)
             for row, cut in enumerate(group):
-                picks[row, :cut] = self.picks[row, :cut]
-            theirs = self.run(self.to_ids(picks))
+                indices[row, :cut] = self.indices[row, :cut]
+            theirs = self.run(self.to_ids(indices))
             compared = [
                 self._compared(
                     Pass(self.base, slice(row, row + 1), slice(cut)),
@@ -199,10 +199,10 @@ class Passes:
                 yield self._with_only(rows, "other rows of its batch change what it predicts in a row")
 
     def _with_only(self, rows: list[int], meaning: str) -> Comparison:
-        picks = self.others(self.picks)
-        picks[rows] = self.picks[rows]
+        indices = self.other_tokens(self.indices)
+        indices[rows] = self.indices[rows]
         kept = [slice(row, row + 1) for row in rows]
-        theirs = self.run(self.to_ids(picks))
+        theirs = self.run(self.to_ids(indices))
         compared = [self._compared(Pass(self.base, one), Pass(theirs, one), meaning) for one in kept]
         return max(compared, key=Comparison.change) if len(compared) > 1 else compared[0]
 

@@ -10,13 +10,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-ASLEEP, AWAKE = 1e-3, 0.02
+ALMOST_ZERO, NOISE = 1e-3, 0.02
 """A weight with no entry above the first passes nothing on that a check could see; noise of the second opens it.
 Zero-initialised projections and gates (ReZero, LayerScale) start so."""
 
 
 @dataclass(frozen=True)
-class Loudness:
+class Scaling:
     """How weights are made louder.
 
     Args:
@@ -48,15 +48,15 @@ FACTORS = (4.0, 2.0, 1.0)
 gates of 4 it is 1,024."""
 
 
-def wake(weights: Iterable[nn.Parameter]) -> None:
+def perturb_zeros(weights: Iterable[nn.Parameter]) -> None:
     """Give weights that are all almost zero some noise."""
     generator = torch.Generator().manual_seed(0)
     for weight in dict.fromkeys(weights):
-        if _can_change(weight) and weight.abs().max().item() < ASLEEP:
-            weight.data.add_(AWAKE * torch.randn(weight.shape, generator=generator).to(weight))
+        if _can_change(weight) and weight.abs().max().item() < ALMOST_ZERO:
+            weight.data.add_(NOISE * torch.randn(weight.shape, generator=generator).to(weight))
 
 
-def make_louder(weights: Iterable[nn.Parameter], loudness: Loudness) -> None:
+def scale_up(weights: Iterable[nn.Parameter], scaling: Scaling) -> None:
     """Scale weights up, and change the signs of gates.
 
     Zeros stay zeros, and what holds infinities, zeros and ones or other pairs of values over positions is left alone:
@@ -70,20 +70,20 @@ def make_louder(weights: Iterable[nn.Parameter], loudness: Loudness) -> None:
             continue
         largest = weight.abs().max().item()
         gate = _is_gate(weight)
-        if largest < ASLEEP:
-            weight.data.copy_(AWAKE * torch.randn(weight.shape, generator=generator))
+        if largest < ALMOST_ZERO:
+            weight.data.copy_(NOISE * torch.randn(weight.shape, generator=generator))
             largest = weight.abs().max().item()
-        weight.data.mul_(loudness.factor * max(1.0, (LEAST_GATE if gate else LEAST_MATRIX) / largest))
+        weight.data.mul_(scaling.factor * max(1.0, (LEAST_GATE if gate else LEAST_MATRIX) / largest))
         if gate:
-            _set_signs(weight.data, loudness, generator)
+            _set_signs(weight.data, scaling, generator)
 
 
-def _set_signs(weight: Tensor, loudness: Loudness, generator: torch.Generator) -> None:
-    if loudness.signs == "positive":
+def _set_signs(weight: Tensor, scaling: Scaling, generator: torch.Generator) -> None:
+    if scaling.signs == "positive":
         weight.abs_()
-    elif loudness.signs == "negative":
+    elif scaling.signs == "negative":
         weight.abs_().neg_()
-    elif loudness.signs == "random":
+    elif scaling.signs == "random":
         weight.mul_(torch.randint(2, weight.shape, generator=generator).to(weight) * 2 - 1)
 
 

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from mu_sota.model.errors import InputError
 
-from .model_adapter import FIRST_LENGTHS, Subject
+from .model_adapter import FIRST_LENGTHS, ModelUnderTest
 from .passes import Setting
 
 ROWS = (5, 7, 6, 8)
@@ -13,15 +13,15 @@ LENGTHS = (61, 59, 67, 53)
 """Default rows, and tokens of a row: the first that no weight has as a size, so that `locate` can tell axes apart."""
 
 
-EVEN_ROWS, EVEN_LENGTH, EVEN_CUTS, LOUD_CUTS = 8, 64, 63, 25
+EVEN_ROWS, EVEN_LENGTH, EVEN_CUTS, SCALED_UP_CUTS = 8, 64, 63, 25
 """Some models do something else where rows come in pairs or the text is a whole number of chunks. Most cuts in such
 passes, and in those of louder weights."""
 
 
-def sizes(subject: Subject, rows: int | None, length: int | None) -> tuple[Setting, Setting]:
+def sizes(tested: ModelUnderTest, rows: int | None, length: int | None) -> tuple[Setting, Setting]:
     """Sizes of the passes: some that the model takes and by which `locate` can tell axes, and some that are even."""
-    widths = subject.widths()
-    drawn = subject.drawn_ids()
+    widths = tested.widths()
+    drawn = tested.drawn_ids()
 
     def rows_for(tokens: int) -> int:
         if rows is not None:
@@ -31,14 +31,14 @@ def sizes(subject: Subject, rows: int | None, length: int | None) -> tuple[Setti
     def attempt(tokens: int) -> Tensor:
         ids = drawn[torch.arange(rows_for(tokens) * tokens).flip(0) % len(drawn)].view(-1, tokens)
         ids[:, 0] = drawn[-1]  # the largest id, so that one too many is noticed now
-        with torch.no_grad(), subject.mode(training=False):
-            return subject.logits(ids.to(subject.device))
+        with torch.no_grad(), tested.mode(training=False):
+            return tested.logits(ids.to(tested.device))
 
-    limit = subject.positions
+    limit = tested.positions
     if length is None:
         first = _default_length(widths, limit)
         others = [tokens for tokens in FIRST_LENGTHS if tokens != first and tokens <= (limit or tokens)]
-        found = subject.at_some_length([first, *others], attempt).shape[1]
+        found = tested.at_some_length([first, *others], attempt).shape[1]
         longest = min(limit or EVEN_LENGTH, EVEN_LENGTH) if found == first else found
     else:
         found = longest = length

@@ -25,7 +25,7 @@ OPAQUE = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType,
 _Restore: TypeAlias = Callable[[], object]
 
 
-class State:
+class Snapshot:
     """What some objects hold, and all that can be reached from them, as it is now.
 
     Attributes of modules and of plain objects, and of their classes where those are data; entries of lists,
@@ -38,7 +38,7 @@ class State:
         earlier: another state of the same model; contents that are equal are held in memory only once.
     """
 
-    def __init__(self, holders: Iterable[object], hooks: bool = False, earlier: "State | None" = None) -> None:
+    def __init__(self, holders: Iterable[object], hooks: bool = False, earlier: "Snapshot | None" = None) -> None:
         self._left_out = frozenset[str]() if hooks else HOOKS
         self._seen: dict[int, object] = {}  # the objects too, so that no other gets their id
         self._restores: list[_Restore] = []

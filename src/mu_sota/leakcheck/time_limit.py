@@ -14,7 +14,7 @@ class TimeIsUp(InputError):
     """The time limit was reached."""
 
 
-class Watch:
+class PassCounter:
     """Counts the passes, and ends them when the time is up.
 
     Args:
@@ -27,18 +27,18 @@ class Watch:
         self.end = time.monotonic() + limit if limit is not None else None
         self.check, self.done, self.expected = "", 0, 0
 
-    def start(self, check: str) -> None:
+    def begin_check(self, check: str) -> None:
         """The passes that follow are those of this check."""
         self.check = check
         self.progress(self.done, max(self.expected, self.done), check)
 
-    def count(self) -> None:
+    def begin_pass(self) -> None:
         """A pass begins.
 
         Raises:
             TimeIsUp: it begins too late.
         """
-        if self.is_over:
+        if self.time_is_up:
             raise TimeIsUp(
                 f"the time limit of {self.limit:g} seconds was reached; give more with --time-limit (time_limit=)"
             )
@@ -46,7 +46,7 @@ class Watch:
         self.done += 1
 
     @contextmanager
-    def overtime(self) -> Iterator[None]:
+    def without_limit(self) -> Iterator[None]:
         """Passes inside may be made after the time is up: those that confirm a finding."""
         end, self.end = self.end, None
         try:
@@ -55,6 +55,6 @@ class Watch:
             self.end = end
 
     @property
-    def is_over(self) -> bool:
+    def time_is_up(self) -> bool:
         """Whether the time is up."""
         return self.end is not None and time.monotonic() > self.end

@@ -7,7 +7,7 @@ import torch
 
 from mu_sota.model.errors import InputError
 
-from .model_adapter import Subject
+from .model_adapter import ModelUnderTest
 
 TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """Largest change let pass, in standard deviations of the logits, by the model's least precise number format. Between
@@ -18,8 +18,8 @@ EXACT = 1e-4
 """Between passes of one shape, a change above this and below a coarse format's tolerance proves nothing: in bfloat16
 the rounding of a causal model moved its logits by 0.04, and attention without a mask no further."""
 
-LOUD = 1e-3
-"""The same, and the finest tolerance, where weights are louder: they amplify rounding, and a gate that opens lets more
+SCALED_UP = 1e-3
+"""The same, and the finest tolerance, with scaled-up weights: they amplify rounding, and a gate that opens lets more
 than this through."""
 
 ROUNDING_FACTOR = 10.0
@@ -36,10 +36,10 @@ class TooCoarse(InputError):
     """Rounding could explain any change; the message says so."""
 
 
-def least_precise(subject: Subject) -> torch.dtype:
+def least_precise(tested: ModelUnderTest) -> torch.dtype:
     """The coarsest number format in play: of the weights, of the logits, or TF32 (with the digits of float16)."""
-    formats = {subject.logits_dtype, *(weight.dtype for weight in subject.parameters())}
-    if subject.device.type == "cuda" and torch.get_float32_matmul_precision() != "highest":
+    formats = {tested.logits_dtype, *(weight.dtype for weight in tested.parameters())}
+    if tested.device.type == "cuda" and torch.get_float32_matmul_precision() != "highest":
         formats.add(torch.float16)
     known = [dtype for dtype in TOLERANCES if dtype in formats]
     return max(known, key=lambda dtype: TOLERANCES[dtype], default=torch.float32)

@@ -12,11 +12,20 @@ from mu_sota.model.errors import InputError
 
 from .locate import Location, locate
 from .logits import change
-from .model_adapter import Subject
+from .model_adapter import ModelUnderTest
 from .passes import Comparison, Passes
 from .report import Result, Verdict
 from .time_limit import TimeIsUp
-from .tolerance import EXACT, LOUD, ROUNDING_DRAWS, ROUNDING_FACTOR, TOLERANCES, TOO_COARSE, TooCoarse, least_precise
+from .tolerance import (
+    EXACT,
+    ROUNDING_DRAWS,
+    ROUNDING_FACTOR,
+    SCALED_UP,
+    TOLERANCES,
+    TOO_COARSE,
+    TooCoarse,
+    least_precise,
+)
 
 ATTEMPTS = 3
 """Failed comparisons, largest change first, that are tried for a location."""
@@ -36,20 +45,20 @@ class Finding(NamedTuple):
 Group = Callable[[], Iterator[Comparison]]
 
 
-class Judge:
-    """Compares passes through one subject, with the tolerance that its number format needs.
+class Comparer:
+    """Compares passes through one tested, with the tolerance that its number format needs.
 
     Args:
-        subject: the model.
+        tested: the model.
         passes: in eval mode; from them its number format and its rounding are measured.
     """
 
-    def __init__(self, subject: Subject, passes: Passes) -> None:
-        self.watch = passes.watch
-        self.dtype = least_precise(subject)
+    def __init__(self, tested: ModelUnderTest, passes: Passes) -> None:
+        self.counter = passes.counter
+        self.dtype = least_precise(tested)
         self.tolerance = TOLERANCES[self.dtype]
-        self.names = subject.named_modules()
-        self.embeddings = subject.embeddings()
+        self.names = tested.named_modules()
+        self.embeddings = tested.embeddings()
         self.leaky: set[str] = set()
         """Checks that found a leak."""
         self.require_determinism(passes)
@@ -88,7 +97,7 @@ class Judge:
         groups: list[Group],
         wrong: Verdict = "leak",
         each: bool = False,
-        louder: Passes | None = None,
+        scaled_up: Passes | None = None,
         said: str = "",
     ) -> Result:
         """The result of some comparisons.
@@ -98,15 +107,15 @@ class Judge:
             groups: tried in this order until one finds something; the first must be there to the end.
             wrong: the verdict if it finds something.
             each: whether a comparison that cannot be made leaves the others standing.
-            louder: the passes, if they are those of louder weights.
+            scaled_up: the passes, if they are those of louder weights.
             said: added to what a finding means.
         """
-        self.watch.start(name)
+        self.counter.begin_check(name)
         findings: list[Finding] = []
         stopped, remarks = "", list[str]()
         for number, group in enumerate(groups):
             before = len(findings)
-            error = self._collect(group, findings, each, self.loud_tolerance if louder else None)
+            error = self._collect(group, findings, each, self.scaled_up_tolerance if scaled_up else None)
             if any(one.excess() > 1 for one in findings):
                 break
             if isinstance(error, TimeIsUp) or (error and number == 0 and not (each and findings)):
@@ -117,13 +126,13 @@ class Judge:
         findings.sort(key=Finding.excess, reverse=True)
         if not findings or findings[0].excess() <= 1:
             doubtful = max((one.change for one in findings if one.comparison.of_one_shape), default=0.0)
-            if doubtful > (LOUD if louder else EXACT) and not stopped:
+            if doubtful > (SCALED_UP if scaled_up else EXACT) and not stopped:
                 stopped = f"it moved by {doubtful:.1g} standard deviations of the logits, {self._coarse}"
             if stopped or not findings:
                 return Result(name, "skipped", meaning=stopped or "there is nothing to compare")
             return Result(name, "ok", findings[0].change, findings[0].tolerance, meaning="; ".join(remarks))
         worst = findings[0]
-        if doubt := self._doubt(worst, louder):
+        if doubt := self._doubt(worst, scaled_up):
             return Result(name, "skipped", meaning=doubt)
         location = self.first_location(finding for finding in findings[:ATTEMPTS] if finding.excess() > 1)
         self.leaky |= {name} if wrong == "leak" else set()
@@ -151,22 +160,22 @@ class Judge:
         return failed
 
     @property
-    def loud_tolerance(self) -> float:
+    def scaled_up_tolerance(self) -> float:
         """Of passes of one shape with louder weights."""
-        return max(LOUD, self.tolerance)
+        return max(SCALED_UP, self.tolerance)
 
-    def _doubt(self, finding: Finding, louder: Passes | None) -> str:
+    def _doubt(self, finding: Finding, scaled_up: Passes | None) -> str:
         """Why a finding is none, if it is none."""
         ours, theirs = finding.comparison.ours.run, finding.comparison.theirs.run
-        with self.watch.overtime():
+        with self.counter.without_limit():
             again = [finding.comparison.again() for _ in range(2)]
-            rounding = self._measured_rounding(louder) if louder and self.embeddings else 0.0
+            rounding = self._measured_rounding(scaled_up) if scaled_up and self.embeddings else 0.0
         if finding.change <= ROUNDING_FACTOR * rounding:
             return f"with louder weights it moved by {finding.change:.1g} standard deviations, as rounding does too"
         moved = max(0.0 if one == finding.change else abs(one - finding.change) for one in again)
         if moved > finding.tolerance:
             return self._not_deterministic(moved)
-        if finding.comparison.of_one_shape and ours.drew != theirs.drew:
+        if finding.comparison.of_one_shape and ours.random_state_after != theirs.random_state_after:
             return (
                 "how many random numbers it draws depends on the tokens, so that passes over different tokens draw "
                 "different ones; switch its randomness off"
