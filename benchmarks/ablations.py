@@ -36,7 +36,7 @@ from mu_sota.model.layers import BlockAttention, CrossBlockAttention
 from mu_sota.settings.load import load_settings
 from mu_sota.settings.presets import MODEL_KEYS
 from mu_sota.settings.run import RunSettings
-from mu_sota.training.trainer import WindowOrder
+from mu_sota.training.batches import WindowOrder
 
 PRESET, DATA = "quickstart", "pydocs"
 SEEDS = (0, 1, 2)

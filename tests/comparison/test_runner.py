@@ -29,7 +29,7 @@ from mu_sota.data.tokenizer import load
 from mu_sota.data.windows import EvalWindows
 from mu_sota.model.errors import InputError
 from mu_sota.settings.load import load_settings
-from mu_sota.training.run import Interrupted
+from mu_sota.training.interrupt import Interrupted
 
 TINY: dict[str, Any] = {
     "vocab_size": 300,

@@ -19,8 +19,8 @@ from mu_sota.comparison.single_training import Ground, beginning, finish, train_
 from mu_sota.data.corpus import Corpus, load_corpus
 from mu_sota.data.windows import EvalWindows, TrainWindows
 from mu_sota.settings.load import load_settings
-from mu_sota.training.run import Interrupt, Interrupted
-from mu_sota.training.trainer import WindowOrder
+from mu_sota.training.batches import WindowOrder
+from mu_sota.training.interrupt import Interrupt, Interrupted
 
 RUN = load_settings("quickstart", None, {"window": 16, "stride": 16, "batch_size": 8}).run
 TRIAL = Trial(learning_rate=3e-3, weight_decay=0.1, dropout=0.0)

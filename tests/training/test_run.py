@@ -22,9 +22,13 @@ from mu_sota.leakcheck.report import LeakError
 from mu_sota.model.backend import plain_pytorch
 from mu_sota.model.errors import InputError
 from mu_sota.settings.load import load_settings
-from mu_sota.training import run as training
 from mu_sota.training import trainer
-from mu_sota.training.run import DivergedError, Metrics, choose_precision, train
+from mu_sota.training.before_training import choose_precision
+from mu_sota.training.callbacks import DivergedError
+from mu_sota.training.interrupt import Interrupt
+from mu_sota.training.metrics_file import Metrics
+from mu_sota.training.run import train
+from mu_sota.training.run_checks import Check
 
 TINY: dict[str, Any] = {
     "vocab_size": 300,
@@ -45,7 +49,7 @@ TINY: dict[str, Any] = {
 }
 
 
-def run(corpus: Path, out: Path, resume: bool = False, **changes: Any) -> list[training.Check]:
+def run(corpus: Path, out: Path, resume: bool = False, **changes: Any) -> list[Check]:
     return train("mu-sota", str(corpus), out, load_settings("mu-sota", None, TINY | changes), resume)
 
 
@@ -262,7 +266,7 @@ def test_resuming_what_is_not_there_says_so(
 
 
 def test_a_second_ctrl_c_says_what_it_costs(capsys: pytest.CaptureFixture[str]) -> None:
-    interrupt = training.Interrupt()
+    interrupt = Interrupt()
     with interrupt.listening():
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):

@@ -17,6 +17,6 @@ def info(
 
     merged = merge_settings(preset, config, parse_assignments(assignments or []))
     load_libraries()
-    from mu_sota.evaluation.cost import describe
+    from .info_page import info_page
 
-    print(describe(configure(merged)))
+    print(info_page(configure(merged)))

@@ -29,7 +29,8 @@ from mu_sota.leakcheck.checks import assert_causal
 from mu_sota.model.errors import InputError
 from mu_sota.saved.run_record import BEST_FOLDER
 from mu_sota.settings.load import Settings
-from mu_sota.training.run import Interrupt, Interrupted, choose_precision, default_micro_batch, fitted_to_tokenizer
+from mu_sota.training.before_training import choose_precision, default_micro_batch, fitted_to_tokenizer
+from mu_sota.training.interrupt import Interrupt, Interrupted
 
 from . import report
 from .baselines import build, load, with_dropout

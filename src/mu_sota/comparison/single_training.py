@@ -28,8 +28,9 @@ from mu_sota.evaluation.metrics import evaluate
 from mu_sota.saved.load_save import save_trained
 from mu_sota.saved.run_record import BEST_FOLDER
 from mu_sota.settings.run import RunSettings
-from mu_sota.training.run import Interrupt, Interrupted
-from mu_sota.training.trainer import MuTrainer, Tally
+from mu_sota.training.interrupt import Interrupt, Interrupted
+from mu_sota.training.running_totals import Tally
+from mu_sota.training.trainer import MuTrainer
 
 from .baselines import build
 from .hyperparameter_search import Trial

@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mu_sota.training.trainer import Tally, WindowOrder
+from mu_sota.training.batches import WindowOrder
 
 
 def _windows(order: WindowOrder) -> list[int]:
@@ -47,9 +47,3 @@ def test_epochs_and_seeds_differ_and_repeat() -> None:
 
     assert order(0, 1) == order(0, 1)
     assert len({tuple(order(seed, epoch)) for seed in range(3) for epoch in range(3)}) == 9
-
-
-def test_tally() -> None:
-    now, then = Tally(30.0, 5, 20), Tally(10.0, 1, 10)
-    assert now.since(then).loss == 2.0
-    assert now.accuracy == 0.25

@@ -1,0 +1,74 @@
+"""The order of windows, in batches, and the windows as `Trainer` takes them."""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from mu_sota.data.windows import TrainWindows
+from mu_sota.model.loss import IGNORE_INDEX
+
+_BLANK = -1
+
+
+class WindowOrder(Sampler[list[int]]):
+    """Batches of window numbers for one process: the same global batches in the same order however they are divided.
+
+    An epoch is a permutation drawn from seed and epoch, cut into global batches; the last may be smaller. Each process
+    takes every world-th window of a global batch, in micro-batches; where a process has one window less than another,
+    it gets a blank one, which counts for nothing.
+
+    Attributes:
+        epoch: which epoch `__iter__` gives, counted from 0; set before each.
+    """
+
+    def __init__(self, windows: int, batch_size: int, micro_batch_size: int, seed: int, rank: int, world: int) -> None:
+        self.windows, self.batch_size, self.micro_batch_size = windows, batch_size, micro_batch_size
+        self.seed, self.rank, self.world = seed, rank, world
+        self.epoch = 0
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches of a full global batch."""
+        return self._micro_batches(self.batch_size)
+
+    @property
+    def steps(self) -> int:
+        """Global batches, and so optimizer steps, of an epoch."""
+        return math.ceil(self.windows / self.batch_size)
+
+    def _micro_batches(self, windows: int) -> int:
+        return math.ceil(math.ceil(windows / self.world) / self.micro_batch_size)
+
+    def __len__(self) -> int:
+        full, rest = divmod(self.windows, self.batch_size)
+        return full * self.accumulation + self._micro_batches(rest)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        # Not seed + epoch: the second epoch of seed 0 must not be the first of seed 1.
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        order = torch.randperm(self.windows, generator=generator).tolist()
+        for start in range(0, self.windows, self.batch_size):
+            batch = order[start : start + self.batch_size]
+            batch += [_BLANK] * (-len(batch) % self.world)
+            mine = batch[self.rank :: self.world]
+            for first in range(0, len(mine), self.micro_batch_size):
+                yield mine[first : first + self.micro_batch_size]
+
+
+class _Windows(Dataset[dict[str, Tensor]]):
+    """Training windows as `Trainer` wants them, and the blank one."""
+
+    def __init__(self, windows: TrainWindows) -> None:
+        self.windows = windows
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        window = self.windows[max(index, 0)]
+        labels = torch.full_like(window["shift_labels"], IGNORE_INDEX) if index == _BLANK else window["shift_labels"]
+        # `Trainer` looks for labels, and counts and passes on shift_labels, which need no shift any more.
+        return {"input_ids": window["input_ids"], "labels": labels, "shift_labels": labels}
