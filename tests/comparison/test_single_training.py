@@ -15,7 +15,7 @@ from transformers import GPT2LMHeadModel, PreTrainedConfig, set_seed
 from mu_sota import MuConfig
 from mu_sota.comparison.baselines import FAMILIES, Shape, build, load
 from mu_sota.comparison.hyperparameter_search import Trial
-from mu_sota.comparison.single_training import Ground, beginning, finish, train_once
+from mu_sota.comparison.single_training import TrainingSetup, beginning, finish, train_once
 from mu_sota.data.corpus import Corpus, load_corpus
 from mu_sota.data.windows import EvalWindows, TrainWindows
 from mu_sota.settings.load import load_settings
@@ -38,9 +38,11 @@ def configs(corpus: Corpus) -> dict[str, PreTrainedConfig]:
     return {"mu": mu} | {name: family.config(shape, mu) for name, family in FAMILIES.items()}
 
 
-def ground(corpus: Corpus, tick: Callable[[int, float], None] = lambda step, loss: None, micro: int = 8) -> Ground:
+def setup(
+    corpus: Corpus, tick: Callable[[int, float], None] = lambda step, loss: None, micro: int = 8
+) -> TrainingSetup:
     windows = TrainWindows(corpus.train.tokens, RUN.window, RUN.stride)
-    return Ground(corpus, windows, RUN, micro, "fp32", Interrupt(), tick)
+    return TrainingSetup(corpus, windows, RUN, micro, "fp32", Interrupt(), tick)
 
 
 def loss_of(model: Any, corpus: Corpus) -> float:
@@ -57,7 +59,7 @@ def loss_of(model: Any, corpus: Corpus) -> float:
 def test_a_training_is_what_a_plain_loop_does(corpus: Corpus, tmp_path: Path) -> None:
     """AdamW on the mean loss of the batch, clipped, one cycle with a tenth of warm-up, decay on matrices alone."""
     steps, seed, config = 30, 3, configs(corpus)["gpt2"]
-    record = train_once(ground(corpus, micro=3), config, TRIAL, seed, steps, 3, tmp_path)
+    record = train_once(setup(corpus, micro=3), config, TRIAL, seed, steps, 3, tmp_path)
 
     set_seed(seed)
     model = GPT2LMHeadModel(build(config, 0.0).config)
@@ -94,16 +96,16 @@ def test_a_training_is_what_a_plain_loop_does(corpus: Corpus, tmp_path: Path) ->
 @pytest.mark.parametrize("name", ["mu", "gpt2", "llama"])
 def test_an_interrupted_training_ends_as_if_it_had_not_been(name: str, corpus: Corpus, tmp_path: Path) -> None:
     config, trial, arguments = configs(corpus)[name], TRIAL._replace(dropout=0.1), (0, 20, 4)
-    whole = train_once(ground(corpus), config, trial, *arguments, tmp_path / "whole")
+    whole = train_once(setup(corpus), config, trial, *arguments, tmp_path / "whole")
 
     def stop(step: int, loss: float) -> None:
         common.interrupt.received = step == 12
 
-    common = ground(corpus, stop)
+    common = setup(corpus, stop)
     with pytest.raises(Interrupted, match="saved at step 12 of 20"):
         train_once(common, config, trial, *arguments, tmp_path / "parts")
     seen: list[int] = []
-    parts = train_once(ground(corpus, lambda step, _: seen.append(step)), config, trial, *arguments, tmp_path / "parts")
+    parts = train_once(setup(corpus, lambda step, _: seen.append(step)), config, trial, *arguments, tmp_path / "parts")
     assert seen == list(range(13, 21)), "what was done is not done again"
     clock = ("seconds",)
     for record in (whole, parts):
@@ -118,10 +120,10 @@ def test_an_interrupted_training_ends_as_if_it_had_not_been(name: str, corpus: C
 
 
 @pytest.fixture
-def spoiled(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ground]:
-    """A ground on which the weights of the model in training become `value` after a step."""
+def spoiled(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> Callable[..., TrainingSetup]:
+    """A setup in which the weights of the model in training become `value` after a step."""
 
-    def make(after: int, value: float) -> Ground:
+    def make(after: int, value: float) -> TrainingSetup:
         models: list[Any] = []
         monkeypatch.setattr(
             "mu_sota.comparison.single_training.build",
@@ -132,13 +134,13 @@ def spoiled(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Gr
             if step == after:
                 models[0].lm_head.weight.data.fill_(value)
 
-        return ground(corpus, spoil)
+        return setup(corpus, spoil)
 
     return make
 
 
 def test_the_best_weights_are_kept_and_not_the_last(
-    corpus: Corpus, tmp_path: Path, spoiled: Callable[..., Ground]
+    corpus: Corpus, tmp_path: Path, spoiled: Callable[..., TrainingSetup]
 ) -> None:
     record = train_once(spoiled(17, 0.0), configs(corpus)["gpt2"], TRIAL, 0, 20, 4, tmp_path)
     losses = [row["validation_loss"] for row in record["curve"]]
@@ -147,13 +149,15 @@ def test_the_best_weights_are_kept_and_not_the_last(
     assert loss_of(load(tmp_path / "best"), corpus) == pytest.approx(record["loss"], abs=1e-4)
 
 
-def test_a_training_that_breaks_down_says_where(corpus: Corpus, tmp_path: Path, spoiled: Callable[..., Ground]) -> None:
+def test_a_training_that_breaks_down_says_where(
+    corpus: Corpus, tmp_path: Path, spoiled: Callable[..., TrainingSetup]
+) -> None:
     record = train_once(spoiled(7, math.nan), configs(corpus)["gpt2"], TRIAL, 0, 20, 4, tmp_path / "late")
     assert (record["diverged"], record["best_step"], len(record["curve"])) == (10, 5, 1)
 
 
 def test_of_a_training_that_breaks_down_at_once_the_first_weights_count(
-    corpus: Corpus, tmp_path: Path, spoiled: Callable[..., Ground]
+    corpus: Corpus, tmp_path: Path, spoiled: Callable[..., TrainingSetup]
 ) -> None:
     config = configs(corpus)["gpt2"]
     record = train_once(spoiled(7, math.nan), config, TRIAL, 0, 20, 2, tmp_path)
@@ -167,7 +171,7 @@ def test_of_a_training_that_breaks_down_at_once_the_first_weights_count(
 
 def test_a_single_evaluation_leaves_no_weights(corpus: Corpus, tmp_path: Path) -> None:
     """Trials of tuning are many, and only their loss counts."""
-    record = train_once(ground(corpus), configs(corpus)["gpt2"], TRIAL, 0, 4, 1, tmp_path)
+    record = train_once(setup(corpus), configs(corpus)["gpt2"], TRIAL, 0, 4, 1, tmp_path)
     assert record["loss"] > 0
     assert not list(tmp_path.iterdir())
 

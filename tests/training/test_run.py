@@ -26,9 +26,9 @@ from mu_sota.training import trainer
 from mu_sota.training.before_training import choose_precision
 from mu_sota.training.callbacks import DivergedError
 from mu_sota.training.interrupt import Interrupt
-from mu_sota.training.metrics_file import Metrics
+from mu_sota.training.metrics_file import MetricsFile
 from mu_sota.training.run import train
-from mu_sota.training.run_checks import Check
+from mu_sota.training.run_checks import RunCheck
 
 TINY: dict[str, Any] = {
     "vocab_size": 300,
@@ -49,7 +49,7 @@ TINY: dict[str, Any] = {
 }
 
 
-def run(corpus: Path, out: Path, resume: bool = False, **changes: Any) -> list[Check]:
+def run(corpus: Path, out: Path, resume: bool = False, **changes: Any) -> list[RunCheck]:
     return train("mu-sota", str(corpus), out, load_settings("mu-sota", None, TINY | changes), resume)
 
 
@@ -188,9 +188,9 @@ elif moment == "in a checkpoint":
 elif moment == "in the evaluation":
     before(trainer.MuTrainer, "evaluate", reached)
 elif moment == "after the best model":
-    before(trainer.MuTrainer, "reset_tally", reached)
+    before(trainer.MuTrainer, "reset_running_totals", reached)
 elif moment == "before the verdict":
-    train.verdict = die
+    train.judge_run = die
 cli.main(sys.argv[3:])
 """
 
@@ -224,7 +224,7 @@ def test_killed_and_resumed_is_as_if_never_killed(finished: Any, tmp_path: Path,
 
 def test_the_record_survives_half_a_line_and_odd_line_ends(tmp_path: Path) -> None:
     """Generated text can hold any character, also those that some functions take for the end of a line."""
-    metrics = Metrics(tmp_path / "metrics.jsonl", writes=True)
+    metrics = MetricsFile(tmp_path / "metrics.jsonl", writes=True)
     metrics.append("epoch", step=1, samples=["a\u2028b\x85c\x0bd\re\nf"])
     metrics.append("step", step=2, loss=1.0)
     with metrics.path.open("a") as file:

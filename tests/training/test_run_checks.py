@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mu_sota.training.run_checks import as_text, verdict
+from mu_sota.training.run_checks import as_text, judge_run
 
 UNIGRAM = 100.0
 
@@ -21,7 +21,7 @@ def _rows(losses: list[float], texts: list[str]) -> list[dict[str, Any]]:
 
 
 def _failed(rows: list[dict[str, Any]], steps: int, loads: bool = True, unigram: float = UNIGRAM) -> list[str]:
-    return [check.text for check in verdict(rows, steps, loads, unigram) if not check.passed]
+    return [check.text for check in judge_run(rows, steps, loads, unigram) if not check.passed]
 
 
 def test_a_good_run_passes() -> None:
@@ -34,7 +34,7 @@ def test_each_warning_sign_is_found_with_its_advice() -> None:
     assert "validation perplexity 8.00 against 7.00 of the unigram model" in _failed(
         _rows([3.0], ["x"]), 10, unigram=7.0
     )
-    text = as_text(verdict(stuck, 40, False, UNIGRAM))
+    text = as_text(judge_run(stuck, 40, False, UNIGRAM))
     assert "[NO] 30 of 40 steps done, 3 whole epochs" in text
     assert "[NO] training loss, every epoch lower: 3.0000 > 3.0000 > 3.1000" in text
     assert "lower the learning rate (--set learning_rate=...)" in text

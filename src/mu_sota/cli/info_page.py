@@ -7,7 +7,7 @@ from mu_sota.settings.presets import MODEL_KEYS
 from mu_sota.settings.run import RunSettings
 
 
-def describe(settings: Settings) -> str:
+def info_page(settings: Settings) -> str:
     """The page that `mu-sota info` prints."""
     run, config = settings
     model = MuForCausalLM(config)

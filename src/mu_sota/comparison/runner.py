@@ -38,7 +38,7 @@ from .conclusions import conclude
 from .contenders import QUESTIONS, Arm, Question, Stepper, make_arms
 from .hyperparameter_search import GRID, Trial, at_edge, settings_tried, survivors
 from .plan import Plan, Request, asked_settings, describe, make_plan
-from .single_training import CURVE_POINTS, WARMUP_SHARE, Ground, beginning, finish, train_once
+from .single_training import CURVE_POINTS, WARMUP_SHARE, TrainingSetup, beginning, finish, train_once
 
 PLAN_FILE = "plan.json"
 RECORD_FILE = "comparison.json"
@@ -299,7 +299,7 @@ class _Work:
         self.plan_id = hashlib.sha256(json.dumps(plan.as_dict(), sort_keys=True).encode()).hexdigest()[:16]
         run, corpus = comparison.run_settings, comparison.corpus
         self.bar = _Bar(plan.seconds)
-        self.ground = Ground(
+        self.setup = TrainingSetup(
             replace(corpus, validation=beginning(corpus.validation, plan.curve_tokens)),
             comparison.windows,
             run,
@@ -355,11 +355,11 @@ class _Work:
         said = f"{self.finished} of {self.plan.trainings}: {arm.title}, {said}"
         self.bar.begin(said, steps, seconds)
         try:
-            done = train_once(self.ground, arm.config, trial, seed, steps, points, place)
+            done = train_once(self.setup, arm.config, trial, seed, steps, points, place)
         except (RuntimeError, MemoryError) as error:
             if not environment.is_out_of_memory(error):
                 raise
-            less = max(self.ground.micro_batch_size // 2, 1)
+            less = max(self.setup.micro_batch_size // 2, 1)
             raise InputError(
                 f"out of memory while {arm.title} was trained; go on with --resume --set micro_batch_size={less}: the "
                 f"same batches, in more parts"

@@ -29,7 +29,7 @@ from mu_sota.saved.load_save import save_trained
 from mu_sota.saved.run_record import BEST_FOLDER
 from mu_sota.settings.run import RunSettings
 from mu_sota.training.interrupt import Interrupt, Interrupted
-from mu_sota.training.running_totals import Tally
+from mu_sota.training.running_totals import RunningTotals
 from mu_sota.training.trainer import MuTrainer
 
 from .baselines import build
@@ -49,7 +49,7 @@ def beginning(split: Split, num_tokens: int) -> Split:
 
 
 @dataclass(frozen=True)
-class Ground:
+class TrainingSetup:
     """What all trainings of a comparison share.
 
     Attributes:
@@ -71,7 +71,7 @@ class Ground:
 
 
 def train_once(
-    ground: Ground, config: PreTrainedConfig, trial: Trial, seed: int, steps: int, points: int, place: Path
+    setup: TrainingSetup, config: PreTrainedConfig, trial: Trial, seed: int, steps: int, points: int, place: Path
 ) -> dict[str, Any]:
     """Train a new model, or go on with what an interrupted call left in `place`.
 
@@ -86,7 +86,7 @@ def train_once(
         Interrupted: Ctrl-C; the same call goes on.
     """
     place.mkdir(parents=True, exist_ok=True)
-    run = ground.run.model_copy(
+    run = setup.run.model_copy(
         update={
             "learning_rate": trial.learning_rate,
             "weight_decay": trial.weight_decay,
@@ -100,16 +100,16 @@ def train_once(
     model: Any = build(config, trial.dropout)
     trainer = MuTrainer(
         model,
-        ground.corpus.tokenizer,
-        ground.corpus,
-        ground.windows,
+        setup.corpus.tokenizer,
+        setup.corpus,
+        setup.windows,
         run,
         place,
-        ground.micro_batch_size,
-        ground.precision,
+        setup.micro_batch_size,
+        setup.precision,
     )
     trainer.remove_callback(PrinterCallback)
-    course = _Course(trainer, ground, points)
+    course = CurveCallback(trainer, setup, points)
     trainer.add_callback(course)
     trainer.continue_from_last_checkpoint()
     if course.stopped:
@@ -136,16 +136,16 @@ def finish(place: Path) -> None:
             shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
-class _Course(TrainerCallback):
+class CurveCallback(TrainerCallback):
     """When a training evaluates, saves and stops, and its clock, which stands still while it evaluates or saves."""
 
-    def __init__(self, trainer: MuTrainer, ground: Ground, points: int) -> None:
-        self.trainer, self.ground, self.points = trainer, ground, points
+    def __init__(self, trainer: MuTrainer, setup: TrainingSetup, points: int) -> None:
+        self.trainer, self.setup, self.points = trainer, setup, points
         self.curve: list[dict[str, Any]] = []
         self.seconds = 0.0
         self.stopped = False
         self.diverged: int | None = None
-        self.checked = Tally()
+        self.checked = RunningTotals()
         self.since = self.saved = time.monotonic()
 
     def _pause(self) -> None:
@@ -161,7 +161,11 @@ class _Course(TrainerCallback):
         """Take curve and clock from where the checkpoint stands."""
         if state.global_step:
             course = json.loads(self._file(state.global_step).read_text(encoding="utf-8"))
-            self.curve, self.seconds, self.checked = course["curve"], course["seconds"], Tally(*course["checked"])
+            self.curve, self.seconds, self.checked = (
+                course["curve"],
+                course["seconds"],
+                RunningTotals(*course["checked"]),
+            )
         self.saved = time.monotonic()
         self._go_on()
 
@@ -172,12 +176,12 @@ class _Course(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Evaluate at every point, look for Ctrl-C."""
         step = state.global_step
-        self.ground.tick(step, self.curve[-1]["validation_loss"] if self.curve else math.nan)
+        self.setup.tick(step, self.curve[-1]["validation_loss"] if self.curve else math.nan)
         if self._is_point(step, state.max_steps):
             self._pause()
             self._add_point(state, control)
             self._go_on()
-        self.stopped = self.ground.interrupt.received and step < state.max_steps
+        self.stopped = self.setup.interrupt.received and step < state.max_steps
         if self.stopped:
             control.should_training_stop = True
         due = time.monotonic() - self.saved > 60 * self.trainer.settings.checkpoint_minutes
@@ -207,28 +211,28 @@ class _Course(TrainerCallback):
             self.diverged = state.global_step
             control.should_training_stop = True
             return
-        tally = self.trainer.tally()
+        totals = self.trainer.running_totals()
         if all(loss < row["validation_loss"] for row in self.curve):
             self.keep()
         self.curve.append(
             {
                 "step": state.global_step,
                 "seconds": round(self.seconds, 2),
-                "train_loss": tally.since(self.checked).loss,
+                "train_loss": totals.since(self.checked).loss,
                 "validation_loss": loss,
             }
         )
-        self.checked = tally
+        self.checked = totals
 
     def validation_loss(self) -> float:
         """Of the weights as they are, in nats a token."""
         run = self.trainer.settings
         score = evaluate(
             self.trainer.network,
-            self.ground.corpus.validation,
+            self.setup.corpus.validation,
             window=run.window,
             stride=run.eval_stride or run.window,
-            batch_size=self.ground.micro_batch_size,
+            batch_size=self.setup.micro_batch_size,
         )
         return score.loss
 

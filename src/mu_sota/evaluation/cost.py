@@ -56,16 +56,16 @@ def flops_per_token(model: PreTrainedModel, length: int) -> tuple[int, int]:
 
 def activation_bytes(model: MuForCausalLM, length: int) -> int:
     """Bytes that a training step on the CPU keeps for the backward pass, per sequence, without the loss."""
-    kept: dict[int, tuple[int, torch.Tensor]] = {}
+    saved: dict[int, tuple[int, torch.Tensor]] = {}
     parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
 
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
+    def note(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in parameters:
-            kept[storage.data_ptr()] = storage.nbytes(), tensor
+            saved[storage.data_ptr()] = storage.nbytes(), tensor
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         output = model.train().model(torch.zeros(1, length, dtype=torch.long))
     del output
-    return sum(size for size, _ in kept.values())
+    return sum(size for size, _ in saved.values())

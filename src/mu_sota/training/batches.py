@@ -10,7 +10,7 @@ from torch.utils.data import Dataset, Sampler
 from mu_sota.data.windows import TrainWindows
 from mu_sota.model.loss import IGNORE_INDEX
 
-_BLANK = -1
+PADDING_SAMPLE = -1
 
 
 class WindowOrder(Sampler[list[int]]):
@@ -52,13 +52,13 @@ class WindowOrder(Sampler[list[int]]):
         order = torch.randperm(self.windows, generator=generator).tolist()
         for start in range(0, self.windows, self.batch_size):
             batch = order[start : start + self.batch_size]
-            batch += [_BLANK] * (-len(batch) % self.world)
+            batch += [PADDING_SAMPLE] * (-len(batch) % self.world)
             mine = batch[self.rank :: self.world]
             for first in range(0, len(mine), self.micro_batch_size):
                 yield mine[first : first + self.micro_batch_size]
 
 
-class _Windows(Dataset[dict[str, Tensor]]):
+class WindowDataset(Dataset[dict[str, Tensor]]):
     """Training windows as `Trainer` wants them, and the blank one."""
 
     def __init__(self, windows: TrainWindows) -> None:
@@ -69,6 +69,8 @@ class _Windows(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         window = self.windows[max(index, 0)]
-        labels = torch.full_like(window["shift_labels"], IGNORE_INDEX) if index == _BLANK else window["shift_labels"]
+        labels = (
+            torch.full_like(window["shift_labels"], IGNORE_INDEX) if index == PADDING_SAMPLE else window["shift_labels"]
+        )
         # `Trainer` looks for labels, and counts and passes on shift_labels, which need no shift any more.
         return {"input_ids": window["input_ids"], "labels": labels, "shift_labels": labels}

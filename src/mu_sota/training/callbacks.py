@@ -17,8 +17,8 @@ from mu_sota.generation.continuation import sample
 from mu_sota.model.errors import InputError
 
 from .interrupt import Interrupt
-from .metrics_file import Metrics
-from .running_totals import Tally
+from .metrics_file import MetricsFile
+from .running_totals import RunningTotals
 from .trainer import MuTrainer
 
 RULE = "=" * 80
@@ -31,15 +31,15 @@ class DivergedError(InputError):
     """The loss became infinite, not a number, or far larger than at the start."""
 
 
-class Conduct(TrainerCallback):
+class RunCallback(TrainerCallback):
     """When a run evaluates, reports, saves and stops."""
 
-    def __init__(self, trainer: MuTrainer, metrics: Metrics, interrupt: "Interrupt") -> None:
+    def __init__(self, trainer: MuTrainer, metrics: MetricsFile, interrupt: "Interrupt") -> None:
         self.trainer, self.metrics, self.interrupt = trainer, metrics, interrupt
         self.settings = trainer.settings
         self.shown = trainer.is_world_process_zero()
         self.bar: tqdm[Any] | None = None
-        self.checked = Tally()
+        self.checked = RunningTotals()
         self.started = self.saved = self.epoch_started = time.monotonic()
         self.started_at_step = 0
 
@@ -54,7 +54,7 @@ class Conduct(TrainerCallback):
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Continue the record where the checkpoint stands."""
         self.metrics.rewind(state.global_step)
-        self.checked = self.trainer.tally()
+        self.checked = self.trainer.running_totals()
         self.started = self.saved = time.monotonic()
         self.started_at_step = state.global_step
         if state.global_step:
@@ -102,9 +102,9 @@ class Conduct(TrainerCallback):
 
     def _check(self, state: TrainerState) -> None:
         """Stop if the loss since the last check is not a loss; else show it."""
-        tally = self.trainer.tally()
-        recent = tally.since(self.checked)
-        self.checked = tally
+        totals = self.trainer.running_totals()
+        recent = totals.since(self.checked)
+        self.checked = totals
         if not recent.num_tokens:
             return
         loss = recent.loss
@@ -152,12 +152,12 @@ class Conduct(TrainerCallback):
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """The epoch's lines, samples, record row and best model."""
-        epoch, tally, score = self._epoch(state), self.trainer.tally(), self.trainer.score
+        epoch, totals, score = self._epoch(state), self.trainer.running_totals(), self.trainer.score
         complete = state.global_step % self.trainer.steps_per_epoch == 0
         part = "" if complete else f" (first {state.global_step % self.trainer.steps_per_epoch} steps)"
         self._say(
             f"\nEpoch {epoch}{part}:\n"
-            f"  Train: Loss={tally.loss:.4f}, Acc={tally.accuracy:.2%}\n"
+            f"  Train: Loss={totals.loss:.4f}, Acc={totals.accuracy:.2%}\n"
             f"  Val: Loss={score.loss:.4f}, Acc={score.accuracy:.2%}, PPL={readable(score.perplexity)}, "
             f"PPL/word={readable(score.word_perplexity)}, bits/byte={score.bits_per_byte:.4f}\n"
             + "".join(f"  ({remark})\n" for remark in score.remarks)
@@ -169,15 +169,15 @@ class Conduct(TrainerCallback):
             epoch=epoch,
             step=state.global_step,
             complete=complete,
-            train={"loss": tally.loss, "accuracy": tally.accuracy, "num_tokens": int(tally.num_tokens)},
+            train={"loss": totals.loss, "accuracy": totals.accuracy, "num_tokens": int(totals.num_tokens)},
             validation=score.as_dict(),
             samples=samples,
             seconds=round(time.monotonic() - self.epoch_started, 2),
         )
         if better:
             self.trainer.save_best(epoch, score)
-        self.trainer.reset_tally()
-        self.checked = Tally()
+        self.trainer.reset_running_totals()
+        self.checked = RunningTotals()
 
     def _samples(self, epoch: int) -> list[dict[str, str]]:
         """Continue each prompt, print it, and return what was printed."""

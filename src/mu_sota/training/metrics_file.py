@@ -7,7 +7,7 @@ from mu_sota.common.files import as_json, replacing
 from mu_sota.saved.run_record import metrics_rows
 
 
-class Metrics:
+class MetricsFile:
     """`metrics.jsonl`: a row every few steps and one an epoch, appended as they come.
 
     The main process writes; the others only read what the file held when they were told to rewind.

@@ -35,14 +35,14 @@ from .before_training import (
     previous_run,
     remove_leftovers,
 )
-from .callbacks import RULE, Conduct
+from .callbacks import RULE, RunCallback
 from .interrupt import Interrupt, Interrupted
-from .metrics_file import Metrics
-from .run_checks import Check, as_text, verdict
+from .metrics_file import MetricsFile
+from .run_checks import RunCheck, as_text, judge_run
 from .trainer import BEST_FILE, MuTrainer
 
 
-def train(preset: str, data: str, out: Path, settings: Settings, resume: bool = False) -> list[Check]:
+def train(preset: str, data: str, out: Path, settings: Settings, resume: bool = False) -> list[RunCheck]:
     """Train a model and leave in `out` all that RUN needs: see `docs/run-instructions.md`.
 
     Returns:
@@ -69,13 +69,13 @@ def train(preset: str, data: str, out: Path, settings: Settings, resume: bool = 
         say(f"There is no run in {out} yet, so this is a new one.\n")
     if "result" in record:
         say(f"The run in {out} is finished. For another one, give another --out.\n{record['result']['text']}")
-        return [Check(*check) for check in record["result"]["checks"]]
+        return [RunCheck(*check) for check in record["result"]["checks"]]
 
     precision = choose_precision(settings.run.precision)
     check_trackers(settings.run.trackers)
     for prompt in settings.run.prompts:  # found unusable now, not after the first epoch
         prompt_ids(corpus.tokenizer, prompt, settings.run.sample_tokens, config.max_position_embeddings)
-    floor = unigram(corpus.train, corpus.validation, config.vocab_size)
+    unigram_score = unigram(corpus.train, corpus.validation, config.vocab_size)
     micro_batch_size = settings.run.micro_batch_size or default_micro_batch(settings.run, process.num_processes)
     causality = check_causality(config, settings.run.seed, process.device)
     process.wait_for_everyone()
@@ -86,7 +86,7 @@ def train(preset: str, data: str, out: Path, settings: Settings, resume: bool = 
         source = {"data": data, "data_fingerprint": corpus.fingerprint}
         record = {**identity, **source, "machine": environment.describe(), "precision": precision, **record}
         record["starts"] = [*record.get("starts", []), timestamp()]
-        record["unigram"] = floor.as_dict()
+        record["unigram"] = unigram_score.as_dict()
         record["causality"] = causality.as_dict()
         record["settings"] = settings.run.model_dump()
         # As asked for: `model` holds the vocabulary that the text gave.
@@ -97,10 +97,10 @@ def train(preset: str, data: str, out: Path, settings: Settings, resume: bool = 
     say(f"Causality: {causality.summary()}")
     say(
         f"Unigram model on the same validation tokens: "
-        f"PPL={readable(floor.perplexity)}, bits/byte={floor.bits_per_byte:.4f}\n"
+        f"PPL={readable(unigram_score.perplexity)}, bits/byte={unigram_score.bits_per_byte:.4f}\n"
     )
 
-    metrics, interrupt = Metrics(out / METRICS_FILE, process.is_main_process), Interrupt()
+    metrics, interrupt = MetricsFile(out / METRICS_FILE, process.is_main_process), Interrupt()
     started = time.monotonic()
     with interrupt.listening():
         while True:
@@ -109,7 +109,7 @@ def train(preset: str, data: str, out: Path, settings: Settings, resume: bool = 
                 MuForCausalLM(config), corpus.tokenizer, corpus, windows, settings.run, out, micro_batch_size, precision
             )
             trainer.remove_callback(PrinterCallback)
-            trainer.add_callback(Conduct(trainer, metrics, interrupt))
+            trainer.add_callback(RunCallback(trainer, metrics, interrupt))
             try:
                 trainer.continue_from_last_checkpoint()
                 break
@@ -123,14 +123,14 @@ def train(preset: str, data: str, out: Path, settings: Settings, resume: bool = 
         raise Interrupted(f"saved at step {trainer.state.global_step:,} of {trainer.state.max_steps:,}")
 
     loads = process.is_main_process and best_loads(out)
-    checks = verdict(metrics.epochs, trainer.state.max_steps, loads, floor.perplexity)
+    checks = judge_run(metrics.epochs, trainer.state.max_steps, loads, unigram_score.perplexity)
     best = min(metrics.epochs, key=lambda row: loss_of(row["validation"]))
     text = (
         f"{RULE}\nVERDICT\n{RULE}\n{as_text(checks)}\n"
         f"  Best epoch {best['epoch']}: PPL={readable(best['validation']['perplexity'])}, "
         f"PPL/word={readable(best['validation']['word_perplexity'])}, "
         f"bits/byte={readable(best['validation']['bits_per_byte'], 4)} on validation "
-        f"(unigram model: PPL={readable(floor.perplexity)}, bits/byte={floor.bits_per_byte:.4f})\n"
+        f"(unigram model: PPL={readable(unigram_score.perplexity)}, bits/byte={unigram_score.bits_per_byte:.4f})\n"
         f"  Files in {out}: {BEST_FILE}, {BEST_FOLDER}/, {TOKENIZER_FILE}, {METRICS_FILE}, {RUN_FILE}\n"
         f"  Next: mu-sota generate {out} --prompt 'Once upon a time'"
     )

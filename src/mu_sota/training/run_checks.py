@@ -5,7 +5,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 
-class Check(NamedTuple):
+class RunCheck(NamedTuple):
     """One statement about a run, whether it holds, and what to do if not."""
 
     passed: bool
@@ -13,7 +13,7 @@ class Check(NamedTuple):
     advice: str = ""
 
 
-def verdict(epochs: list[dict[str, Any]], num_steps: int, best_loads: bool, unigram: float) -> list[Check]:
+def judge_run(epochs: list[dict[str, Any]], num_steps: int, best_loads: bool, unigram: float) -> list[RunCheck]:
     """Judge a run.
 
     Args:
@@ -30,13 +30,13 @@ def verdict(epochs: list[dict[str, Any]], num_steps: int, best_loads: bool, unig
     samples = [[sample["text"] for sample in row["samples"]] for row in epochs]
     done, complete = epochs[-1]["step"], sum(row["complete"] for row in epochs)
     checks = [
-        Check(done == num_steps, f"{done:,} of {num_steps:,} steps done, {complete} whole epochs"),
-        Check(
+        RunCheck(done == num_steps, f"{done:,} of {num_steps:,} steps done, {complete} whole epochs"),
+        RunCheck(
             best_loads,
             "best model saved, and loads again",
             "look for a full disk or a folder that cannot be written",
         ),
-        Check(
+        RunCheck(
             min(perplexity) < unigram,
             f"validation perplexity {min(perplexity):,.2f} against {unigram:,.2f} of the unigram model",
             "not better than word frequencies yet: train longer (--epochs, --max-steps), or raise the learning rate",
@@ -45,13 +45,15 @@ def verdict(epochs: list[dict[str, Any]], num_steps: int, best_loads: bool, unig
     if len(epochs) > 1:
         lower = "lower the learning rate (--set learning_rate=...), or stop earlier if only validation rises"
         checks += [
-            Check(_falls(train), f"training loss, every epoch lower: {_arrow(train, '.4f')}", lower),
-            Check(_falls(loss), f"validation loss, every epoch lower: {_arrow(loss, '.4f')}", lower),
-            Check(perplexity[-1] < perplexity[0], f"validation perplexity fell: {_arrow(perplexity, ',.2f')}", lower),
+            RunCheck(_falls(train), f"training loss, every epoch lower: {_arrow(train, '.4f')}", lower),
+            RunCheck(_falls(loss), f"validation loss, every epoch lower: {_arrow(loss, '.4f')}", lower),
+            RunCheck(
+                perplexity[-1] < perplexity[0], f"validation perplexity fell: {_arrow(perplexity, ',.2f')}", lower
+            ),
         ]
     if len(epochs) > 1 and samples[0]:
         checks.append(
-            Check(
+            RunCheck(
                 all(before != after for before, after in pairwise(samples)),
                 "generated text changed every epoch",
                 "the model is not learning: raise the learning rate, or check that the data is what you think",
@@ -60,7 +62,7 @@ def verdict(epochs: list[dict[str, Any]], num_steps: int, best_loads: bool, unig
     return checks
 
 
-def as_text(checks: list[Check]) -> str:
+def as_text(checks: list[RunCheck]) -> str:
     """One line a check, with the advice under those that failed."""
     lines = []
     for check in checks:

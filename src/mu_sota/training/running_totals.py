@@ -4,16 +4,16 @@ import math
 from typing import NamedTuple
 
 
-class Tally(NamedTuple):
+class RunningTotals(NamedTuple):
     """Training tokens so far: summed loss in nats, right predictions, tokens."""
 
     nll: float = 0.0
     num_correct: float = 0.0
     num_tokens: float = 0.0
 
-    def since(self, other: "Tally") -> "Tally":
+    def since(self, other: "RunningTotals") -> "RunningTotals":
         """What was added to `other`."""
-        return Tally(*(mine - theirs for mine, theirs in zip(self, other, strict=True)))
+        return RunningTotals(*(mine - theirs for mine, theirs in zip(self, other, strict=True)))
 
     @property
     def loss(self) -> float:

@@ -26,8 +26,8 @@ from mu_sota.saved.load_save import save_trained
 from mu_sota.saved.run_record import BEST_FOLDER
 from mu_sota.settings.run import RunSettings
 
-from .batches import WindowOrder, _Windows
-from .running_totals import Tally
+from .batches import WindowDataset, WindowOrder
+from .running_totals import RunningTotals
 
 BEST_FILE = "mu_sota_best.pt"
 _PROGRESS_FILE = "progress.json"
@@ -76,7 +76,7 @@ class MuTrainer(Trainer):
             fp16=precision == "fp16",
             logging_steps=settings.log_steps,
             logging_nan_inf_filter=False,
-            save_strategy="no",  # when to evaluate and save is decided in `train.Conduct`
+            save_strategy="no",  # when to evaluate and save is decided in `callbacks.py`
             eval_strategy="no",
             report_to=[tracker for tracker in settings.trackers if tracker != "tensorboard"] or "none",
             disable_tqdm=True,
@@ -88,17 +88,17 @@ class MuTrainer(Trainer):
             # The library would divide each batch over all visible GPUs in one process (DataParallel), which is slower
             # than a process a GPU, and our batches are divided already.
             arguments._n_gpu = 1
-        self._windows = _Windows(windows)
+        self._windows = WindowDataset(windows)
         super().__init__(model, arguments, train_dataset=self._windows)
         if "tensorboard" in settings.trackers and self.is_world_process_zero():
             from torch.utils.tensorboard import SummaryWriter
 
             # Left to the library, every start of a run would log to a folder of its own.
             self.add_callback(TensorBoardCallback(SummaryWriter(str(out / "tensorboard"))))
-        self._tally = torch.zeros(3, dtype=torch.float32 if self.args.device.type == "mps" else torch.float64)
-        self._tally = self._tally.to(self.args.device)
+        self._sums = torch.zeros(3, dtype=torch.float32 if self.args.device.type == "mps" else torch.float64)
+        self._sums = self._sums.to(self.args.device)
         self._staging: Path | None = None
-        self.logged = Tally()  # what of the epoch's tally the last row of the record has covered
+        self.logged = RunningTotals()  # what of the epoch's totals the last row of the record has covered
         self.first_loss: float | None = None  # of the first logged steps, to tell an explosion by
 
     @property
@@ -138,39 +138,37 @@ class MuTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """As in `Trainer`, and the batch is added to the tally."""
+        """As in `Trainer`, and the batch is added to the totals."""
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         with torch.no_grad():
             tokens = (inputs["shift_labels"] != IGNORE_INDEX).sum()
             # The library multiplies the loss by the number of processes, whose gradients are averaged afterwards.
             nll = loss.detach() * num_items_in_batch / self.accelerator.num_processes
-            self._tally += torch.stack(
-                [nll.to(self._tally), outputs.num_correct.to(self._tally), tokens.to(self._tally)]
-            )
+            self._sums += torch.stack([nll.to(self._sums), outputs.num_correct.to(self._sums), tokens.to(self._sums)])
         return (loss, outputs) if return_outputs else loss
 
-    def tally(self) -> Tally:
+    def running_totals(self) -> RunningTotals:
         """Of the current epoch, over all processes. Every process must call it."""
-        total = self._tally.clone()
+        total = self._sums.clone()
         if self.accelerator.num_processes > 1:
             dist.all_reduce(total)
-        return Tally(*total.tolist())
+        return RunningTotals(*total.tolist())
 
-    def reset_tally(self) -> None:
-        """Start an epoch's tally anew."""
-        self._tally.zero_()
-        self.logged = Tally()
+    def reset_running_totals(self) -> None:
+        """Start an epoch's totals anew."""
+        self._sums.zero_()
+        self.logged = RunningTotals()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As in `Trainer`, the training loss taken from the tally: a resumed run logs what it would have logged.
+        """As in `Trainer`, the training loss taken from the totals: a resumed run logs what it would have logged.
 
         What is not finite, as a gradient's norm in fp16 can be, is left out: trackers and `trainer_state.json` hold
         numbers alone.
         """
         if "loss" in logs:
-            tally = self.tally()
-            logs["loss"] = tally.since(self.logged).loss
-            self.logged = tally
+            totals = self.running_totals()
+            logs["loss"] = totals.since(self.logged).loss
+            self.logged = totals
         finite = {name: value for name, value in logs.items() if not isinstance(value, float) or math.isfinite(value)}
         super().log(finite, start_time)
 
@@ -211,7 +209,7 @@ class MuTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """The library writes in place; here it writes beside, and a rename makes the checkpoint appear whole."""
         name = f"checkpoint-{self.state.global_step}"
-        tally = self.tally()
+        totals = self.running_totals()
         self._staging = self.out / f".{name}.tmp"
         try:
             super()._save_checkpoint(model, trial)
@@ -220,7 +218,7 @@ class MuTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
             fresh, target = staging / name, self.out / name
-            progress = {"tally": tally, "logged": self.logged, "first_loss": self.first_loss}
+            progress = {"tally": totals, "logged": self.logged, "first_loss": self.first_loss}
             write_json(fresh / _PROGRESS_FILE, progress)
             (fresh / "training_args.bin").unlink(missing_ok=True)  # a pickle, and nobody reads it
             shutil.rmtree(target, ignore_errors=True)
@@ -244,9 +242,9 @@ class MuTrainer(Trainer):
             return
         checkpoint = checkpoints[-1]
         progress = json.loads((checkpoint / _PROGRESS_FILE).read_text(encoding="utf-8"))
-        self.logged, self.first_loss = Tally(*progress["logged"]), progress["first_loss"]
+        self.logged, self.first_loss = RunningTotals(*progress["logged"]), progress["first_loss"]
         if self.is_world_process_zero():  # one process carries the sum of all
-            self._tally += torch.tensor(progress["tally"], dtype=torch.float64).to(self._tally)
+            self._sums += torch.tensor(progress["tally"], dtype=torch.float64).to(self._sums)
         state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
         if state.global_step < state.max_steps:
             self.train(resume_from_checkpoint=str(checkpoint))
