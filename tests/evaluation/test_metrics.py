@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 from mu_sota import MuConfig, MuForCausalLM
 from mu_sota.common.files import as_json
+from mu_sota.common.text import readable
 from mu_sota.data.corpus import Split
-from mu_sota.evaluation.metrics import Score, evaluate, loss_of, readable
+from mu_sota.evaluation.metrics import Score, evaluate
+from mu_sota.saved.run_record import loss_of
 
 VOCABULARY = 40
 

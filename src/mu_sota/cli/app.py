@@ -21,7 +21,7 @@ def load_libraries() -> None:
 
     Whatever can be refused without them is refused before.
     """
-    print("mu-sota: loading ...", file=sys.stderr, flush=True)
+    print("Loading PyTorch ...", file=sys.stderr, flush=True)
     from transformers.utils import logging
 
     logging.set_verbosity_error()

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from mu_sota.model.errors import InputError
+from mu_sota.settings.load import load_settings, parse_assignments, read_yaml
 
 from .app import DATA, PRESETS, Assignments, SettingsFile, load_libraries
 
@@ -47,7 +48,6 @@ def compare(
     """
     if out is None and not plan:
         raise InputError("give --out, a folder for the comparison, or --plan to see what it would do")
-    from mu_sota.settings.load import load_settings, parse_assignments, read_yaml
 
     load_libraries()
     from mu_sota.comparison.conclusions import as_text

@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
+from mu_sota.data.sources import require_source
 from mu_sota.model.errors import InputError
+from mu_sota.saved.run_record import model_folder, record_of
 
 from .app import DATA, Folder, load_libraries
 
@@ -27,19 +29,26 @@ def evaluate(
     """Loss, accuracy, perplexity per token and word, and bits per byte; every token predicted exactly once."""
     if split not in (None, "train", "validation", "test", "all"):
         raise InputError(f"--split is {split!r}; choose train, validation, test or all")
+
+    model_folder(folder)
+    record = record_of(folder)
+    own = record.get("data")
+    data = data or own
+    if data is None:
+        raise InputError(f"{folder} has no run.json that says what it was trained on; name a text with --data")
+    require_source(data)
+    load_libraries()
     from tqdm import tqdm
 
     from mu_sota.common.environment import default_device
     from mu_sota.common.files import as_json
+    from mu_sota.common.text import readable
     from mu_sota.data.corpus import load_corpus, load_file
-    from mu_sota.evaluation.metrics import FIGURES, evaluate, readable
+    from mu_sota.evaluation.metrics import FIGURES, evaluate
     from mu_sota.saved.load_save import load_trained
-    from mu_sota.saved.run_record import record_of
 
-    load_libraries()
     model, tokenizer = load_trained(folder, default_device())
     positions = model.config.max_position_embeddings
-    record = record_of(folder)
     trained = record.get("settings", {})
     if window is None:  # positions beyond the run's window have never been trained
         window = int(trained.get("window", positions))
@@ -49,10 +58,6 @@ def evaluate(
         raise InputError(
             f"--window is {window} and --stride {stride}, but 1 <= stride <= window <= {positions} must hold"
         )
-    own = record.get("data")
-    data = data or own
-    if data is None:
-        raise InputError(f"{folder} has no run.json that says what it was trained on; name a text with --data")
     file = Path(data).expanduser()
     split = split or ("all" if data != own and file.is_file() else "test")
     if split != "all":

@@ -6,11 +6,15 @@ from typing import Annotated
 
 import typer
 
+from mu_sota.saved.run_record import model_folder
+
 from .app import Folder, load_libraries
 
 
 def export(folder: Folder, out: Annotated[Path, typer.Option(help="new folder, also the name of the model")]) -> None:
     """Write a folder that transformers loads without mu-sota, with a model card: ready for the Hugging Face hub."""
+
+    model_folder(folder)
     load_libraries()
     from mu_sota.saved.export import export_model
 

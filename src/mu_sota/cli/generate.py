@@ -1,13 +1,22 @@
 """`mu-sota generate`."""
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from mu_sota.model.errors import InputError
+from mu_sota.saved.run_record import model_folder
+from mu_sota.settings.sampling import Generation
 
 from .app import Folder, load_libraries
+
+
+def _option(key: str) -> Any:
+    """The option of a sampling setting, with the sentence that `Generation` has for it."""
+    field = Generation.model_fields[key]
+    unset = "" if key in ("max_new_tokens", "seed") else "as saved with the model, else "
+    return typer.Option(help=f"{field.description}. Default: {unset}{field.default}")
 
 
 def generate(
@@ -16,36 +25,36 @@ def generate(
     interactive: Annotated[
         bool, typer.Option("--interactive", help="ask for prompts, and stream what the model makes of them")
     ] = False,
-    max_new_tokens: Annotated[int, typer.Option(help="tokens to add")] = 30,
-    temperature: Annotated[float, typer.Option(help="below 1 plainer, above 1 wilder, 0 the likeliest token")] = 0.8,
-    top_k: Annotated[int, typer.Option(help="sample among so many tokens; 0 for all")] = 50,
-    top_p: Annotated[float, typer.Option(help="sample among this share of probability")] = 0.9,
-    repetition_penalty: Annotated[float, typer.Option(help="above 1, repeats become less likely")] = 1.2,
-    seed: Annotated[int, typer.Option(help="same seed, same text")] = 0,
+    max_new_tokens: Annotated[int | None, _option("max_new_tokens")] = None,
+    temperature: Annotated[float | None, _option("temperature")] = None,
+    top_k: Annotated[int | None, _option("top_k")] = None,
+    top_p: Annotated[float | None, _option("top_p")] = None,
+    repetition_penalty: Annotated[float | None, _option("repetition_penalty")] = None,
+    seed: Annotated[int | None, _option("seed")] = None,
 ) -> None:
     """Continue a prompt with a trained model, or several in a terminal session."""
     if (prompt is None) != interactive:
         raise InputError("give either --prompt with the text to continue, or --interactive")
-    from mu_sota.settings.sampling import Generation
-
-    settings = Generation()
-    given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "repetition_penalty": repetition_penalty}
-    for key, value in {**given, "max_new_tokens": max_new_tokens, "seed": seed}.items():
-        settings = settings.changed(key, value)
+    options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "repetition_penalty": repetition_penalty}
+    options |= {"max_new_tokens": max_new_tokens, "seed": seed}
+    chosen = {key: value for key, value in options.items() if value is not None}
+    Generation().with_changes(chosen)  # refuses what is out of range, before anything is loaded
+    model_folder(folder)
+    load_libraries()
     from mu_sota.common.environment import default_device
-    from mu_sota.generation.continuation import continued, prompt_ids, text_of
+    from mu_sota.generation.continuation import continued, prompt_ids, sampling_of, text_of
     from mu_sota.saved.load_save import load_trained
 
-    load_libraries()
     model, tokenizer = load_trained(folder, default_device())
+    settings = sampling_of(model).with_changes(chosen)
     if prompt is None:
         from mu_sota.generation.terminal import converse
 
         converse(model, tokenizer, settings)
-    else:
-        positions = model.config.max_position_embeddings
-        ids = prompt_ids(tokenizer, prompt, 1, positions)
-        new = min(settings.max_new_tokens, positions - len(ids))
-        print(text_of(tokenizer, continued(model, tokenizer, ids, settings, new, settings.seed)))
-        if new < settings.max_new_tokens:
-            print(f"mu-sota: {new} new tokens are all that fit into the model's {positions} positions", file=sys.stderr)
+        return
+    positions = model.config.max_position_embeddings
+    ids = prompt_ids(tokenizer, prompt, 1, positions)
+    new = min(settings.max_new_tokens, positions - len(ids))
+    print(text_of(tokenizer, continued(model, tokenizer, ids, settings, new, settings.seed)))
+    if new < settings.max_new_tokens:
+        print(f"mu-sota: {new} new tokens are all that fit into the model's {positions} positions", file=sys.stderr)

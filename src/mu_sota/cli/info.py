@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from mu_sota.settings.load import configure, merge_settings, parse_assignments
+
 from .app import PRESETS, Assignments, SettingsFile, load_libraries
 
 
@@ -13,8 +15,6 @@ def info(
     config: SettingsFile = None,
 ) -> None:
     """Parameters part by part, FLOPs per token, memory of a training step, and all settings."""
-    from mu_sota.settings.load import configure, merge_settings, parse_assignments
-
     merged = merge_settings(preset, config, parse_assignments(assignments or []))
     load_libraries()
     from .info_page import info_page

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mu_sota.model.errors import InputError
+from mu_sota.settings.load import parse_assignments
 
 from .app import Assignments, load_libraries
 from .errors import leave, sentence_of
@@ -51,7 +52,6 @@ def leakcheck(
     module that is the first to differ is named. Exit status: 0 nothing found, 1 a leak, or a cache, padding or length
     that changes predictions, 2 the model could not be checked, 130 interrupted.
     """
-    from mu_sota.settings.load import parse_assignments
 
     overrides = parse_assignments(assignments or [])
     if dtype not in ("float32", "float64", "bfloat16", "float16"):

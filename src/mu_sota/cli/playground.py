@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from mu_sota.model.errors import InputError
+from mu_sota.saved.run_record import model_folder
 
 from .app import Folder, load_libraries
 
@@ -24,6 +25,8 @@ def playground(
 
     if find_spec("gradio") is None:
         raise InputError("the playground needs gradio, which is not installed: pip install 'gradio>=6.28'")
+
+    model_folder(folder)
     load_libraries()
     from mu_sota.playground.page import serve
 

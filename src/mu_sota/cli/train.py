@@ -5,6 +5,10 @@ from typing import Annotated
 
 import typer
 
+from mu_sota.data.sources import require_source
+from mu_sota.saved.run_record import recorded, refuse_existing_run
+from mu_sota.settings.load import configure, merge_settings, parse_assignments
+
 from .app import DATA, PRESETS, Assignments, SettingsFile, load_libraries
 
 
@@ -23,21 +27,20 @@ def train(
 
     With --resume, all that is not given is as the run was started.
     """
-    from mu_sota.settings.load import load_settings, parse_assignments
-
     named = {"num_epochs": epochs, "max_steps": max_steps, "seed": seed}
     overrides = parse_assignments(assignments or []) | {k: v for k, v in named.items() if v is not None}
-    from mu_sota.saved.run_record import recorded
-
+    if not resume:
+        refuse_existing_run(out)
     record = recorded(out) if resume else {}
     preset = preset or record.get("preset", "mu-sota")
     data = data or record.get("data", "pydocs")
-    settings = load_settings(preset, config, overrides, record.get("requested", {}))
+    merged = merge_settings(preset, config, overrides, record.get("requested", {}))
+    require_source(data)
     load_libraries()
     from mu_sota.training.run import train
 
     try:
-        train(preset, data, out, settings, resume)
+        train(preset, data, out, configure(merged), resume)
     finally:
         _part_from_other_processes()
 

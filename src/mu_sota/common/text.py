@@ -1,5 +1,6 @@
 """Phrases that several rooms print."""
 
+import math
 from datetime import datetime, timezone
 
 
@@ -23,3 +24,10 @@ def one_line(error: BaseException) -> str:
     """Kind and message of an error, in one line that fits a sentence."""
     message = " ".join(str(error).split())
     return f"{type(error).__name__}: {message if len(message) <= 160 else message[:157] + '...'}"
+
+
+def readable(value: float | None, digits: int = 2) -> str:
+    """A figure for people: 5,920.99 or 1.77e10; None is what no number can hold."""
+    if value is None or not math.isfinite(value):
+        return "beyond all numbers"
+    return f"{value:,.{digits}f}" if abs(value) < 1e6 else f"{value:.3g}".replace("e+", "e")

@@ -4,7 +4,8 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from mu_sota.evaluation.metrics import loss_of, readable
+from mu_sota.common.text import readable
+from mu_sota.saved.run_record import loss_of
 
 from .contenders import MATCHINGS, SAID, Question
 from .statistics import Difference, compare_losses, summarise

@@ -25,6 +25,23 @@ class Source:
     read: Callable[[], Documents]
 
 
+def require_source(source: str) -> None:
+    """Refuse a text that does not exist; nothing is read.
+
+    Raises:
+        InputError: there is no such name, file or folder.
+    """
+    if source in ("pydocs", "wikitext-2"):
+        return
+    path = Path(source).expanduser()
+    try:
+        exists = path.exists()
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if not exists:
+        raise InputError(f"There is no data named {str(source)!r}, nor a file or folder of that name: give {_SOURCES}.")
+
+
 def find_source(source: str) -> Source:
     """Find a text by its name or path, as `load_corpus` documents them; nothing is read yet but for the fingerprint.
 
@@ -36,17 +53,12 @@ def find_source(source: str) -> Source:
         return Source(["pydocs", platform.python_version(), str(library)], lambda: read_pydocs(library))
     if source == "wikitext-2":
         return Source(["wikitext-2-raw-v1"], _read_wikitext)
+    require_source(source)
     path = Path(source).expanduser()
-    try:
-        if path.is_dir():
-            return _folder(path)
-        if path.is_file():
-            return _files_to_split(path.parent, [path])
-        missing = not path.exists()
-    except OSError as error:
-        raise unreadable(path, error) from error
-    if missing:
-        raise InputError(f"There is no data named {str(source)!r}, nor a file or folder of that name: give {_SOURCES}.")
+    if path.is_dir():
+        return _folder(path)
+    if path.is_file():
+        return _files_to_split(path.parent, [path])
     raise InputError(f"{path} is neither a file nor a folder: give {_SOURCES}.")
 
 

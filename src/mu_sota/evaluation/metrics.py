@@ -136,17 +136,5 @@ def score_of(split: Split, nll: float, num_correct: int) -> Score:
     return Score(nll, num_correct, split.n_predicted, max(split.n_words, 1), max(split.n_bytes, 1))
 
 
-def loss_of(score: dict[str, Any]) -> float:
-    """The loss in what `Score.as_dict` gave, for comparing: infinite where it is None."""
-    return math.inf if score["loss"] is None else float(score["loss"])
-
-
-def readable(value: float | None, digits: int = 2) -> str:
-    """A figure for people: 5,920.99 or 1.77e10; None is what no number can hold."""
-    if value is None or not math.isfinite(value):
-        return "beyond all numbers"
-    return f"{value:,.{digits}f}" if abs(value) < 1e6 else f"{value:.3g}".replace("e+", "e")
-
-
 def _exp(value: float) -> float:
     return math.inf if value >= 700 else math.exp(value)  # NaN stays NaN

@@ -15,8 +15,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from mu_sota.common.text import readable
 from mu_sota.data.tokenizer import visible
-from mu_sota.evaluation.metrics import readable
 from mu_sota.model.blocks import BLOCKS, GRID
 
 LIKELIEST = 3

@@ -15,7 +15,7 @@ from mu_sota.model.errors import InputError
 from mu_sota.model.modeling import MuForCausalLM
 from mu_sota.settings.sampling import Sampling
 
-from .run_record import BEST_FOLDER
+from .run_record import model_folder
 
 
 def load_trained(
@@ -28,15 +28,7 @@ def load_trained(
     Raises:
         InputError: the folder is missing, or holds no MU model.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"there is no folder {folder}; give the --out of a training run, or its best/ folder")
-    best = folder / BEST_FOLDER if (folder / BEST_FOLDER / "config.json").exists() else folder
-    if not (best / "config.json").exists():
-        raise InputError(
-            f"{folder} holds no trained model: neither best/config.json nor config.json is there; "
-            f"a run writes best/ after its first epoch"
-        )
+    best = model_folder(Path(folder))
     try:
         kind = json.loads((best / "config.json").read_text(encoding="utf-8")).get("model_type")
         if kind != MuConfig.model_type:

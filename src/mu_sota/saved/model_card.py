@@ -10,8 +10,8 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedTokenizerFast
 
 from mu_sota.common import environment
+from mu_sota.common.text import readable
 from mu_sota.data.tokenizer import is_word_level
-from mu_sota.evaluation.metrics import readable
 from mu_sota.model.blocks import BLOCKS
 from mu_sota.model.modeling import MuForCausalLM
 

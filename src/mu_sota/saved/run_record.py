@@ -1,10 +1,13 @@
-"""The record of a run: `run.json` and `metrics.jsonl` in its folder."""
+"""The folder of a run: its record in `run.json` and `metrics.jsonl`, and the folder of its best model.
+
+Needs no PyTorch, so that a wrong folder is refused at once.
+"""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
-from mu_sota.evaluation.metrics import loss_of
 from mu_sota.model.errors import InputError
 
 BEST_FOLDER = "best"
@@ -40,10 +43,42 @@ def metrics_rows(path: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in file if line.endswith("\n")]  # a kill can leave half a last line
 
 
+def loss_of(score: dict[str, Any]) -> float:
+    """The loss in what `Score.as_dict` gave, for comparing: infinite where it is None."""
+    return math.inf if score["loss"] is None else float(score["loss"])
+
+
 def best_epoch(folder: Path) -> dict[str, Any] | None:
     """Of the same run, the row of its metrics for the epoch that `best/` holds, or None."""
     epochs = [row for row in metrics_rows(_run_of(folder) / METRICS_FILE) if row["kind"] == "epoch"]
     return min(epochs, key=lambda row: loss_of(row["validation"]), default=None)
+
+
+def refuse_existing_run(folder: Path) -> None:
+    """A run is not overwritten.
+
+    Raises:
+        InputError: the folder holds a run.
+    """
+    if (folder / RUN_FILE).exists():
+        raise InputError(f"{folder} already holds a run; add --resume to go on with it, or give another --out")
+
+
+def model_folder(folder: Path) -> Path:
+    """Where the files of a model are: in the best/ of a run's folder, or in the folder itself.
+
+    Raises:
+        InputError: the folder is missing, or holds no model.
+    """
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}; give the --out of a training run, or its best/ folder")
+    best = folder / BEST_FOLDER if (folder / BEST_FOLDER / "config.json").exists() else folder
+    if not (best / "config.json").exists():
+        raise InputError(
+            f"{folder} holds no trained model: neither best/config.json nor config.json is there; "
+            f"a run writes best/ after its first epoch"
+        )
+    return best
 
 
 def _run_of(folder: Path) -> Path:

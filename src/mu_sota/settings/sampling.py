@@ -54,15 +54,20 @@ class Generation(Sampling):
     max_new_tokens: int = Field(default=30, ge=1, description="tokens to add")
     seed: int = Field(default=0, ge=0, lt=2**31, description="same seed, same text")
 
-    def changed(self, key: str, value: Any) -> "Generation":
-        """A copy with one setting replaced.
+    def with_changes(self, changes: dict[str, Any]) -> "Generation":
+        """A copy with other values for some settings.
 
         Raises:
-            InputError: no such setting, or the value is of the wrong type or out of range.
+            InputError: no such setting, or a value is of the wrong type or out of range.
         """
-        if key not in type(self).model_fields:
-            raise InputError(no_such_setting(key, list(type(self).model_fields)))
+        for key in changes:
+            if key not in type(self).model_fields:
+                raise InputError(no_such_setting(key, list(type(self).model_fields)))
         try:
-            return type(self)(**{**self.model_dump(), key: value})
+            return type(self)(**{**self.model_dump(), **changes})
         except ValidationError as error:
             raise InputError(sentence_of(error)) from None
+
+    def changed(self, key: str, value: Any) -> "Generation":
+        """As `with_changes`, for one setting."""
+        return self.with_changes({key: value})

@@ -11,10 +11,10 @@ from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from mu_sota.common import environment
-from mu_sota.common.text import duration
-from mu_sota.evaluation.metrics import loss_of, readable
+from mu_sota.common.text import duration, readable
 from mu_sota.generation.continuation import sample
 from mu_sota.model.errors import InputError
+from mu_sota.saved.run_record import loss_of
 
 from .interrupt import Interrupt
 from .metrics_file import MetricsFile

@@ -9,19 +9,18 @@ from transformers import PrinterCallback, set_seed
 
 from mu_sota.common import environment
 from mu_sota.common.files import write_json
-from mu_sota.common.text import timestamp
+from mu_sota.common.text import readable, timestamp
 from mu_sota.data.corpus import Corpus, load_corpus
 from mu_sota.data.tokenizer import TOKENIZER_FILE
 from mu_sota.data.tokenizer import save as save_tokenizer
 from mu_sota.data.windows import TrainWindows
-from mu_sota.evaluation.metrics import loss_of, readable
 from mu_sota.evaluation.ngram import unigram
 from mu_sota.generation.continuation import prompt_ids
 from mu_sota.model import kernels
 from mu_sota.model.configuration import MuConfig
 from mu_sota.model.errors import InputError
 from mu_sota.model.modeling import MuForCausalLM
-from mu_sota.saved.run_record import BEST_FOLDER, METRICS_FILE, RUN_FILE
+from mu_sota.saved.run_record import BEST_FOLDER, METRICS_FILE, RUN_FILE, loss_of
 from mu_sota.settings.load import Settings
 from mu_sota.settings.presets import MODEL_KEYS
 from mu_sota.settings.run import RunSettings
