@@ -151,7 +151,7 @@ def test_generate_takes_an_empty_prompt(trained: Any, capsys: pytest.CaptureFixt
 def test_export_says_how_to_load(trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "mine"
     status, printed, errors = mu_sota(capsys, "export", trained[1], "--out", out)
-    assert (status, errors) == (0, "")
+    assert (status, errors) == (0, "Loading PyTorch ...\n")
     assert f"AutoModelForCausalLM.from_pretrained('{out}', trust_remote_code=True)" in printed
     assert "is there already" in refused(capsys, "export", trained[1], "--out", out)
     # What was exported is a model like any other to the other commands.

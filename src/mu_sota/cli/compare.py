@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from mu_sota.model.errors import InputError
-from mu_sota.settings.load import load_settings, parse_assignments, read_yaml
+from mu_sota.settings.load import load_settings, merge_settings, parse_assignments, read_yaml
 
 from .app import DATA, PRESETS, Assignments, SettingsFile, load_libraries
 
@@ -49,6 +49,8 @@ def compare(
     if out is None and not plan:
         raise InputError("give --out, a folder for the comparison, or --plan to see what it would do")
 
+    changed = {**(read_yaml(config) if config else {}), **parse_assignments(assignments or [])}
+    merge_settings(preset or "mu-sota", overrides=changed)  # refuses wrong names before anything is loaded
     load_libraries()
     from mu_sota.comparison.conclusions import as_text
     from mu_sota.comparison.plan import Request
@@ -64,7 +66,6 @@ def compare(
         "trials": trials,
         "controls": controls,
     }
-    changed = {**(read_yaml(config) if config else {}), **parse_assignments(assignments or [])}
     overrides = {**before.get("overrides", {}), **changed}
     if resume and out is not None and not before and preset is None and data is None:
         raise InputError(
