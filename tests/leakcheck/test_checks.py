@@ -396,7 +396,7 @@ def test_weights_that_cannot_be_louder_are_said_not_to_be_checked() -> None:
     found = results(check(TinyLM(Exploding())))
     assert found["future"].verdict == "ok"
     assert found["future (louder)"].verdict == "skipped"
-    assert "with louder weights" in found["future (louder)"].meaning
+    assert "with scaled-up weights" in found["future (louder)"].meaning
 
 
 @pytest.mark.parametrize("seconds", [0.5, 12.5, 37.5])

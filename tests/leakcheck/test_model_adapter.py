@@ -1,6 +1,7 @@
 """What is compared is the logits, however a model hands them over, and a model is left as it was."""
 
 import math
+from functools import partial
 from typing import Any, NamedTuple
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from mu_sota import InputError, MuConfig, MuForCausalLM
 from mu_sota.leakcheck.logits import change, logits_in, named_tensors, spread
 from mu_sota.leakcheck.model_adapter import ModelUnderTest
-from mu_sota.leakcheck.perturbation import SIGNS, Scaling
+from mu_sota.leakcheck.perturbation import SIGNS, Scaling, perturb_zeros, scale_up
 
 LOGITS = torch.zeros(2, 3, 4)
 
@@ -88,7 +89,7 @@ def test_weights_at_zero_are_opened_and_closed_again() -> None:
     model = planted("behind a zero projection")
     projection: Any = model.mixer.projection  # type: ignore[union-attr]
     others = model.head.weight.clone()  # type: ignore[union-attr]
-    with ModelUnderTest(model).zeros_perturbed():
+    with ModelUnderTest(model).state.changed_weights(perturb_zeros):
         assert projection.weight.std().item() == pytest.approx(0.02, rel=0.2)
         assert torch.equal(model.head.weight, others)  # type: ignore[union-attr]
     assert not projection.weight.any()
@@ -100,7 +101,7 @@ def test_louder_weights_are_other_weights_and_no_longer_than_that(signs: Any) ->
     gates = model.mixer.gates  # type: ignore[union-attr]
     gate: Any = gates[0]  # type: ignore[index]
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    with ModelUnderTest(model).scaled_up(Scaling(signs, 4.0)):
+    with ModelUnderTest(model).state.changed_weights(partial(scale_up, scaling=Scaling(signs, 4.0))):
         assert gate.item() in ({"kept": [-80], "positive": [80], "negative": [-80], "random": [-80, 80]}[signs])
         assert torch.equal(model.head.weight, 4 * before["head.weight"])  # type: ignore[union-attr, arg-type]
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -10,7 +10,7 @@ from planted import VOCABULARY, Attention, TinyLM, planted
 from torch import Tensor, nn
 
 from mu_sota import InputError, MuConfig, MuForCausalLM
-from mu_sota.leakcheck.noise_training import Gain, train_on_uniform_tokens
+from mu_sota.leakcheck.noise_training import EProcess, train_on_uniform_tokens
 
 # Leaks end the training as soon as they are seen, in a second or two; the limit is for a slow machine.
 LIMIT = 60.0
@@ -34,16 +34,16 @@ def test_a_leak_that_exists_only_in_training_is_seen_there() -> None:
 
 def test_a_causal_model_gains_nothing_though_it_would_have_used_a_leak() -> None:
     torch.manual_seed(0)
-    said: list[str] = []
+    activities: list[str] = []
     result = train_on_uniform_tokens(
         lambda: MuForCausalLM(MuConfig(vocab_size=40, num_hidden_layers=1, max_position_embeddings=16)),
         12.0,
-        lambda elapsed, what: said.append(what),
+        lambda elapsed, activity: activities.append(activity),
     )
     assert result.verdict == "ok", result
-    assert "a leak planted on purpose was seen after" in result.meaning
-    assert said[0].startswith("control with a planted leak, step 25: ")
-    assert said[-1].startswith("training on uniform tokens, step ")
+    assert "a leak planted on purpose was found after" in result.meaning
+    assert activities[0].startswith("control with a planted leak, step 25: ")
+    assert activities[-1].startswith("training on uniform tokens, step ")
 
 
 def test_a_model_that_learns_nothing_proves_nothing() -> None:
@@ -109,7 +109,7 @@ def test_no_causal_prediction_is_taken_for_a_leak(seed: int, num_ids: int, sharp
     ids = torch.randint(num_ids, (4000,), generator=generator)
     logits = sharpness * torch.randn(4000, num_ids, generator=generator)
     losses = nn.functional.cross_entropy(logits, ids, reduction="none")
-    assert not Gain.of([losses], num_ids).proves_a_leak
+    assert not EProcess.of([losses], num_ids).proves_a_leak
 
 
 def test_rare_guesses_that_mostly_pay_are_not_taken_for_a_leak() -> None:
@@ -119,7 +119,7 @@ def test_rare_guesses_that_mostly_pay_are_not_taken_for_a_leak() -> None:
         ids = torch.randint(32, (24_800,), generator=generator)
         losses = torch.full((24_800,), math.log(32), dtype=torch.float64)
         losses[:40] = torch.where(ids[:40] == 0, math.inf, math.log(31))
-        assert not Gain.of([losses], 32).proves_a_leak
+        assert not EProcess.of([losses], 32).proves_a_leak
 
 
 @pytest.mark.parametrize(("hint", "proves"), [(0.02, False), (0.15, True)])
@@ -127,9 +127,9 @@ def test_a_gain_on_many_tokens_is_a_proof_if_it_is_large_enough(hint: float, pro
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(8, (100_000,), generator=generator)
     losses = nn.functional.cross_entropy(hint * nn.functional.one_hot(ids, 8).float(), ids, reduction="none")
-    gain = Gain.of([losses[:50_000], losses[50_000:]], 8) if proves else Gain.of([losses[:1000]], 8)
-    assert gain.total / gain.predictions == pytest.approx(math.log(8) - losses[0].item(), rel=1e-4)
-    assert gain.proves_a_leak == proves
+    evidence = EProcess.of([losses[:50_000], losses[50_000:]], 8) if proves else EProcess.of([losses[:1000]], 8)
+    assert evidence.mean_gain == pytest.approx(math.log(8) - losses[0].item(), rel=1e-4)
+    assert evidence.proves_a_leak == proves
 
 
 def test_models_that_are_one_object_or_have_no_embedding_prove_nothing() -> None:

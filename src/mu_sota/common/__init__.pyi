@@ -4,3 +4,4 @@ from .files import as_json as as_json
 from .files import cache_folder as cache_folder
 from .files import replacing as replacing
 from .files import write_json as write_json
+from .hooks import attached as attached

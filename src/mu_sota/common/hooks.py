@@ -1,25 +1,28 @@
-"""Hooks on modules."""
+"""Hooks that are removed again."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 
 @contextmanager
-def hooked(modules: Iterable[nn.Module], hook: Callable[[nn.Module, Any, Any], Tensor | None]) -> Iterator[None]:
-    """A forward hook on each of the modules, for as long as it lasts."""
-    with ExitStack() as handles:
-        for module in modules:
-            handles.callback(module.register_forward_hook(hook).remove)
+def attached(handles: Iterable[RemovableHandle]) -> Iterator[None]:
+    """Hooks for the length of a `with` statement, for example `attached(m.register_forward_hook(f) for m in modules)`.
+
+    Args:
+        handles: may come from a generator that registers the hooks; if that fails, those before it are removed too.
+    """
+    with ExitStack() as removals:
+        for handle in handles:
+            removals.callback(handle.remove)
         yield
 
 
 @contextmanager
-def eagerly() -> Iterator[None]:
+def without_compilation() -> Iterator[None]:
     """Compiled modules run as they were written, so that hooks inside them are called."""
     if "torch._dynamo" not in sys.modules:  # nothing has been compiled
         yield

@@ -1,12 +1,13 @@
 """A model without some of its blocks: zero ablation of the state."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
+from mu_sota.common.hooks import attached
 from mu_sota.model.blocks import BLOCKS, join_blocks, split_blocks
 from mu_sota.model.errors import InputError
 from mu_sota.model.modeling import MuForCausalLM
@@ -35,8 +36,6 @@ def blocks_off(model: MuForCausalLM, names: Iterable[str]) -> Iterator[None]:
         state = inputs[0]
         return (join_blocks(split_blocks(state).masked_fill(off.to(state.device), 0)), *inputs[1:])
 
-    with ExitStack() as hooks:
-        if off.any():
-            for reader in (*model.model.layers, model.model.norm):
-                hooks.enter_context(reader.register_forward_pre_hook(set_to_zero))
+    readers = (*model.model.layers, model.model.norm) if off.any() else ()
+    with attached(reader.register_forward_pre_hook(set_to_zero) for reader in readers):
         yield

@@ -4,13 +4,13 @@ Legend: T tokens of the text, L layers, H heads, N = 16 blocks, D values of a st
 """
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from mu_sota.common.hooks import attached
 from mu_sota.model.blocks import to_matrix
 from mu_sota.model.modeling import MuForCausalLM
 
@@ -77,12 +77,12 @@ def trace(model: MuForCausalLM, ids: list[int]) -> Trace:
     def keep_output(kind: str) -> Callable[[nn.Module, Any, Tensor], None]:
         return lambda module, inputs, output: projected[kind].append(output[0])
 
-    with ExitStack() as hooks:
-        for reader in (*layers, model.model.norm):
-            hooks.enter_context(reader.register_forward_pre_hook(keep_input))
-        for layer in layers:
-            hooks.enter_context(layer.cross_attention.qkv.register_forward_hook(keep_output("cross")))
-            hooks.enter_context(layer.block_attention.qkv.register_forward_hook(keep_output("block")))
+    hooks = [
+        *(reader.register_forward_pre_hook(keep_input) for reader in (*layers, model.model.norm)),
+        *(layer.cross_attention.qkv.register_forward_hook(keep_output("cross")) for layer in layers),
+        *(layer.block_attention.qkv.register_forward_hook(keep_output("block")) for layer in layers),
+    ]
+    with attached(hooks):
         inputs = torch.tensor([ids], device=model.device)
         output = model(inputs, output_sensitivities=True)
     logits = output.logits[0]

@@ -1,4 +1,4 @@
-"""Passes as a model is used: decoding with its cache, and texts with padding, beside one plain pass.
+"""The check *cache*: decoding with the model's cache beside one pass over the same text.
 
 Legend: B batch, V vocabulary.
 """
@@ -12,57 +12,47 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList
 
+from mu_sota.common.hooks import attached
 from mu_sota.model.errors import InputError
 
 from .passes import Comparison, Pass, Passes, Run
-
-
-class NotAsked(InputError):
-    """The model cannot be asked this; the message says why."""
 
 
 def decoded(passes: Passes) -> Iterator[Comparison]:
     """Decoding by the model's own `generate`, the known tokens forced one by one.
 
     Raises:
-        NotAsked: the model has no `generate`, or uses no cache.
+        InputError: the model has no `generate`, or uses no cache.
     """
     _require_cache(passes)
     length = passes.length
     for prompt in (1, length // 2):
         run = Run(partial(_decode, passes, prompt, length - prompt), (passes.rows, 1))
-        meaning = (
-            f"decoding with its cache after a prompt of {prompt} gives other predictions than one pass over the "
-            f"whole text"
-        )
-        # All steps; then the last alone, which `locate` can hold against the full pass.
+        # All steps; then the last alone, which `locate` can compare with the full pass.
         for first in (prompt, length - 1):
-            yield Comparison(
+            yield passes.compare(
                 Pass(passes.base, columns=slice(first - 1, length - 1)),
                 Pass(run, columns=slice(first - prompt, None)),
-                meaning,
-                passes.scale,
+                f"decoding with its cache after a prompt of {prompt} gives other predictions than one pass over the "
+                f"whole text",
             )
 
 
 def _require_cache(passes: Passes) -> None:
     model = passes.tested.model
     if not isinstance(model, GenerationMixin):
-        raise NotAsked("the model has no generate method of transformers")
+        raise InputError("the model has no generate method of transformers")
     widths: list[int] = []
 
-    def note(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        given = kwargs.get("input_ids", args[0] if args else None)
-        widths.append(given.shape[1] if isinstance(given, Tensor) else 0)
+    def note_width(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        widths.append(ids.shape[1] if isinstance(ids, Tensor) else 0)
 
-    handle = passes.tested.roots[0].register_forward_pre_hook(note, with_kwargs=True)
-    try:
-        with torch.no_grad():
-            _decode(passes, 2, 2)
-    finally:
-        handle.remove()
+    hook = passes.tested.roots[0].register_forward_pre_hook(note_width, with_kwargs=True)
+    with attached([hook]), torch.no_grad():
+        _decode(passes, 2, 2)
     if widths[-1] > 1:
-        raise NotAsked("the model decodes without a cache: every step is a full pass")
+        raise InputError("the model decodes without a cache: every step is a full pass")
 
 
 def _decode(passes: Passes, prompt: int, steps: int) -> Tensor:
@@ -81,13 +71,13 @@ def _decode(passes: Passes, prompt: int, steps: int) -> Tensor:
         output_logits=True,
         pad_token_id=int(passes.drawn[0]),
     )
-    given = passes.ids[:, :prompt]
+    ids = passes.ids[:, :prompt]
     model: Any = passes.tested.model
-    with passes.tested.mode(training=False):
+    with passes.tested.state.mode(training=False):
         model.generation_config = GenerationConfig()  # its own stops early, for one
         output = model.generate(
-            given,
-            attention_mask=torch.ones_like(given),
+            ids,
+            attention_mask=torch.ones_like(ids),
             generation_config=settings,
             logits_processor=LogitsProcessorList([force]),
         )

@@ -1,4 +1,4 @@
-"""Where a leak arises: the first module whose output moved although what it was given did not.
+"""Where a leak arises: the first module whose output moved although its input did not.
 
 Two passes that should agree are run with hooks on every module. Tensors are compared where the passes should agree
 (earlier positions, the same row); a tensor's batch and time axes are recognised by their sizes, so a check takes sizes
@@ -9,7 +9,6 @@ Legend: B batch, T time.
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, is_dataclass
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -17,6 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+
+from mu_sota.common.hooks import attached, without_compilation
 
 from .logits import change
 from .passes import EVERYTHING, Pass
@@ -28,7 +29,7 @@ class Location:
 
     Args:
         module: qualified name of the innermost module that turns inputs that did not move into outputs that did; empty
-            for the whole model.
+            for the model itself.
         kind: its class.
         after: its last part whose output had not moved, if it has parts.
         before: its first part whose input had moved.
@@ -44,30 +45,35 @@ class Location:
     path: list[str]
 
     def sentence(self) -> str:
-        """For a reader: where, between which parts, and by which path."""
-        place = f"{self.module} ({self.kind})" if self.module else f"the model's own forward ({self.kind})"
+        """For a reader: the module, the parts between which it happens, and the path to the logits."""
+        origin = f"{self.module} ({self.kind})" if self.module else f"the model's own forward ({self.kind})"
         between = [f"after {self.after}"] * bool(self.after) + [f"before {self.before}"] * bool(self.before)
         if self.summary:
             between.append(f"by way of {self.summary}, whose output has no position of its own")
         inside = f", {', '.join(between)}" if between else ""
-        return f"arises in {place}{inside}; path: {' -> '.join([*self.path, 'logits'])}"
+        return f"arises in {origin}{inside}; path: {' -> '.join([*self.path, 'logits'])}"
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
 class _Part(NamedTuple):
-    """The compared part of one tensor, by the name under which it went in or out; `placed` if it has all the axes by
-    which it was cut."""
+    """The compared part of an input or output.
+
+    Args:
+        name: argument, index or key of the tensor.
+        value: the compared rows and positions.
+        has_position: the tensor has every axis along which the passes are compared.
+    """
 
     name: str
     value: Tensor
-    placed: bool
+    has_position: bool
 
 
 @dataclass
 class _Event:
-    """One call of one module: what went in and came out, and how many calls had ended when it began."""
+    """One call of one module; `start` is the number of calls that had ended when it began."""
 
     name: str
     kind: str
@@ -77,9 +83,9 @@ class _Event:
 
 
 class _Moved(NamedTuple):
-    """Whether tensors moved, with a position of their own and without."""
+    """Tensors with positions moved; tensors without positions (summaries) moved."""
 
-    placed: bool
+    with_position: bool
     summary: bool
 
 
@@ -87,42 +93,44 @@ NOT_MOVED = _Moved(False, False)
 
 
 class _Call(NamedTuple):
-    """A call that both passes make: whether what went in and what came out moved from one to the other."""
+    """A call that both passes make, and the differences between them."""
 
     event: _Event
-    given: _Moved
-    gave: _Moved
+    inputs: _Moved
+    outputs: _Moved
 
 
 def locate(names: Mapping[nn.Module, str], ours: Pass, theirs: Pass, threshold: float) -> Location | None:
     """The first module, in the order of execution, that makes two passes differ; None if no single one can be named.
 
     Args:
-        names: the modules that may be named, with their names; that of the whole model is empty.
+        names: the modules that may be named, with their names; that of the model itself is empty.
         ours, theirs: the passes, with the parts that should be equal.
         threshold: a tensor has moved if it changed by more than so many of its standard deviations.
     """
-    known = dict(_counted(_record(names, ours)))
+    with without_compilation():
+        known = dict(_counted(_record(names, ours)))
+        events = _record(names, theirs)
     calls = []
-    for key, event in _counted(_record(names, theirs)):
+    for key, event in _counted(events):
         partner = known.get(key)
-        given = _moved(partner.inputs, event.inputs, threshold) if partner else NOT_MOVED
-        gave = _moved(partner.outputs, event.outputs, threshold) if partner else NOT_MOVED
-        calls.append(_Call(event, given, gave))
+        inputs = _moved(partner.inputs, event.inputs, threshold) if partner else NOT_MOVED
+        outputs = _moved(partner.outputs, event.outputs, threshold) if partner else NOT_MOVED
+        calls.append(_Call(event, inputs, outputs))
     for index, call in enumerate(calls):
-        if call.gave.placed and not any(call.given):
+        if call.outputs.with_position and not any(call.inputs):
             return _location(calls, index)
     return None
 
 
 def _location(calls: list[_Call], index: int) -> Location:
-    """What there is to say of the origin."""
+    """The origin, which is the call of this index."""
     origin = calls[index].event
     parts = list(_parts(calls, origin.start, index))
-    first = next((part for part in parts if calls[part].given.placed), None)
-    clean = [part for part in parts if (first is None or part < first) and not calls[part].gave.placed]
+    first = next((part for part in parts if calls[part].inputs.with_position), None)
+    clean = [part for part in parts if (first is None or part < first) and not calls[part].outputs.with_position]
     before_first = calls[origin.start : index if first is None else calls[first].event.start]
-    summary = next((call.event.name for call in before_first if call.gave.summary and not any(call.given)), None)
+    summary = next((call.event.name for call in before_first if call.outputs.summary and not any(call.inputs)), None)
     return Location(
         module=origin.name,
         kind=origin.kind,
@@ -142,29 +150,27 @@ def _record(names: Mapping[nn.Module, str], one: Pass) -> list[_Event]:
         if names[module] == "":
             ended.clear()
             running.clear()
-        given = dict(enumerate(args)) | kwargs
-        # Copied now: what a module was given may be changed in place before it ends.
-        running.append(_Event(names[module], type(module).__name__, len(ended), list(_cut(given, one))))
+        inputs = dict(enumerate(args)) | kwargs
+        # Copied now: the module may change its inputs in place.
+        running.append(_Event(names[module], type(module).__name__, len(ended), list(_cut(inputs, one))))
 
     def end(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         event = running.pop()
         event.outputs = list(_cut(output, one))
         ended.append(event)
 
-    with ExitStack() as hooks:
+    def hooks() -> Iterator[RemovableHandle]:
         for module in names:
-            handles: list[RemovableHandle] = [
-                module.register_forward_pre_hook(begin, with_kwargs=True),
-                module.register_forward_hook(end, with_kwargs=True),
-            ]
-            for handle in handles:
-                hooks.callback(handle.remove)
+            yield module.register_forward_pre_hook(begin, with_kwargs=True)
+            yield module.register_forward_hook(end, with_kwargs=True)
+
+    with attached(hooks()):
         one.run()
     return ended
 
 
 def _counted(events: list[_Event]) -> Iterator[tuple[tuple[str, int], _Event]]:
-    """Each event by its module and how often that had run before: a shared module runs more than once."""
+    """Each event by its module and the number of its earlier calls: a shared module runs more than once."""
     counts: dict[str, int] = {}
     for event in events:
         count = counts.get(event.name, 0)
@@ -186,20 +192,20 @@ def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
 
 
 def _cut(value: Any, one: Pass) -> Iterator[_Part]:
-    """Copies of the compared parts of all tensors in what a module takes or gives."""
+    """Copies of the compared parts of all tensors in a module's inputs or outputs."""
     rows, columns = one.run.size
     for name, tensor in _tensors(value):
         if tensor.ndim and tensor.shape[0] == rows * columns and rows > 1 and columns > 1:  # as experts flatten it
             tensor = tensor.unflatten(0, (rows, columns))
         times = [axis for axis, size in enumerate(tensor.shape) if size == columns]
         batch = next((axis for axis, size in enumerate(tensor.shape) if size == rows and axis not in times), None)
-        placed = bool(times) and (one.rows == EVERYTHING or batch is not None)
+        has_position = bool(times) and (one.rows == EVERYTHING or batch is not None)
         if columns > 1:  # a step of decoding has the one position
             for axis in times:
                 tensor = tensor[(EVERYTHING,) * axis + (one.columns,)]
         if batch is not None and rows > 1:
             tensor = tensor[(EVERYTHING,) * batch + (one.rows,)]
-        yield _Part(name, tensor.detach().clone(), placed)
+        yield _Part(name, tensor.detach().clone(), has_position)
 
 
 def _moved(ours: list[_Part], theirs: list[_Part], threshold: float) -> _Moved:
@@ -208,7 +214,7 @@ def _moved(ours: list[_Part], theirs: list[_Part], threshold: float) -> _Moved:
     for other in theirs:
         one = known.get(other.name)
         if one and _comparable(one.value, other.value):
-            found[one.placed and other.placed] |= _differ(one.value, other.value, threshold)
+            found[one.has_position and other.has_position] |= _differ(one.value, other.value, threshold)
     return _Moved(found[True], found[False])
 
 
@@ -247,7 +253,7 @@ def _carriers(calls: list[_Call], index: int) -> list[str]:
     while index < len(calls):
         outer = next((k for k in range(index + 1, len(calls)) if calls[k].event.start <= index), len(calls))
         parts = (calls[part] for part in _parts(calls, index + 1, outer))
-        names += [part.event.name for part in parts if any(part.given) and any(part.gave)]
+        names += [part.event.name for part in parts if any(part.inputs) and any(part.outputs)]
         index = outer
     return names
 

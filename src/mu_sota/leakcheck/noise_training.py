@@ -1,4 +1,4 @@
-"""Training on noise: nobody can predict independent uniform tokens, so a model that does has seen them.
+"""Training on noise: nobody can predict independent uniform tokens, so a model that does sees them.
 
 Legend: B batch, T time, K ids that are drawn.
 """
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mu_sota.common.hooks import hooked
+from mu_sota.common.hooks import attached
 from mu_sota.common.text import one_line
 from mu_sota.model.errors import InputError
 
@@ -27,7 +27,7 @@ NUM_IDS = 32
 """Ids that are drawn: few, so that a leak is learned soon. Whatever the vocabulary, no causal model gets below ln K."""
 
 PROOF = math.log(1e9)
-"""Nats gained in one look beyond which a model has seen its tokens: by chance at most once in a billion looks."""
+"""Log of the e-process, in nats, beyond which a model sees its tokens: by chance at most once in a billion looks."""
 
 BATCH, LENGTH = 32, 32
 LEARNING_RATE, WARMUP_STEPS = 2e-3, 20
@@ -35,34 +35,44 @@ LOOK_STEPS = 25
 """Optimizer steps between two looks at fresh tokens."""
 
 MARGIN = 3
-"""A model has been trained enough when it has had so many times the steps after which a planted leak was seen."""
+"""A model is trained enough after so many times the steps after which a planted leak was found."""
 
 
-class Gain(NamedTuple):
-    """Nats by which losses on fresh tokens lie below ln K, summed over so many predictions.
+class EProcess(NamedTuple):
+    """Evidence against "the model does not see the tokens that it predicts".
 
-    A prediction that gives the next token probability p gains ln(K p). If tokens are independent and uniform and the
-    model has not seen them, K p has an expectation of at most 1 whatever came before, since the K probabilities sum to
-    at most 1. So the exponential of the sum is a nonnegative supermartingale that starts at 1, and by Ville's
-    inequality exceeds 10^9 with a probability of at most 10^-9, whatever the model has learned.
+    Every prediction that gives the next token probability p multiplies the e-process by K p. If tokens are independent
+    and uniform and the model does not see them, K p has an expectation of at most 1 whatever came before, since the K
+    probabilities sum to at most 1. So by Ville's inequality the e-process exceeds 10^9 with a probability of at most
+    10^-9, whatever the model has learned. See Ramdas et al. 2023, "Game-theoretic statistics and safe anytime-valid
+    inference".
+
+    Args:
+        log_value: in nats: the sum of the losses' distances below ln K.
+        predictions: their number.
     """
 
-    total: float
+    log_value: float
     predictions: int
 
     @property
     def proves_a_leak(self) -> bool:
-        return self.total > PROOF
+        return self.log_value > PROOF
+
+    @property
+    def mean_gain(self) -> float:
+        """Nats a token below ln K."""
+        return self.log_value / self.predictions
 
     @classmethod
-    def of(cls, losses: list[Tensor], num_ids: int) -> "Gain":
-        """Of losses in nats, on tokens drawn from so many."""
+    def of(cls, losses: list[Tensor], num_ids: int) -> "EProcess":
+        """From losses in nats, on tokens drawn from so many."""
         gains = math.log(num_ids) - torch.cat([loss.flatten() for loss in losses]).double()
         return cls(gains.sum().item(), gains.numel())
 
 
 class _Trained(NamedTuple):
-    gain: Gain
+    evidence: EProcess
     mode: str
     steps: int
     num_ids: int
@@ -71,28 +81,28 @@ class _Trained(NamedTuple):
 def train_on_uniform_tokens(
     build: Callable[[], nn.Module],
     seconds: float = 60.0,
-    progress: Callable[[float, str], None] = lambda elapsed, said: None,
+    progress: Callable[[float, str], None] = lambda elapsed, activity: None,
 ) -> Result:
-    """Train a model on independent uniform tokens, fresh at every step, and see whether it learns to predict them.
+    """Train a model on independent uniform tokens, fresh at every step: does it learn to predict them?
 
     A second model, with the next token's embedding added to its input, is trained first: a control that shows how many
-    steps it takes this architecture to use a leak. Afterwards both modules are as `build` made them.
+    steps it takes this architecture to use a leak. Afterwards both modules are restored.
 
     Args:
         build: makes the untrained module; called twice.
         seconds: for both trainings together; a leak ends them early.
-        progress: told the seconds that have passed and what is being done.
+        progress: called with the seconds that have passed and the current activity.
 
     Raises:
-        InputError: what `build` gives is no module, the same one twice, or two that share weights; or `seconds` is no
-            number above 0.
+        InputError: `build` returns no module, the same one twice, or two that share weights; or `seconds` is no number
+            above 0.
     """
     if not 0 < seconds < math.inf:
         raise InputError(f"seconds is {seconds}, but must be a number of seconds above 0")
     start = time.monotonic()
 
-    def tell(said: str) -> None:
-        progress(time.monotonic() - start, said)
+    def report(activity: str) -> None:
+        progress(time.monotonic() - start, activity)
 
     with random_state_kept():
         model, other = build(), build()
@@ -102,23 +112,23 @@ def train_on_uniform_tokens(
             raise InputError("the two models that are trained are the same object; make a new one at every call")
         if isinstance(other, nn.Module) and set(model.parameters()) & set(other.parameters()):
             raise InputError("the two models that are trained share weights; make new ones at every call")
-        state = Snapshot([model, other], hooks=True)
+        snapshot = Snapshot([model, other], hooks=True)
         try:
             with _next_token_added(other) as planted:
-                control = _train(other, 1, seconds / 3, lambda said: tell(f"control with a planted leak, {said}"))
+                control = _train(other, 1, seconds / 3, lambda state: report(f"control with a planted leak, {state}"))
             left = seconds - (time.monotonic() - start)
-            trained = _train(model, 2, left, lambda said: tell(f"training on uniform tokens, {said}"))
+            trained = _train(model, 2, left, lambda state: report(f"training on uniform tokens, {state}"))
         except (InputError, RuntimeError) as error:  # it diverged; no derivative; no memory
             return Result(CHECK, "skipped", meaning=f"it could not be trained: {one_line(error)}")
         finally:
-            state.restore()
+            snapshot.restore()
     return _result(trained, control, bool(planted))
 
 
 def _result(trained: _Trained, control: _Trained, planted: bool) -> Result:
-    gain, unit = trained.gain, f"nats a token below ln {trained.num_ids}"
-    mean, tolerance = gain.total / gain.predictions, PROOF / gain.predictions
-    if gain.proves_a_leak:
+    evidence, unit = trained.evidence, f"nats a token below ln {trained.num_ids}"
+    mean, tolerance = evidence.mean_gain, PROOF / evidence.predictions
+    if evidence.proves_a_leak:
         meaning = (
             f"after {trained.steps} steps it predicts independent uniform tokens that it has never met, in "
             f"{trained.mode} mode, {mean:.3f} nats a token better than anyone can"
@@ -126,18 +136,18 @@ def _result(trained: _Trained, control: _Trained, planted: bool) -> Result:
         return Result(CHECK, "leak", mean, tolerance, unit, meaning)
     if not planted:
         why = "it has no nn.Embedding in which a leak could be planted to see whether it would have been learned"
-    elif not control.gain.proves_a_leak:
+    elif not control.evidence.proves_a_leak:
         why = f"{control.steps} steps did not teach it even a leak that was planted"
     elif trained.steps < MARGIN * control.steps:
         why = f"{trained.steps} steps, and a planted leak took {control.steps}"
     else:
-        said = f"{trained.steps} steps; in a control, a leak planted on purpose was seen after {control.steps}"
-        return Result(CHECK, "ok", max(mean, 0.0), tolerance, unit, said)
+        remark = f"{trained.steps} steps; in a control, a leak planted on purpose was found after {control.steps}"
+        return Result(CHECK, "ok", max(mean, 0.0), tolerance, unit, remark)
     return Result(CHECK, "skipped", meaning=f"too little to tell: {why}; give it more seconds, or make it smaller")
 
 
-def _train(module: nn.Module, seed: int, seconds: float, tell: Callable[[str], None]) -> _Trained:
-    """Train until a gain proves a leak or the time is up. The gain is that of the last look, in the better mode."""
+def _train(module: nn.Module, seed: int, seconds: float, report: Callable[[str], None]) -> _Trained:
+    """Train until a leak is proved or the time is up. The evidence is that of the last look, in the better mode."""
     tested = ModelUnderTest(module)
     length = min(LENGTH, tested.positions or LENGTH)
     drawn = tested.drawn_ids()[:NUM_IDS]
@@ -150,18 +160,18 @@ def _train(module: nn.Module, seed: int, seconds: float, tell: Callable[[str], N
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / WARMUP_STEPS))
 
     def losses() -> Tensor:
-        """[B, T - 1] in nats, on tokens that have never been seen."""
+        """[B, T - 1] in nats, on fresh tokens."""
         ids = drawn[torch.randint(len(drawn), (BATCH, length), generator=generator)].to(tested.device)
         logits = tested.logits(ids)[:, :-1]
         return nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
 
     start, steps = time.monotonic(), 0
     while True:
-        seen = []
+        training = []
         module.train()
         for _ in range(LOOK_STEPS):
             loss = losses()
-            seen.append(loss.detach())
+            training.append(loss.detach())
             optimizer.zero_grad()
             loss.mean().backward()
             nn.utils.clip_grad_norm_(weights, 1.0)
@@ -172,18 +182,18 @@ def _train(module: nn.Module, seed: int, seconds: float, tell: Callable[[str], N
                 break
         module.eval()
         with torch.no_grad():
-            fresh = [losses() for _ in seen]
-        looks = {"training": Gain.of(seen, len(drawn)), "eval": Gain.of(fresh, len(drawn))}
-        mode = max(looks, key=lambda name: looks[name].total)
-        gain = looks[mode]
-        tell(f"step {steps}: {gain.total / gain.predictions:+.4f} nats a token against ln {len(drawn)} ({mode} mode)")
-        if gain.proves_a_leak or time.monotonic() - start > seconds:
-            return _Trained(gain, mode, steps, len(drawn))
+            evaluation = [losses() for _ in training]
+        looks = {"training": EProcess.of(training, len(drawn)), "eval": EProcess.of(evaluation, len(drawn))}
+        mode = max(looks, key=lambda name: looks[name].log_value)
+        evidence = looks[mode]
+        report(f"step {steps}: {evidence.mean_gain:+.4f} nats a token against ln {len(drawn)} ({mode} mode)")
+        if evidence.proves_a_leak or time.monotonic() - start > seconds:
+            return _Trained(evidence, mode, steps, len(drawn))
 
 
 @contextmanager
 def _next_token_added(module: nn.Module) -> Iterator[list[nn.Module]]:
-    """Plant a leak: every embedding of the tokens also brings that of the token after it. Yields where it was used."""
+    """Plant a leak: every token's embedding has that of the next token added. Yields the embeddings that were used."""
     planted: list[nn.Module] = []
 
     def add_next(embedding: nn.Module, args: Any, output: Any) -> Tensor | None:
@@ -194,5 +204,6 @@ def _next_token_added(module: nn.Module) -> Iterator[list[nn.Module]]:
             planted.append(embedding)
         return output + output.roll(-1, dims=1)
 
-    with hooked(ModelUnderTest(module).embeddings(), add_next):
+    embeddings = ModelUnderTest(module).embeddings()
+    with attached(embedding.register_forward_hook(add_next) for embedding in embeddings):
         yield planted

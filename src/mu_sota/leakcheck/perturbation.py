@@ -1,6 +1,6 @@
-"""Other weights for a model under test: a gate that is shut hides whatever comes through it.
+"""Other weights for a model under test: a gate that is shut hides a leak behind it.
 
-A causal model is causal at any weights, so what leaks once they are others can leak after some training.
+A causal model is causal at any weights, so what leaks at other weights can leak after some training.
 """
 
 from collections.abc import Iterable
@@ -11,45 +11,45 @@ import torch
 from torch import Tensor, nn
 
 ALMOST_ZERO, NOISE = 1e-3, 0.02
-"""A weight with no entry above the first passes nothing on that a check could see; noise of the second opens it.
+"""A weight with no entry above the first passes on nothing that a check could find; noise of the second opens it.
 Zero-initialised projections and gates (ReZero, LayerScale) start so."""
 
+Signs = Literal["kept", "positive", "negative", "random"]
 
-@dataclass(frozen=True)
-class Scaling:
-    """How weights are made louder.
-
-    Args:
-        signs: of biases, gates and scales: as they are, all positive, all negative, or drawn at random for each entry.
-        factor: by which weights are scaled, once those that are small are not.
-    """
-
-    signs: Literal["kept", "positive", "negative", "random"]
-    factor: float
-
-    def __str__(self) -> str:
-        said = {
-            "kept": "signs as they are",
-            "positive": "gates and biases positive",
-            "negative": "gates and biases negative",
-            "random": "signs of gates and biases at random",
-        }
-        return f"weights times {self.factor:g}, {said[self.signs]}"
-
-
-SIGNS: tuple[Literal["kept", "positive", "negative", "random"], ...] = ("kept", "positive", "negative", "random")
+SIGNS: dict[Signs, str] = {
+    "kept": "signs as they are",
+    "positive": "gates and biases positive",
+    "negative": "gates and biases negative",
+    "random": "signs of gates and biases at random",
+}
 """sigmoid(-20) opens if it becomes sigmoid(20), 1 - sigmoid(20) if it becomes 1 - sigmoid(-20)."""
-
-LEAST_GATE, LEAST_MATRIX = 1.0, 0.1
-"""The largest entry of a weight before it is scaled up, if it is smaller."""
 
 FACTORS = (4.0, 2.0, 1.0)
 """Tried in this order: the first with which the logits are finite. A product of five gates of 0.01 is 1e-10, of five
 gates of 4 it is 1,024."""
 
+LEAST_GATE, LEAST_MATRIX = 1.0, 0.1
+"""A weight whose largest entry is smaller is brought to this first."""
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """How weights are scaled up.
+
+    Args:
+        signs: of biases, gates and scales: kept, all positive, all negative, or drawn at random for each entry.
+        factor: by which weights are multiplied, after small ones were made larger.
+    """
+
+    signs: Signs
+    factor: float
+
+    def __str__(self) -> str:
+        return f"weights times {self.factor:g}, {SIGNS[self.signs]}"
+
 
 def perturb_zeros(weights: Iterable[nn.Parameter]) -> None:
-    """Give weights that are all almost zero some noise."""
+    """Add some noise to weights that are all almost zero."""
     generator = torch.Generator().manual_seed(0)
     for weight in dict.fromkeys(weights):
         if _can_change(weight) and weight.abs().max().item() < ALMOST_ZERO:
@@ -59,8 +59,8 @@ def perturb_zeros(weights: Iterable[nn.Parameter]) -> None:
 def scale_up(weights: Iterable[nn.Parameter], scaling: Scaling) -> None:
     """Scale weights up, and change the signs of gates.
 
-    Zeros stay zeros, and what holds infinities, zeros and ones or other pairs of values over positions is left alone:
-    it is a mask. Of a model that is trained in parts only, the frozen weights are left alone: they are constants.
+    Zeros stay zeros. Masks stay as they are: weights that hold infinities, or tables over positions of two values. So
+    do, in a model that is trained in parts, the frozen weights: they are constants.
     """
     generator = torch.Generator().manual_seed(0)
     found = list(dict.fromkeys(weights))
@@ -75,15 +75,15 @@ def scale_up(weights: Iterable[nn.Parameter], scaling: Scaling) -> None:
             largest = weight.abs().max().item()
         weight.data.mul_(scaling.factor * max(1.0, (LEAST_GATE if gate else LEAST_MATRIX) / largest))
         if gate:
-            _set_signs(weight.data, scaling, generator)
+            _set_signs(weight.data, scaling.signs, generator)
 
 
-def _set_signs(weight: Tensor, scaling: Scaling, generator: torch.Generator) -> None:
-    if scaling.signs == "positive":
+def _set_signs(weight: Tensor, signs: Signs, generator: torch.Generator) -> None:
+    if signs == "positive":
         weight.abs_()
-    elif scaling.signs == "negative":
+    elif signs == "negative":
         weight.abs_().neg_()
-    elif scaling.signs == "random":
+    elif signs == "random":
         weight.mul_(torch.randint(2, weight.shape, generator=generator).to(weight) * 2 - 1)
 
 

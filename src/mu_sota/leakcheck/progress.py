@@ -17,12 +17,12 @@ def _columns() -> int:
 
 @contextmanager
 def passes_bar() -> Iterator[Progress]:
-    """Counts the passes of a check, with their rate and the time that is left."""
+    """A bar that counts passes, with their rate and the time that is left."""
     with tqdm(unit="pass", disable=None, leave=False, ncols=_columns()) as bar:
 
         def progress(done: int, expected: int, check: str) -> None:
             if bar.total is None:
-                bar.reset(expected)  # so that the rate is that of the passes, not of what came before
+                bar.reset(expected)  # so that the rate does not include the time before the first pass
             bar.total = expected
             bar.set_description_str(check, refresh=False)
             bar.update(done - bar.n)
@@ -31,18 +31,18 @@ def passes_bar() -> Iterator[Progress]:
 
 
 def beside_bar() -> AbstractContextManager[None]:
-    """What is printed inside does not mix with a bar."""
+    """Lines printed inside do not mix with a bar."""
     return tqdm.external_write_mode()
 
 
 @contextmanager
 def seconds_bar(seconds: float) -> Iterator[Callable[[float, str], None]]:
-    """Counts the seconds of a training."""
+    """A bar that counts the seconds of a training."""
     total = round(seconds)
     with tqdm(total=total, unit="s", disable=None, leave=False, ncols=_columns()) as bar:
 
-        def progress(elapsed: float, said: str) -> None:
-            bar.set_description(said)
+        def progress(elapsed: float, activity: str) -> None:
+            bar.set_description(activity)
             bar.update(min(round(elapsed), total) - bar.n)
 
         yield progress

@@ -11,8 +11,8 @@ import torch
 
 @contextmanager
 def random_state_kept() -> Iterator[None]:
-    """Whatever is drawn inside, the caller's random states (PyTorch's, Python's, NumPy's) are as before."""
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  what others draw from is the global one
+    """Restore the global random generators at the end."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  models may draw from the global one
     try:
         with torch.random.fork_rng(list(range(torch.cuda.device_count()))):
             yield
@@ -21,9 +21,9 @@ def random_state_kept() -> Iterator[None]:
         np.random.set_state(numpy)  # noqa: NPY002
 
 
-def random_position(device: torch.device) -> int:
-    """Where the global random generators stand: passes that drew other amounts of numbers stand elsewhere."""
+def random_state_hash(device: torch.device) -> int:
+    """Differs after two passes that drew different amounts of random numbers."""
     accelerator = torch.cuda.get_rng_state(device).numpy().tobytes() if device.type == "cuda" else b""
-    words: Any = np.random.get_state()  # noqa: NPY002  what others draw from is the global one
+    numpy: Any = np.random.get_state()  # noqa: NPY002
     torch_state = torch.random.get_rng_state().numpy().tobytes()
-    return hash((torch_state, accelerator, random.getstate(), words[1].tobytes(), words[2]))
+    return hash((torch_state, accelerator, random.getstate(), numpy[1].tobytes(), numpy[2]))

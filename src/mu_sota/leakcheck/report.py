@@ -1,4 +1,4 @@
-"""What a leak check found, as a table, a sentence and a record."""
+"""The results of a leak check, as a table, a sentence and a record."""
 
 import math
 from dataclasses import dataclass, field
@@ -14,22 +14,22 @@ Verdict = Literal["ok", "leak", "differs", "skipped"]
 
 
 class LeakError(InputError):
-    """The model sees what it must not see, or a cache or padding changes what it predicts."""
+    """The model sees tokens that it must not see, or a cache, padding or the text's length changes its predictions."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one check found.
+    """The result of one check.
 
     Args:
         check: its name.
         verdict: `ok`; `leak`; `differs` if a cache, padding or the length of the text changes predictions, which is a
-            defect though no leak; or `skipped` if the model could not be asked that, or not to the end.
-        change: its figure, `unit` says of what; None if skipped.
-        tolerance: the largest figure let pass.
-        unit: what the figure is measured in.
-        meaning: of a finding, what it means; of a skipped check, why; else a remark or nothing.
-        location: of a finding, where it arises, if one module can be named.
+            defect though no leak; or `skipped` if the check could not be made, or not to the end.
+        change: the largest one, in `unit`; None if skipped.
+        tolerance: the largest change let pass.
+        unit: of the change and the tolerance.
+        meaning: of a finding; the reason for a skipped check; else a remark or nothing.
+        location: where a finding arises, if one module can be named.
     """
 
     check: str
@@ -44,10 +44,10 @@ class Result:
         """One row of the report's table."""
         if self.change is None:
             return f"{self.check:17} {'-':>10} {'-':>10}  not checked: {self.meaning}"
-        said = self.verdict if self.verdict == "ok" else self.verdict.upper()
+        verdict = self.verdict if self.verdict == "ok" else self.verdict.upper()
         unit = f" ({self.unit})" if self.unit != STD else ""
         remark = f": {self.meaning}" if self.verdict == "ok" and self.meaning else ""
-        return f"{self.check:17} {self.change:10.2g} {self.tolerance:10.0e}  {said}{unit}{remark}"
+        return f"{self.check:17} {self.change:10.2g} {self.tolerance:10.0e}  {verdict}{unit}{remark}"
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON, which has no infinity: `change` is then None, and the meaning says so."""
@@ -70,10 +70,10 @@ class Report:
     Args:
         model: its class or name.
         vocab_size, rows, length: ids were drawn below `vocab_size`, in batches of `rows` x `length`.
-        dtype, device: of the model.
+        dtype, device: the model's coarsest number format, and its device.
         rounding: how far its logits move, in their standard deviations, if every embedding changes by one unit in the
             last place; None if it has no `nn.Embedding`.
-        draws: whether the logits depend on random numbers in eval mode; then every pass has the same seed.
+        draws: the logits depend on random numbers in eval mode; every pass then had the same seed.
         results: in the order in which the checks ran.
     """
 
@@ -89,7 +89,7 @@ class Report:
 
     @property
     def findings(self) -> list[Result]:
-        """What is wrong: leaks, then other differences."""
+        """Leaks, then other differences."""
         found = [result for result in self.results if result.verdict in ("leak", "differs")]
         return sorted(found, key=lambda result: result.verdict != "leak")
 
@@ -97,6 +97,20 @@ class Report:
     def clean(self) -> bool:
         """No check found anything."""
         return not self.findings
+
+    def require_clean(self) -> None:
+        """Raises LeakError, with the first finding, if there is one."""
+        __tracebackhide__ = True
+        if self.clean:
+            return
+        first = self.findings[0]
+        leaks = "the model is not causal, so its perplexity would mean nothing"
+        differs = "the model does not give the same predictions in all ways in which it is used"
+        raise LeakError(
+            f"{leaks if first.verdict == 'leak' else differs}: {first.meaning} "
+            f"(check '{first.check}': {first.change:.2g} {first.unit}, tolerance {first.tolerance:.0e})"
+            f"{f'; it {first.location.sentence()}' if first.location else ''}"
+        )
 
     def __str__(self) -> str:
         head = (
@@ -106,7 +120,7 @@ class Report:
         return "\n".join([head, "", TABLE_HEAD, *(result.line() for result in self.results), "", self.summary()])
 
     def summary(self) -> str:
-        """The conclusion: what leaks, what it means and where it arises; or that nothing was found."""
+        """Every finding with its meaning and its origin; or that nothing was found."""
         lines = [DRAWS] if self.draws else []
         if self.clean:
             done = [result.check for result in self.results if result.verdict == "ok"]
@@ -114,11 +128,11 @@ class Report:
                 f"no leak found within {self.length} tokens in {self.dtype} by {len(done)} checks: {', '.join(done)}"
             )
             return "\n".join([found, *lines])
-        told: list[Location] = []
+        shown: list[Location] = []
         for finding in self.findings:
             lines.append(f"{finding.verdict.upper()} ({finding.check}): {finding.meaning}")
-            if finding.location and finding.location not in told:
-                told.append(finding.location)
+            if finding.location and finding.location not in shown:
+                shown.append(finding.location)
                 lines.append(f"    {finding.location.sentence()}")
         return "\n".join(lines)
 

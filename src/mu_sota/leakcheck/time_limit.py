@@ -1,4 +1,4 @@
-"""Counts the passes, and ends them when the time is up."""
+"""The count of the passes, the progress it is reported with, and the time limit after which none begins."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from mu_sota.model.errors import InputError
 
 Progress = Callable[[int, int, str], None]
-"""Told the passes that were made, about how many there will be, and the check that is running."""
+"""Called with the number of passes made, about how many there will be, and the name of the running check."""
 
 
 class TimeIsUp(InputError):
@@ -15,11 +15,11 @@ class TimeIsUp(InputError):
 
 
 class PassCounter:
-    """Counts the passes, and ends them when the time is up.
+    """Counts the passes, and refuses further ones when the time is up.
 
     Args:
         limit: seconds from now; None for no limit.
-        progress: told at every pass.
+        progress: called at every pass.
     """
 
     def __init__(self, limit: float | None, progress: Progress) -> None:
@@ -28,15 +28,15 @@ class PassCounter:
         self.check, self.done, self.expected = "", 0, 0
 
     def begin_check(self, check: str) -> None:
-        """The passes that follow are those of this check."""
+        """The passes that follow belong to this check."""
         self.check = check
         self.progress(self.done, max(self.expected, self.done), check)
 
     def begin_pass(self) -> None:
-        """A pass begins.
+        """Count a pass.
 
         Raises:
-            TimeIsUp: it begins too late.
+            TimeIsUp: the time limit was reached.
         """
         if self.time_is_up:
             raise TimeIsUp(
@@ -45,16 +45,15 @@ class PassCounter:
         self.progress(self.done, max(self.expected, self.done), self.check)
         self.done += 1
 
+    @property
+    def time_is_up(self) -> bool:
+        return self.end is not None and time.monotonic() > self.end
+
     @contextmanager
     def without_limit(self) -> Iterator[None]:
-        """Passes inside may be made after the time is up: those that confirm a finding."""
+        """For the passes that confirm a finding: they are made even if the time is up."""
         end, self.end = self.end, None
         try:
             yield
         finally:
             self.end = end
-
-    @property
-    def time_is_up(self) -> bool:
-        """Whether the time is up."""
-        return self.end is not None and time.monotonic() > self.end

@@ -1,38 +1,27 @@
-"""Verdict."""
+"""From the comparisons of a check to its result: ok, a finding and where it arises, or the reason why neither."""
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
-import torch
-from torch import Tensor, nn
-
-from mu_sota.common.hooks import eagerly, hooked
 from mu_sota.common.text import one_line
 from mu_sota.model.errors import InputError
 
 from .locate import Location, locate
 from .logits import change
-from .model_adapter import ModelUnderTest
-from .passes import Comparison, Passes
+from .passes import SAME_LOGITS, Comparison, Passes
 from .report import Result, Verdict
 from .time_limit import TimeIsUp
-from .tolerance import (
-    EXACT,
-    ROUNDING_DRAWS,
-    ROUNDING_FACTOR,
-    SCALED_UP,
-    TOLERANCES,
-    TOO_COARSE,
-    TooCoarse,
-    least_precise,
-)
+from .tolerance import EXACT, ROUNDING_FACTOR, SCALED_UP, Tolerance
 
 ATTEMPTS = 3
 """Failed comparisons, largest change first, that are tried for a location."""
 
+Comparisons = Callable[[], Iterator[Comparison]]
+"""Makes some comparisons, one after the other."""
+
 
 class Finding(NamedTuple):
-    """How far the logits moved, and how far they might have."""
+    """How far the logits moved in a comparison, and how far they may."""
 
     change: float
     tolerance: float
@@ -42,105 +31,85 @@ class Finding(NamedTuple):
         return self.change / self.tolerance
 
 
-Group = Callable[[], Iterator[Comparison]]
-
-
 class Comparer:
-    """Compares passes through one tested, with the tolerance that its number format needs.
+    """Compares passes through one model.
 
     Args:
-        tested: the model.
-        passes: in eval mode; from them its number format and its rounding are measured.
+        passes: in eval mode.
+
+    Attributes:
+        tolerance: of this model.
+        draws: the logits depend on random numbers in eval mode.
+        leaky_checks: names of the checks that found a leak.
+
+    Raises:
+        InputError: the same pass twice gives different logits, or other tokens give the same logits.
     """
 
-    def __init__(self, tested: ModelUnderTest, passes: Passes) -> None:
+    def __init__(self, passes: Passes) -> None:
         self.counter = passes.counter
-        self.dtype = least_precise(tested)
-        self.tolerance = TOLERANCES[self.dtype]
-        self.names = tested.named_modules()
-        self.embeddings = tested.embeddings()
-        self.leaky: set[str] = set()
-        """Checks that found a leak."""
-        self.require_determinism(passes)
-        self.rounding = self._measured_rounding(passes) if self.embeddings else None
-
-    def require_determinism(self, passes: Passes) -> None:
-        """Raises InputError if the same pass twice gives different logits."""
-        again = change(passes.base(), passes.base.logits) / passes.scale
-        if again > self.tolerance:
-            raise InputError(self._not_deterministic(again))
-
-    def _not_deterministic(self, moved: float) -> str:
-        return (
-            f"the model is not deterministic: two passes over the same tokens, with the same random seed, differ by "
-            f"{moved:.2g} standard deviations of the logits (tolerance {self.tolerance:.0e}), so no comparison would "
-            f"mean anything; switch off what makes it differ, or give a function that does"
-        )
-
-    def _measured_rounding(self, passes: Passes) -> float:
-        """How far the logits move, in their standard deviations, if every embedding changes in its last place."""
-        # At least that of float32, in which many models compute parts whatever their format.
-        unit = max(torch.finfo(self.dtype).eps, torch.finfo(torch.float32).eps)
-
-        def shake(module: nn.Module, args: Any, output: Any) -> Tensor | None:
-            if not isinstance(output, Tensor):
-                return None  # one that also returns the positions, say
-            signs = torch.randint(2, output.shape, generator=passes.generator).to(output) * 2 - 1
-            return output * (1 + unit * signs)
-
-        with hooked(self.embeddings, shake):
-            return max(change(passes.base(), passes.base.logits) for _ in range(ROUNDING_DRAWS)) / passes.scale
+        self.names = passes.tested.named_modules()
+        self.leaky_checks: set[str] = set()
+        self.tolerance = Tolerance(passes)
+        logits, fixed = passes.base.logits, self.tolerance.fixed * passes.scale
+        others = passes.run(passes.to_ids(passes.other_tokens(passes.indices)))()
+        if change(others, logits) <= fixed:
+            raise InputError(SAME_LOGITS)
+        self.draws = any(change(passes.run(passes.ids, seed=seed)(), logits) > fixed / 10 for seed in (1, 2))
 
     def compare(
         self,
         name: str,
-        groups: list[Group],
-        wrong: Verdict = "leak",
-        each: bool = False,
+        groups: Sequence[Comparisons],
+        verdict: Verdict = "leak",
+        independent: bool = False,
         scaled_up: Passes | None = None,
-        said: str = "",
+        remark: str = "",
     ) -> Result:
-        """The result of some comparisons.
+        """The result of a check.
 
         Args:
             name: of the check.
-            groups: tried in this order until one finds something; the first must be there to the end.
-            wrong: the verdict if it finds something.
-            each: whether a comparison that cannot be made leaves the others standing.
-            scaled_up: the passes, if they are those of louder weights.
-            said: added to what a finding means.
+            groups: tried in this order until one finds something; the first must be made to the end.
+            verdict: of a finding.
+            independent: a comparison that cannot be made does not stop the others.
+            scaled_up: the passes, if they are those of scaled-up weights.
+            remark: added to the meaning of a finding.
         """
         self.counter.begin_check(name)
         findings: list[Finding] = []
         stopped, remarks = "", list[str]()
         for number, group in enumerate(groups):
             before = len(findings)
-            error = self._collect(group, findings, each, self.scaled_up_tolerance if scaled_up else None)
+            error = self._collect(group, findings, independent, self.tolerance.scaled_up if scaled_up else None)
             if any(one.excess() > 1 for one in findings):
-                break
-            if isinstance(error, TimeIsUp) or (error and number == 0 and not (each and findings)):
+                return self._finding(name, findings, verdict, scaled_up, remark)
+            if isinstance(error, TimeIsUp) or (error and number == 0 and not (independent and findings)):
                 stopped = f"after {len(findings)} comparisons {_reason(error)}" if findings else _reason(error)
                 break
             if error:
                 remarks.append(f"after {len(findings) - before} of its comparisons {_reason(error)}")
-        findings.sort(key=Finding.excess, reverse=True)
-        if not findings or findings[0].excess() <= 1:
-            doubtful = max((one.change for one in findings if one.comparison.of_one_shape), default=0.0)
-            if doubtful > (SCALED_UP if scaled_up else EXACT) and not stopped:
-                stopped = f"it moved by {doubtful:.1g} standard deviations of the logits, {self._coarse}"
-            if stopped or not findings:
-                return Result(name, "skipped", meaning=stopped or "there is nothing to compare")
-            return Result(name, "ok", findings[0].change, findings[0].tolerance, meaning="; ".join(remarks))
-        worst = findings[0]
-        if doubt := self._doubt(worst, scaled_up):
-            return Result(name, "skipped", meaning=doubt)
-        location = self.first_location(finding for finding in findings[:ATTEMPTS] if finding.excess() > 1)
-        self.leaky |= {name} if wrong == "leak" else set()
-        meaning = f"{worst.comparison.meaning}{said}"
-        return Result(name, wrong, worst.change, worst.tolerance, meaning=meaning, location=location)
+        doubtful = max((one.change for one in findings if one.comparison.of_one_shape), default=0.0)
+        if doubtful > (SCALED_UP if scaled_up else EXACT) and not stopped:
+            stopped = f"it moved by {doubtful:.1g} standard deviations of the logits, {self.tolerance.too_coarse()}"
+        if stopped or not findings:
+            return Result(name, "skipped", meaning=stopped or "there is nothing to compare")
+        worst = max(findings, key=Finding.excess)
+        return Result(name, "ok", worst.change, worst.tolerance, meaning="; ".join(remarks))
 
-    def _collect(self, group: Group, findings: list[Finding], each: bool, tolerance: float | None) -> Exception | None:
-        """Add what the comparisons of a group show; gives what broke them off, or (of `each`) the first that failed."""
+    def compare_other_shapes(
+        self, name: str, group: Comparisons, verdict: Verdict, independent: bool = False
+    ) -> Result:
+        """The result of a check whose passes have other shapes than the base pass."""
+        if self.draws:
+            why = "the model draws random numbers, and of texts of another shape it draws others"
+            return Result(name, "skipped", meaning=why)
+        return self.compare(name, [group], verdict, independent)
+
+    def _collect(
+        self, group: Comparisons, findings: list[Finding], independent: bool, tolerance: float | None
+    ) -> Exception | None:
+        """Append the findings of a group; returns the error that stopped it, or (if independent) the first error."""
         failed: Exception | None = None
         previous = None
         try:
@@ -149,32 +118,40 @@ class Comparer:
                     previous.forget()  # logits of a large vocabulary are large
                 previous = comparison.theirs.run
                 try:
-                    allowed = tolerance or self._tolerance(comparison)
+                    allowed = tolerance or self.tolerance.of(comparison)
                     findings.append(Finding(comparison.change(), allowed, comparison))
                 except InputError as error:
-                    if not each or isinstance(error, TimeIsUp):
+                    if not independent or isinstance(error, TimeIsUp):
                         raise
                     failed = failed or error
         except Exception as error:
             return error
         return failed
 
-    @property
-    def scaled_up_tolerance(self) -> float:
-        """Of passes of one shape with louder weights."""
-        return max(SCALED_UP, self.tolerance)
+    def _finding(
+        self, name: str, findings: list[Finding], verdict: Verdict, scaled_up: Passes | None, remark: str
+    ) -> Result:
+        findings = sorted(findings, key=Finding.excess, reverse=True)
+        worst = findings[0]
+        if doubt := self._doubt(worst, scaled_up):
+            return Result(name, "skipped", meaning=doubt)
+        location = self.first_location(finding for finding in findings[:ATTEMPTS] if finding.excess() > 1)
+        if verdict == "leak":
+            self.leaky_checks.add(name)
+        meaning = f"{worst.comparison.meaning}{remark}"
+        return Result(name, verdict, worst.change, worst.tolerance, meaning=meaning, location=location)
 
     def _doubt(self, finding: Finding, scaled_up: Passes | None) -> str:
-        """Why a finding is none, if it is none."""
+        """The reason not to believe a finding, or nothing."""
         ours, theirs = finding.comparison.ours.run, finding.comparison.theirs.run
         with self.counter.without_limit():
             again = [finding.comparison.again() for _ in range(2)]
-            rounding = self._measured_rounding(scaled_up) if scaled_up and self.embeddings else 0.0
-        if finding.change <= ROUNDING_FACTOR * rounding:
-            return f"with louder weights it moved by {finding.change:.1g} standard deviations, as rounding does too"
+            rounding = self.tolerance.measure_rounding(scaled_up) if scaled_up else None
+        if finding.change <= ROUNDING_FACTOR * (rounding or 0.0):
+            return f"with scaled-up weights it moved by {finding.change:.1g} standard deviations, as rounding does too"
         moved = max(0.0 if one == finding.change else abs(one - finding.change) for one in again)
         if moved > finding.tolerance:
-            return self._not_deterministic(moved)
+            return self.tolerance.not_deterministic(moved)
         if finding.comparison.of_one_shape and ours.random_state_after != theirs.random_state_after:
             return (
                 "how many random numbers it draws depends on the tokens, so that passes over different tokens draw "
@@ -182,29 +159,13 @@ class Comparer:
             )
         return ""
 
-    def _tolerance(self, comparison: Comparison) -> float:
-        """Tight where the passes have one shape; else what rounding may do in this model."""
-        if comparison.of_one_shape or self.rounding is None:
-            return self.tolerance
-        tolerance = max(self.tolerance, ROUNDING_FACTOR * self.rounding)
-        if tolerance > TOO_COARSE:
-            raise TooCoarse(f"it may move by {tolerance:.1g} standard deviations of the logits, {self._coarse}")
-        return tolerance
-
-    @property
-    def _coarse(self) -> str:
-        half = self.dtype in (torch.float16, torch.bfloat16)
-        advice = "check it in float32" if half else "a model with smaller weights or fewer layers could be checked"
-        return f"which in {str(self.dtype)[6:]} may be a leak or nothing but rounding; {advice}"
-
     def first_location(self, findings: Iterable[Finding]) -> Location | None:
-        """Where the first of the findings for which it can be told arises."""
+        """The origin of the first of the findings that has a known one."""
         for finding in findings:
             try:
-                with eagerly():
-                    ours, theirs = finding.comparison.ours, finding.comparison.theirs
-                    location = locate(self.names, ours, theirs, finding.tolerance / 10)
-            except Exception:  # a scripted module takes no hooks; the finding stands without its place
+                ours, theirs = finding.comparison.ours, finding.comparison.theirs
+                location = locate(self.names, ours, theirs, finding.tolerance / 10)
+            except Exception:  # a scripted module takes no hooks; the finding is reported without a location
                 return None
             if location:
                 return location
