@@ -475,7 +475,7 @@ def test_in_a_pipe(folder: Path, tmp_path: Path) -> None:
     )
     assert b"\x1b" not in done.stdout
     assert b"> " not in done.stdout
-    assert re.fullmatch(rb"The text has the lone surrogate '\\udcff'.*\n", done.stderr)
+    assert re.fullmatch(rb"Loading PyTorch ...\nThe text has the lone surrogate '\\udcff'.*\n", done.stderr)
     assert not (tmp_path / HISTORY_FILE).exists()
 
 

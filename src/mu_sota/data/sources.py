@@ -55,10 +55,13 @@ def find_source(source: str) -> Source:
         return Source(["wikitext-2-raw-v1"], _read_wikitext)
     require_source(source)
     path = Path(source).expanduser()
-    if path.is_dir():
-        return _folder(path)
-    if path.is_file():
-        return _files_to_split(path.parent, [path])
+    try:
+        if path.is_dir():
+            return _folder(path)
+        if path.is_file():
+            return _files_to_split(path.parent, [path])
+    except OSError as error:
+        raise unreadable(path, error) from error
     raise InputError(f"{path} is neither a file nor a folder: give {_SOURCES}.")
 
 
