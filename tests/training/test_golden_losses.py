@@ -25,7 +25,7 @@ from mu_sota.model.backend import plain_pytorch
 from mu_sota.model.kernels import library
 
 FILE = Path(__file__).parents[1] / "fixtures" / "golden_losses.json"
-SAME, SIMILAR = 1e-6, 1e-3  # relative
+SAME, SIMILAR = 1e-6, 1e-4  # relative; half the heads would be 1e-3
 STEPS, BATCH, WINDOW, VOCABULARY = 20, 8, 32, 61
 
 BACKENDS = ("kernels", "pytorch")
