@@ -1,4 +1,4 @@
-"""Files appear whole or not at all: written beside their place under a temporary name, then renamed."""
+"""Files are complete or not there at all: written under a temporary name in the same folder, then renamed."""
 
 import json
 import math
@@ -15,10 +15,10 @@ from platformdirs import user_cache_path
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path to write a file or a folder to; on success it takes the place of `path`.
+    """Yield a temporary path to write a file or a folder to; on success, rename it to `path`.
 
-    On an exception the temporary is removed and `path` is left as it was. The rename is atomic for a file; an existing
-    folder is moved into the temporary one first, so only a kill between two renames can leave `path` missing.
+    An exception removes the temporary and leaves `path` as it was. The rename is atomic for a file. An existing folder
+    is moved away first, so only a kill between two renames can leave `path` missing.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -34,13 +34,13 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Write `value` as indented JSON, whole or not at all; what is not finite is null."""
+    """Write `value` as indented JSON, with `replacing`; a number that is not finite becomes null."""
     with replacing(path) as temporary:
         temporary.write_text(as_json(value, indent=2) + "\n", encoding="utf-8")
 
 
 def as_json(value: Any, indent: int | None = None) -> str:
-    """JSON as its standard has it: no number there is infinite, or not a number, so null stands for them."""
+    """JSON by its standard, which has no NaN and no infinity: they become null."""
     return json.dumps(_without_infinities(value), indent=indent, ensure_ascii=False, allow_nan=False)
 
 
