@@ -148,3 +148,14 @@ def test_no_file_names_a_folder_of_one_machine() -> None:
             if private.search(line):
                 found.append(f"{name}:{number}: {line.strip()[:120]}")
     assert not found, "paths that exist on one machine only:\n" + "\n".join(found)
+
+
+def test_public_imports_of_before_the_rooms_still_work() -> None:
+    from mu_sota import InputError, MuConfig, MuForCausalLM, MuModel, causality
+
+    assert causality.check is importlib.import_module("mu_sota.leakcheck").check
+    report = causality.assert_causal(MuForCausalLM(MuConfig(vocab_size=50, num_hidden_layers=1)))
+    assert isinstance(report, causality.Report)
+    assert issubclass(causality.LeakError, Exception)
+    assert issubclass(InputError, ValueError)
+    assert MuModel.config_class is MuConfig
