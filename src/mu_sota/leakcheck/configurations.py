@@ -1,6 +1,5 @@
-"""Configurations."""
+"""Configurations of models of `transformers`: read or made, fields replaced, shrunk."""
 
-import difflib
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
@@ -8,13 +7,17 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from mu_sota.common.text import one_line
 from mu_sota.model.configuration import MuConfig
-from mu_sota.model.errors import InputError
+from mu_sota.model.errors import InputError, suggestion
 
 SHRUNK_VOCABULARY, SHRUNK_LAYERS = 64, 2
 
 
 def read_config(source: str, overrides: dict[str, Any], trust_remote_code: bool) -> PreTrainedConfig:
-    """The configuration in a file or on the hub, some fields replaced."""
+    """The configuration in a file or on the hub, some fields replaced.
+
+    Raises:
+        InputError: it is missing, unusable, or its own code or kernels are not trusted.
+    """
     try:
         values, _ = PreTrainedConfig.get_config_dict(source)
         if "/" in str(values.get("attn_implementation", "")) and not trust_remote_code:  # kernels from the hub are code
@@ -35,9 +38,10 @@ def read_config(source: str, overrides: dict[str, Any], trust_remote_code: bool)
 
 
 def config_of_type(name: str, overrides: dict[str, Any]) -> PreTrainedConfig:
+    """The default configuration of a model type, some fields replaced."""
     try:
         config = AutoConfig.for_model(name)
-        if all(_has(config, key) for key in overrides):  # so that what follows from them is derived
+        if all(_has(config, key) for key in overrides):  # the class then derives others from them
             return AutoConfig.for_model(name, **overrides)
         return replaced(config, overrides)
     except InputError:
@@ -62,9 +66,8 @@ def replaced(config: PreTrainedConfig, overrides: dict[str, Any]) -> PreTrainedC
     part = values if text is config else values[_part_name(config, text)]
     for key, value in overrides.items():
         if not _has(text, key):
-            close = difflib.get_close_matches(key, [*text.to_dict(), *text.attribute_map], n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise InputError(f"a {type(text).__name__} has no field {key!r}{hint}")
+            hint = suggestion(key, [*text.to_dict(), *text.attribute_map])
+            raise InputError(f"a {type(text).__name__} has no field {key!r}{f'; {hint}' if hint else ''}")
         part[text.attribute_map.get(key, key)] = value
     layers, before = layers_of(overrides, text), layers_of({}, text)
     if layers is not None and before is not None and layers != before:
@@ -80,7 +83,7 @@ def replaced(config: PreTrainedConfig, overrides: dict[str, Any]) -> PreTrainedC
 def _has(config: PreTrainedConfig, key: str) -> bool:
     try:
         return hasattr(config, key)
-    except RuntimeError:  # a field that differs from layer to layer may not be read from the whole
+    except RuntimeError:  # a field that differs from layer to layer may not be read as one
         return True
 
 
@@ -89,13 +92,14 @@ def _part_name(config: PreTrainedConfig, text: PreTrainedConfig) -> str:
 
 
 def layers_of(overrides: dict[str, Any], text: PreTrainedConfig) -> int | None:
+    """Number of layers, with some fields replaced; None if the configuration has none."""
     own = text.attribute_map.get("num_hidden_layers", "num_hidden_layers")
     found = overrides.get("num_hidden_layers", overrides.get(own, getattr(text, own, None)))
     return found if isinstance(found, int) else None
 
 
 def shrunk(config: PreTrainedConfig) -> PreTrainedConfig:
-    """The same with few layers, at least one of each kind, and a small vocabulary."""
+    """The same configuration with few layers, at least one of each kind, and a small vocabulary."""
     text = config.get_text_config()
     kinds = len(set(getattr(text, "layer_types", None) or []))
     layers = layers_of({}, text)
@@ -111,5 +115,6 @@ def shrunk(config: PreTrainedConfig) -> PreTrainedConfig:
 
 
 def reason_of(error: BaseException) -> str:
+    """An error of the library in one line; of a configuration class's own check, the cause."""
     cause = error.__cause__ if isinstance(error, StrictDataclassError) else None
     return one_line(cause or error)

@@ -1,7 +1,6 @@
-"""What a name on the command line stands for: a preset, a folder, a kind of model, or something to import."""
+"""The model that a name on the command line stands for: a preset, a folder, a model type, or something to import."""
 
 import copy
-import difflib
 import importlib
 import inspect
 import sys
@@ -15,12 +14,12 @@ from torch import nn
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedConfig, set_seed
 
 from mu_sota.model.configuration import MODEL_PRESETS, MuConfig
-from mu_sota.model.errors import InputError
+from mu_sota.model.errors import InputError, suggestion
 from mu_sota.model.modeling import MuForCausalLM
 from mu_sota.saved.run_record import BEST_FOLDER
 
-from .build_model import able, count_parameters, make_model, require_memory, require_memory_for_layers
-from .configurations import config_of_type, layers_of, read_config, reason_of, replaced, shrunk
+from .build_model import Builder, rebuilder, with_usable_experts
+from .configurations import config_of_type, read_config, reason_of
 from .random_state import random_state_kept
 
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model*.json")
@@ -31,7 +30,7 @@ class Target(NamedTuple):
 
     Args:
         model: the module, or a function from ids to logits.
-        description: what it is, for a reader.
+        description: for a reader.
         rebuild: makes it anew with random weights, small where its configuration allows; None for a function.
     """
 
@@ -47,21 +46,22 @@ def resolve(name: str, overrides: dict[str, Any], trust_remote_code: bool, dtype
         name: a preset of ours; a folder of a run, or of any causal model in Hugging Face layout, or its config.json;
             `package.module:callable`; a model type of `transformers`; or a model on the Hugging Face hub.
         overrides: replace fields of the configuration, and then weights are random; arguments of the callable.
-        trust_remote_code: whether a folder's own Python files may run.
+        trust_remote_code: a folder's own Python files may run.
         dtype: number format of the weights; a callable's model keeps its own.
 
     Raises:
         InputError: there is no such thing, or it cannot be built or loaded.
     """
     if name in MODEL_PRESETS:
-        return _built(MuConfig.from_preset(name, **overrides), False, dtype, f"preset {name}")
+        return _built(MuConfig.from_preset(name, **overrides), Builder(f"preset {name}", False, dtype))
     if Path(name).exists():
         return _from_path(Path(name), overrides, trust_remote_code, dtype)
     if ":" in name and not name.startswith(("http:", "https:")):
         return _imported(name, overrides)
     if name in CONFIG_MAPPING:
-        require_memory_for_layers(partial(config_of_type, name), overrides, False, dtype, f"model type {name}")
-        return _built(config_of_type(name, overrides), False, dtype, f"model type {name}")
+        builder = Builder(f"model type {name}", False, dtype)
+        builder.require_memory_for_layers(partial(config_of_type, name), overrides)
+        return _built(config_of_type(name, overrides), builder)
     return _from_hub(name, overrides, trust_remote_code, dtype)
 
 
@@ -76,14 +76,12 @@ def _from_path(path: Path, overrides: dict[str, Any], trust_remote_code: bool, d
         raise InputError(f"{path} holds no config.json, so no model of ours or in Hugging Face layout")
     # A folder's own Python files are found only through the folder.
     source = str(folder if file.name == "config.json" else file)
-
-    def read(replaced: dict[str, Any]) -> PreTrainedConfig:
-        return read_config(source, replaced, trust_remote_code)
-
-    require_memory_for_layers(read, overrides, trust_remote_code, dtype, f"configuration {file}")
+    builder = Builder(f"configuration {file}", trust_remote_code, dtype)
+    read = partial(read_config, source, trust_remote_code=trust_remote_code)
+    builder.require_memory_for_layers(read, overrides)
     config = read(overrides)
     if overrides or not path.is_dir() or not any(any(folder.glob(pattern)) for pattern in WEIGHTS):
-        return _built(config, trust_remote_code, dtype, f"configuration {file}")
+        return _built(config, builder)
     return _loaded(str(folder), config, trust_remote_code, dtype)
 
 
@@ -91,38 +89,19 @@ def _from_hub(name: str, overrides: dict[str, Any], trust_remote_code: bool, dty
     try:
         config = read_config(name, overrides, trust_remote_code)
     except InputError as error:
-        close = difflib.get_close_matches(name, [*MODEL_PRESETS, *CONFIG_MAPPING], n=1)
-        hint = f" (did you mean {close[0]!r}?)" if close and "/" not in name else ""
+        hint = suggestion(name, [*MODEL_PRESETS, *CONFIG_MAPPING]) if "/" not in name else None
         raise InputError(
             f"there is no folder or file {name!r} here, and it is no preset, package.module:name or model type of "
-            f"transformers{hint}; from the Hugging Face hub {error}"
+            f"transformers{f' ({hint})' if hint else ''}; from the Hugging Face hub {error}"
         ) from error
     if overrides:
-        return _built(config, trust_remote_code, dtype, f"configuration of {name}")
+        return _built(config, Builder(f"configuration of {name}", trust_remote_code, dtype))
     return _loaded(name, config, trust_remote_code, dtype)
 
 
-def _built(config: PreTrainedConfig, trust_remote_code: bool, dtype: torch.dtype, description: str) -> Target:
-    """A model with random weights, always the same."""
-    layers = layers_of({}, config.get_text_config())
-    require_memory_for_layers(
-        partial(replaced, config), {"num_hidden_layers": layers}, trust_remote_code, dtype, description
-    )
-    require_memory(count_parameters(config, trust_remote_code, dtype, description), dtype, description)
-    model = make_model(config, trust_remote_code, dtype)
-    return Target(model, f"{description}, random weights", _rebuilder(config, trust_remote_code))
-
-
-def _rebuilder(config: PreTrainedConfig, trust_remote_code: bool) -> Callable[[], nn.Module]:
-    def small() -> nn.Module:
-        try:
-            model = make_model(shrunk(config), trust_remote_code, torch.float32)
-            model(torch.zeros(1, 2, dtype=torch.long))
-        except Exception:  # some sizes depend on others: then as large as it is
-            return make_model(config, trust_remote_code, torch.float32)
-        return model
-
-    return small
+def _built(config: PreTrainedConfig, builder: Builder) -> Target:
+    model = builder.build(config)
+    return Target(model, f"{builder.description}, random weights", rebuilder(config, builder.trust_remote_code))
 
 
 def _loaded(source: str, config: PreTrainedConfig, trust_remote_code: bool, dtype: torch.dtype) -> Target:
@@ -139,7 +118,8 @@ def _loaded(source: str, config: PreTrainedConfig, trust_remote_code: bool, dtyp
     if loading["missing_keys"]:  # filled with random values by the library
         missing = ", ".join(sorted(loading["missing_keys"])[:3])
         raise InputError(f"the weights in {source} lack what its config.json asks for: {missing} ...")
-    return Target(able(model, dtype), f"{source}, weights as saved", _rebuilder(config, trust_remote_code))
+    model = with_usable_experts(model, dtype)
+    return Target(model, f"{source}, weights as saved", rebuilder(config, trust_remote_code))
 
 
 def _imported(name: str, arguments: dict[str, Any]) -> Target:
@@ -160,10 +140,10 @@ def _imported(name: str, arguments: dict[str, Any]) -> Target:
         return Target(found, f"{name}, as it is", (lambda: copy.deepcopy(found)) if callable(found) else None)
     if not _can_be_called(found, arguments):
         if arguments or inspect.isclass(found):
-            given = f"not those given with --set ({', '.join(arguments)})" if arguments else "give them with --set"
+            advice = f"not those given with --set ({', '.join(arguments)})" if arguments else "give them with --set"
             raise InputError(
-                f"{name} takes the arguments {inspect.signature(found)}; {given}, or name a function without arguments "
-                f"that builds the model"
+                f"{name} takes the arguments {inspect.signature(found)}; {advice}, or name a function without "
+                f"arguments that builds the model"
             )
         return Target(found, f"{name}, as it is", None)  # it wants ids
 
@@ -180,7 +160,7 @@ def _imported(name: str, arguments: dict[str, Any]) -> Target:
 
 
 def _can_be_called(function: Callable[..., Any], arguments: dict[str, Any]) -> bool:
-    """With these arguments alone: then it makes a model. One that wants more, the ids, is the model."""
+    """These arguments suffice, so it makes a model. A function that wants more, the ids, is the model."""
     try:
         inspect.signature(function).bind(**arguments)
     except (TypeError, ValueError):
