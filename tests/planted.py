@@ -12,7 +12,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
+from mu_sota.leakcheck.report import Report, Result
+
 VOCABULARY, WIDTH = 50, 24
+
+
+def embed(ids: Tensor) -> Tensor:
+    """A fixed vector a token, [B, T, V]."""
+    return torch.randn(VOCABULARY, VOCABULARY, generator=torch.Generator().manual_seed(1))[ids]
+
+
+def running_mean(ids: Tensor) -> Tensor:
+    """A causal function, logits [B, T, V]: the mean of the vectors up to a position."""
+    return embed(ids).cumsum(1) / torch.arange(1, ids.shape[1] + 1)[:, None]
 
 
 class RunningMean(nn.Module):
@@ -484,3 +496,8 @@ def planted(name: str) -> nn.Module:
     """A leaky model by name, always with the same weights."""
     torch.manual_seed(0)
     return LEAKS[name][0]()
+
+
+def results(report: Report) -> dict[str, Result]:
+    """The results of a report by the names of their checks."""
+    return {result.check: result for result in report.results}

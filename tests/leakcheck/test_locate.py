@@ -1,4 +1,4 @@
-"""Where a leak arises is named through loops, layouts, shared modules and summaries, and only where it arises."""
+"""The module where a leak arises is named, through loops, layouts, shared modules and summaries."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -42,13 +42,13 @@ def test_one_layer_of_many_is_named_and_the_path_is_folded(leaky: int) -> None:
     assert (location.kind, location.after, location.before) == ("Attention", "value", "out")
 
 
-def test_a_summary_of_the_sequence_is_named() -> None:
+def test_pooled_summary_of_the_sequence_is_named() -> None:
     location = located(planted("pooled gate"))
     assert location.summary == "mixer.pool"
     assert "by way of mixer.pool, whose output has no position of its own" in location.sentence()
 
 
-def test_the_last_state_of_a_causal_rnn_is_no_leak() -> None:
+def test_last_state_of_a_causal_rnn_is_not_named_as_summary() -> None:
     """It depends on all tokens and has no position, but nothing before the leak uses it."""
     torch.manual_seed(0)
     location = located(TinyLM(nn.Sequential(Recurrent(bidirectional=False), Attention(None))))
@@ -56,7 +56,7 @@ def test_the_last_state_of_a_causal_rnn_is_no_leak() -> None:
     assert location.summary is None
 
 
-def test_tokens_that_experts_flatten_are_followed() -> None:
+def test_tokens_flattened_by_experts_are_followed() -> None:
     class Shift(nn.Module):
         def forward(self, flat: Tensor) -> Tensor:
             return flat.roll(-1, 0)
@@ -89,7 +89,7 @@ def test_tokens_that_experts_flatten_are_followed() -> None:
     assert located(TinyLM(Flat(Shift()))).module == "mixer.inner"
 
 
-def test_the_call_of_a_shared_module_that_leaks_is_told_from_the_one_that_does_not() -> None:
+def test_leak_between_two_calls_of_a_shared_module_is_located() -> None:
     class Twice(nn.Module):
         """The same layer used twice, what lies between them being the leak."""
 
@@ -106,7 +106,7 @@ def test_the_call_of_a_shared_module_that_leaks_is_told_from_the_one_that_does_n
 
 
 @pytest.mark.parametrize("wrapped", [lambda state: {"state": state}, lambda state: (None, [state]), SimpleNamespace])
-def test_states_are_followed_through_what_they_are_wrapped_in(wrapped: Any) -> None:
+def test_states_are_followed_through_dictionaries_tuples_and_objects(wrapped: Any) -> None:
     class Wraps(nn.Module):
         def forward(self, state: Tensor) -> Any:
             found = state.flip(1)
@@ -124,7 +124,7 @@ def test_states_are_followed_through_what_they_are_wrapped_in(wrapped: Any) -> N
     assert location.path[:2] == ["mixer.0", "mixer.1"]
 
 
-def test_a_leak_that_is_handed_on_by_arguments_of_any_kind_is_not_laid_on_who_gets_it() -> None:
+def test_leak_in_a_caller_is_not_located_in_the_module_it_calls() -> None:
     class Gate(nn.Module):
         def forward(self, *states: Tensor) -> Tensor:
             return states[0] + states[1]
@@ -142,7 +142,7 @@ def test_a_leak_that_is_handed_on_by_arguments_of_any_kind_is_not_laid_on_who_ge
     assert (location.module, location.before) == ("mixer", "gate")
 
 
-def test_what_is_changed_in_place_is_compared_as_it_was_given() -> None:
+def test_input_changed_in_place_is_compared_as_it_was_before() -> None:
     class InPlace(nn.Module):
         def forward(self, state: Tensor) -> Tensor:
             return state.add_(state.mean(1, keepdim=True))
@@ -160,7 +160,7 @@ def test_what_is_changed_in_place_is_compared_as_it_was_given() -> None:
     assert location.module == "mixer.inner"
 
 
-def test_a_leak_between_modules_is_that_of_the_model_itself() -> None:
+def test_leak_between_modules_is_located_in_the_model_itself() -> None:
     class Own(TinyLM):
         def forward(self, ids: Tensor) -> Tensor:
             state = self.before(self.embedding(ids))

@@ -1,4 +1,4 @@
-"""Nobody predicts independent uniform tokens: who does, leaks; and too little training is no proof of anything."""
+"""Nobody predicts independent uniform tokens: a model that does leaks; too little training proves nothing."""
 
 import math
 
@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from mu_sota import InputError, MuConfig, MuForCausalLM
 from mu_sota.leakcheck.noise_training import EProcess, train_on_uniform_tokens
 
-# Leaks end the training as soon as they are seen, in a second or two; the limit is for a slow machine.
+# Leaks end the training as soon as they are found, in a second or two; the limit is for a slow machine.
 LIMIT = 60.0
 
 
 @pytest.mark.parametrize("name", ["no mask", "mask off by one", "next token concatenated", "symmetric convolution"])
-def test_a_leak_is_learned_and_seen(name: str) -> None:
+def test_planted_leak_is_learned_from_uniform_tokens(name: str) -> None:
     result = train_on_uniform_tokens(lambda: planted(name), LIMIT)
     assert result.verdict == "leak"
     assert result.change is not None
@@ -26,13 +26,13 @@ def test_a_leak_is_learned_and_seen(name: str) -> None:
     assert "nats a token better than anyone can" in result.meaning
 
 
-def test_a_leak_that_exists_only_in_training_is_seen_there() -> None:
+def test_leak_in_training_mode_only_is_found_there() -> None:
     result = train_on_uniform_tokens(lambda: planted("only in training"), LIMIT)
     assert result.verdict == "leak"
     assert "in training mode" in result.meaning
 
 
-def test_a_causal_model_gains_nothing_though_it_would_have_used_a_leak() -> None:
+def test_causal_model_is_ok_after_the_control_used_its_leak() -> None:
     torch.manual_seed(0)
     activities: list[str] = []
     result = train_on_uniform_tokens(
@@ -46,7 +46,7 @@ def test_a_causal_model_gains_nothing_though_it_would_have_used_a_leak() -> None
     assert activities[-1].startswith("training on uniform tokens, step ")
 
 
-def test_a_model_that_learns_nothing_proves_nothing() -> None:
+def test_control_that_learns_nothing_skips_the_check() -> None:
     class Deaf(TinyLM):
         def forward(self, ids: Tensor) -> Tensor:
             return super().forward(ids) * 1e-6
@@ -56,14 +56,14 @@ def test_a_model_that_learns_nothing_proves_nothing() -> None:
     assert "did not teach it even a leak that was planted" in result.meaning
 
 
-def test_training_that_is_short_beside_the_control_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_shorter_than_the_control_skips_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mu_sota.leakcheck.noise_training.MARGIN", 1e9)
     result = train_on_uniform_tokens(lambda: TinyLM(Attention(0)), 1.5)
     assert result.verdict == "skipped"
     assert "and a planted leak took" in result.meaning
 
 
-def test_what_cannot_be_trained_is_said() -> None:
+def test_untrainable_model_is_refused_or_skipped() -> None:
     def frozen() -> nn.Module:
         return planted("no mask").requires_grad_(False)
 
@@ -72,7 +72,7 @@ def test_what_cannot_be_trained_is_said() -> None:
         train_on_uniform_tokens(lambda: lambda ids: nn.functional.one_hot(ids, VOCABULARY).float(), 1.0)  # type: ignore[arg-type, return-value]
 
 
-def test_the_trained_modules_are_left_as_they_were_made() -> None:
+def test_trained_modules_are_restored() -> None:
     made = [planted("BatchNorm over time") for _ in range(2)]
     before = {name: value.clone() for name, value in made[0].state_dict().items()}
     waiting = list(made)
@@ -83,19 +83,19 @@ def test_the_trained_modules_are_left_as_they_were_made() -> None:
         assert module.training
 
 
-def test_modules_that_share_weights_are_not_trained() -> None:
+def test_modules_that_share_weights_are_refused() -> None:
     shared = planted("no mask")
     with pytest.raises(InputError, match="share weights; make new ones"):
         train_on_uniform_tokens(lambda: nn.Sequential(shared), 1.0)
 
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0, math.nan, math.inf])
-def test_the_training_needs_some_time(seconds: float) -> None:
+def test_seconds_of_training_must_be_above_0(seconds: float) -> None:
     with pytest.raises(InputError, match=r"seconds is .*, but must be a number of seconds above 0"):
         train_on_uniform_tokens(lambda: planted("no mask"), seconds)
 
 
-def test_the_random_state_is_left_alone() -> None:
+def test_training_restores_the_random_state() -> None:
     before = torch.random.get_rng_state()
     train_on_uniform_tokens(lambda: planted("no mask"), 0.2)
     assert torch.equal(before, torch.random.get_rng_state())
@@ -103,7 +103,7 @@ def test_the_random_state_is_left_alone() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**31), st.integers(2, 32), st.floats(0, 6))
-def test_no_causal_prediction_is_taken_for_a_leak(seed: int, num_ids: int, sharpness: float) -> None:
+def test_no_causal_prediction_proves_a_leak(seed: int, num_ids: int, sharpness: float) -> None:
     """Whatever distribution is predicted without seeing the token, sharp or flat."""
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(num_ids, (4000,), generator=generator)
@@ -112,7 +112,7 @@ def test_no_causal_prediction_is_taken_for_a_leak(seed: int, num_ids: int, sharp
     assert not EProcess.of([losses], num_ids).proves_a_leak
 
 
-def test_rare_guesses_that_mostly_pay_are_not_taken_for_a_leak() -> None:
+def test_rare_guesses_that_mostly_gain_prove_no_leak() -> None:
     """Uniform but for excluding one id now and then: a small gain, nearly always; a t-test would be fooled often."""
     for seed in range(200):
         generator = torch.Generator().manual_seed(seed)
@@ -123,7 +123,7 @@ def test_rare_guesses_that_mostly_pay_are_not_taken_for_a_leak() -> None:
 
 
 @pytest.mark.parametrize(("hint", "proves"), [(0.02, False), (0.15, True)])
-def test_a_gain_on_many_tokens_is_a_proof_if_it_is_large_enough(hint: float, proves: bool) -> None:
+def test_large_gain_on_many_tokens_proves_a_leak(hint: float, proves: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(8, (100_000,), generator=generator)
     losses = nn.functional.cross_entropy(hint * nn.functional.one_hot(ids, 8).float(), ids, reduction="none")
@@ -132,7 +132,7 @@ def test_a_gain_on_many_tokens_is_a_proof_if_it_is_large_enough(hint: float, pro
     assert evidence.proves_a_leak == proves
 
 
-def test_models_that_are_one_object_or_have_no_embedding_prove_nothing() -> None:
+def test_one_object_is_refused_and_no_embedding_skips_the_check() -> None:
     model = planted("no mask")
     with pytest.raises(InputError, match="the same object"):
         train_on_uniform_tokens(lambda: model, 1.0)

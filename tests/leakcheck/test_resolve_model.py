@@ -1,4 +1,4 @@
-"""A name stands for the model one would expect, and what cannot be had is said in one sentence."""
+"""The model that each kind of name stands for, and the sentence for a name that stands for none."""
 
 import json
 from pathlib import Path
@@ -98,21 +98,21 @@ def test_a_model_type_is_built_small_if_asked() -> None:
         ("gpt2", {"n_positions": 10**10}),
     ],
 )
-def test_sizes_beyond_reason_are_refused_before_anything_is_made(name: str, overrides: dict[str, int]) -> None:
+def test_sizes_beyond_memory_are_refused_before_building(name: str, overrides: dict[str, int]) -> None:
     with pytest.raises(InputError, match=r"parameters, [\d,]+ GiB, but only \d+ GiB of memory are free"):
         target(name, **overrides)
     with pytest.raises(InputError, match=r"would take more than [\d,]+ GiB"):
         target("gpt2", vocab_size=10**25)
 
 
-def test_many_layers_in_a_configuration_file_are_refused_too(tmp_path: Path) -> None:
+def test_many_layers_in_a_configuration_file_are_refused(tmp_path: Path) -> None:
     GPT2Config(**GPT2 | {"n_layer": 10**7}).save_pretrained(tmp_path)
     for overrides in ({}, {"vocab_size": 60}):
         with pytest.raises(InputError, match=r"parameters, [\d,]+ GiB, but only \d+ GiB of memory are free"):
             target(tmp_path, **overrides)
 
 
-def test_the_kinds_of_layers_stay_when_layers_are_cut(tmp_path: Path) -> None:
+def test_fewer_layers_keep_every_kind_of_layer(tmp_path: Path) -> None:
     config = Gemma2Config(**GEMMA2, layer_types=["sliding_attention"] * 5 + ["full_attention"])
     Gemma2ForCausalLM(config).save_pretrained(tmp_path)
     built = target(tmp_path, num_hidden_layers=2)
@@ -123,7 +123,7 @@ def test_the_kinds_of_layers_stay_when_layers_are_cut(tmp_path: Path) -> None:
     assert target(tmp_path, num_hidden_layers=8).model.config.num_hidden_layers == 8
 
 
-def test_what_is_trained_anew_is_small_and_as_configured(gpt2: tuple[GPT2LMHeadModel, Path]) -> None:
+def test_rebuilt_model_is_small_and_as_configured(gpt2: tuple[GPT2LMHeadModel, Path]) -> None:
     rebuild = target(gpt2[1]).rebuild
     assert rebuild is not None
     small: Any = rebuild()
@@ -178,7 +178,7 @@ def importable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ("name", "trainable"),
     [("Model", True), ("make", True), ("make_function", False), ("function", False), ("Nest.instance", True)],
 )
-def test_what_is_imported_is_made_or_taken(importable: None, name: str, trainable: bool) -> None:
+def test_imported_class_function_or_model_is_resolved(importable: None, name: str, trainable: bool) -> None:
     found = target(f"my_models:{name}")
     assert found.model(torch.zeros(2, 3, dtype=torch.long)).shape == (2, 3, 9)
     assert (found.rebuild is not None) == trainable
@@ -187,7 +187,7 @@ def test_what_is_imported_is_made_or_taken(importable: None, name: str, trainabl
         assert isinstance(found.rebuild(), nn.Module)
 
 
-def test_settings_are_arguments_of_what_is_imported(importable: None) -> None:
+def test_set_gives_arguments_to_an_imported_function(importable: None) -> None:
     model: Any = target("my_models:make", width=8).model
     assert model.head.in_features == 8
     with pytest.raises(
@@ -196,7 +196,7 @@ def test_settings_are_arguments_of_what_is_imported(importable: None) -> None:
         target("my_models:function", width=8)
 
 
-def test_a_model_that_is_there_already_takes_no_settings(importable: None) -> None:
+def test_set_on_an_imported_model_is_refused(importable: None) -> None:
     with pytest.raises(InputError, match=r"my_models:Nest\.instance is there already, so --set cannot change it"):
         target("my_models:Nest.instance", width=8)
 
@@ -210,12 +210,13 @@ def test_a_model_that_is_there_already_takes_no_settings(importable: None) -> No
         ("no_such_module:make", "no_such_module:make cannot be imported: ModuleNotFoundError"),
     ],
 )
-def test_what_cannot_be_imported_is_said(importable: None, name: str, said: str) -> None:
+def test_failing_import_is_refused(importable: None, name: str, said: str) -> None:
     with pytest.raises(InputError, match=said):
         target(name)
 
 
-def test_a_name_of_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_name_is_refused_with_a_suggestion(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # no network is needed for a refusal
     with pytest.raises(InputError, match=r"no folder or file 'no/such-model' here.*from the Hugging Face hub"):
         target("no/such-model")
     with pytest.raises(InputError, match=r"did you mean 'llama'\?"):
@@ -272,7 +273,7 @@ class OwnModel(PreTrainedModel):
 """
 
 
-def test_the_code_of_a_folder_runs_only_if_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_of_a_folder_runs_only_if_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     folder = tmp_path / "own"
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""A leak check leaves whatever a model holds as it found it, and every pass starts from there."""
+"""A check restores everything that a model holds, and every pass starts with the same state."""
 
 import contextlib
 import functools
@@ -194,7 +194,7 @@ def same(ours: Any, theirs: Any) -> bool:
 
 @pytest.mark.parametrize("used", [False, True])
 @pytest.mark.parametrize("name", STATEFUL)
-def test_a_check_leaves_a_model_as_it_found_it(name: str, used: bool) -> None:
+def test_check_restores_a_stateful_model(name: str, used: bool) -> None:
     """New, and after a text; a model, and what a function calls: it goes on as its twin that was not checked."""
 
     def make() -> TinyLM:
@@ -238,7 +238,7 @@ def test_rotary_embeddings_keep_their_positions() -> None:
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, ValueError])
 @pytest.mark.parametrize("after", [1, 3, 40, 110])
-def test_a_check_that_breaks_off_leaves_the_model_too(error: type[BaseException], after: int) -> None:
+def test_check_that_breaks_off_restores_the_model(error: type[BaseException], after: int) -> None:
     calls: list[int] = []  # not the model's own, so that they are not put back
 
     class Breaks(Angles):
@@ -261,7 +261,7 @@ def test_a_check_that_breaks_off_leaves_the_model_too(error: type[BaseException]
     assert model.mixer.n == 0
 
 
-def test_a_hidden_state_is_not_carried_from_pass_to_pass() -> None:
+def test_state_is_not_carried_from_pass_to_pass() -> None:
     """What an earlier call left would differ from pass to pass, and look like a leak or like noise."""
 
     class Carries(nn.Module):
@@ -278,7 +278,7 @@ def test_a_hidden_state_is_not_carried_from_pass_to_pass() -> None:
     assert check(TinyLM(Carries())).clean
 
 
-def test_an_object_that_is_called_is_left_as_it_was() -> None:
+def test_callable_object_is_restored() -> None:
     class Caller:
         def __init__(self) -> None:
             self.model, self.calls, self.texts = planted("no mask"), 0, dict[int, Tensor]()
@@ -295,7 +295,7 @@ def test_an_object_that_is_called_is_left_as_it_was() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
-def test_a_compiled_script_is_left_as_it_was() -> None:
+def test_compiled_script_is_restored() -> None:
     class Counts(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -381,7 +381,7 @@ def _spoil(value: Any, draw: random.Random) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(VALUES, st.integers(0, 2**31))
-def test_whatever_is_held_is_put_back(value: Any, seed: int) -> None:
+def test_snapshot_restores_any_nested_value(value: Any, seed: int) -> None:
     holder = _node(value)
     module = nn.Module()
     module.held = holder  # type: ignore[assignment]
