@@ -11,9 +11,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from mu_sota import MuConfig
-from mu_sota.comparison.baselines import FAMILIES, Parameters, Shape
+from mu_sota.comparison.baselines import FAMILIES, Shape
 from mu_sota.comparison.contenders import Arm
 from mu_sota.comparison.plan import Budget, Plan, Request, describe, make_plan, parse_budget
+from mu_sota.comparison.size_matching import Parameters
 from mu_sota.data.corpus import Corpus, Split
 from mu_sota.data.tokenizer import train_bpe
 from mu_sota.model.errors import InputError

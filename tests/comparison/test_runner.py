@@ -47,11 +47,11 @@ SETTINGS = [f"--set={key}={value}" for key, value in TINY.items()]
 
 def quick(patch: pytest.MonkeyPatch) -> None:
     """Sizes and timings of a comparison that is to be over soon."""
-    patch.setattr("mu_sota.comparison.contenders._PROBE_SECONDS", 0.1)
+    patch.setattr("mu_sota.comparison.timing._PROBE_SECONDS", 0.1)
     patch.setattr("mu_sota.comparison.contenders._SEARCHES", 2)
     patch.setattr("mu_sota.comparison.plan._SMALLEST_CURVE", 256)
-    for module in ("plan", "compare"):
-        patch.setattr(f"mu_sota.{module}.CURVE_POINTS", 5)
+    for module in ("plan", "runner"):
+        patch.setattr(f"mu_sota.comparison.{module}.CURVE_POINTS", 5)
 
 
 @pytest.fixture(autouse=True)
@@ -247,22 +247,6 @@ def test_finished_work_is_not_done_again(finished: Any, record: Any, monkeypatch
     assert mu_sota("compare", "--out", finished[1], "--resume") == 0, "asked for as it was"
     again = json.loads((finished[1] / "comparison.json").read_text(encoding="utf-8"))
     assert {**again, "finished": None} == {**record, "finished": None}
-
-
-def test_work_of_before_does_not_shorten_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trainings and half of one are done; the other half takes twice as long as planned, so will what is left."""
-    now = [0.0]
-    monkeypatch.setattr("tqdm.std.time", lambda: now[0])
-    bar = compare._Bar(1000.0)
-    bar.skip(700.0)
-    bar.begin("a training", 100, 200.0)
-    for step in range(51, 101):
-        now[0] += 4.0
-        bar.tick(step, math.nan)
-    said = str(bar.bar)
-    bar.close()
-    assert " 90% " in said
-    assert "03:20 so far, 03:20 left" in said
 
 
 def test_an_interrupted_comparison_ends_as_if_it_had_not_been(

@@ -1,4 +1,4 @@
-"""Standard Transformers of `transformers` to compare with: GPT-2 and Llama style, sized by counting real models.
+"""Standard Transformers of `transformers` to compare with: GPT-2 and Llama style, built, saved and loaded beside MU.
 
 Both tie the output projection to the embedding, as GPT-2 and the small Llamas do, and have heads of 32 values. Dropout
 acts on the embedding and on what attention and feed-forward add to the stream, as in GPT-2; not on attention weights,
@@ -9,12 +9,10 @@ Legend: B batch, T time, V vocabulary.
 """
 
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import (
@@ -27,21 +25,11 @@ from transformers import (
 )
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from mu_sota.evaluation.cost import flops_per_token
 from mu_sota.model.configuration import MuConfig
-from mu_sota.model.errors import InputError
 from mu_sota.model.loss import IGNORE_INDEX, chunked_cross_entropy
 from mu_sota.model.modeling import MuCausalLMOutput, MuForCausalLM
 
 HEAD_SIZE = 32
-TOLERANCE = 0.005
-"""Largest relative difference in what is matched."""
-
-_WIDTHS = range(HEAD_SIZE, 4097, HEAD_SIZE)
-_MAX_LAYERS = 48
-_WIDTH_PER_LAYER = 32
-"""A shape of this ratio is preferred; GPT-2 has 64 at 124 M parameters. Within wide bounds the ratio hardly matters at
-a given number of parameters (Kaplan et al. 2020, figure 5)."""
 
 
 class _TokenLoss:
@@ -191,72 +179,3 @@ def with_dropout(config: PreTrainedConfig, dropout: float) -> PreTrainedConfig:
 def build(config: PreTrainedConfig, dropout: float) -> PreTrainedModel:
     """A new model, its weights drawn from the global random state."""
     return _KINDS[config.model_type].model(with_dropout(config, dropout))
-
-
-class Parameters(NamedTuple):
-    """How many, and where.
-
-    Attributes:
-        total: all of them; tied ones once.
-        outside: those that are in no embedding, table of tokens or output projection.
-        tables: those in MU's tables of the tokens' affinity, one a layer.
-    """
-
-    total: int
-    outside: int
-    tables: int
-
-
-def count_parameters(config: PreTrainedConfig) -> Parameters:
-    """Of a model of this configuration, built without memory and counted."""
-    with torch.device("meta"):
-        model = build(config, 0.0)
-    by_token = [module for module in model.modules() if isinstance(module, nn.Embedding)]
-    apart = {parameter for module in (*by_token, model.get_output_embeddings()) for parameter in module.parameters()}
-    total = sum(parameter.numel() for parameter in model.parameters())
-    tables = model.model.affinity.weight.numel() if isinstance(model, MuForCausalLM) else 0
-    return Parameters(total, total - sum(parameter.numel() for parameter in apart), tables)
-
-
-def count_flops(config: PreTrainedConfig, length: int) -> int:
-    """FLOPs per token of forward and backward on a sequence of `length` tokens, as PyTorch counts them; see `sizes`."""
-    return flops_per_token(build(config, 0.0), length)[1]
-
-
-def fit(family: Family, like: MuConfig, measure: Callable[[PreTrainedConfig], int], target: int) -> PreTrainedConfig:
-    """The configuration of a family whose `measure` is nearest to `target`, in the most usual shape.
-
-    Args:
-        like: gives vocabulary, positions and special tokens.
-        measure: counts a configuration's parameters or FLOPs, which grow linearly with layers and inner width.
-
-    Raises:
-        InputError: no shape comes within `TOLERANCE`.
-    """
-
-    def at(layers: int, width: int, inner: int) -> int:
-        return measure(family.config(Shape(layers, width, inner), like))
-
-    found: list[tuple[float, Shape]] = []
-    for width in _WIDTHS:
-        one, two, wide = at(1, width, width), at(2, width, width), at(1, width, 2 * width)
-        if one > target:
-            break
-        per_inner = (wide - one) / width
-        for layers in range(1, _MAX_LAYERS + 1):
-            spare = target - (one + (layers - 1) * (two - one))
-            inner = width + spare / layers / per_inner
-            if inner < width:
-                break
-            unusual = abs(math.log(inner / width / family.usual_inner))
-            uneven = abs(math.log(width / layers / _WIDTH_PER_LAYER))
-            found.append((unusual + uneven / 2, Shape(layers, width, round(inner))))
-    for _, shape in sorted(found):
-        for grain in (8, 1):  # matrix products like multiples of 8
-            config = family.config(shape._replace(inner=grain * round(shape.inner / grain)), like)
-            if abs(measure(config) / target - 1) <= TOLERANCE:
-                return config
-    raise InputError(
-        f"no {family.label} model with heads of {HEAD_SIZE} values comes within {TOLERANCE:.1%} of {target:,} "
-        f"parameters or FLOPs; compare a larger MU model (num_hidden_layers, matrix_size)"
-    )

@@ -17,10 +17,11 @@ from mu_sota.settings.load import Settings
 from mu_sota.settings.presets import MODEL_KEYS
 from mu_sota.settings.run import RunSettings
 
-from .baselines import Parameters, config_from_dict
+from .baselines import config_from_dict
 from .contenders import QUESTIONS, Arm
 from .hyperparameter_search import Rung, rungs, settings_tried
 from .single_training import CURVE_POINTS
+from .size_matching import Parameters
 
 FORWARD_SHARE = 1 / 3
 """Of the time of a training step, what evaluating as many tokens is taken to need: of forward and backward, the forward

@@ -1,0 +1,97 @@
+"""Seconds of a training step, measured on this machine."""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig, set_seed
+
+from mu_sota.common.environment import is_out_of_memory, release_memory
+from mu_sota.model.errors import InputError
+from mu_sota.settings.run import RunSettings
+
+from .baselines import build
+
+_PROBE_SECONDS = 6.0  # of timing a model beside MU
+_ROUND = 3  # steps of one model before it is the other's turn: training meets its own weights in the caches
+
+
+class Stepper:
+    """Times training steps, those of two models in turn, so that other work on the machine meets both alike.
+
+    Args:
+        run: settings of the run; a step is forward, backward, clipping and AdamW on one batch.
+        micro_batch_size: sequences at once; halved where the memory does not hold them.
+        precision: fp32, bf16 or fp16.
+        device: where.
+    """
+
+    def __init__(self, run: RunSettings, micro_batch_size: int, precision: str, device: torch.device) -> None:
+        self.run, self.micro_batch_size, self.precision, self.device = run, micro_batch_size, precision, device
+
+    def seconds(self, config: PreTrainedConfig) -> float:
+        """Median seconds of a step."""
+        return statistics.median(self._rounds([config])[0])
+
+    def ratio(self, config: PreTrainedConfig, other: PreTrainedConfig) -> float:
+        """How many times as long a step of the first model takes: the median over rounds of both."""
+        ours, theirs = self._rounds([config, other])
+        return statistics.median(mine / other for mine, other in zip(ours, theirs, strict=True))
+
+    def _rounds(self, configs: Sequence[PreTrainedConfig]) -> list[list[float]]:
+        """Seconds of a step of each model in each of at least 3 rounds.
+
+        Raises:
+            InputError: a single sequence at once is still too much for the memory.
+        """
+        while True:
+            try:
+                return self._time([self._step(config) for config in configs])
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            if self.micro_batch_size == 1:
+                raise InputError(
+                    "out of memory with a single sequence at once: lower window, num_hidden_layers or matrix_size "
+                    "with --set"
+                )
+            self.micro_batch_size //= 2
+            release_memory()
+
+    def _time(self, steps: Sequence[Callable[[], float]]) -> list[list[float]]:
+        first = sum(step() for step in steps)  # untimed: caches and allocators warm up
+        taken: list[list[float]] = [[] for _ in steps]
+        for _ in range(min(max(round(_PROBE_SECONDS / (_ROUND * first)), 3), 30)):
+            for times, step in zip(taken, steps, strict=True):
+                step()
+                times.append(statistics.mean(step() for _ in range(_ROUND - 1)))
+        return taken
+
+    def _step(self, config: PreTrainedConfig) -> Callable[[], float]:
+        set_seed(0)
+        model: Any = build(config, 0.0)  # which is what most are trained with when a text is read but once or twice
+        model.to(self.device).train()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+        ids = torch.randint(config.vocab_size, (self.micro_batch_size, self.run.window), device=self.device)
+        parts = -(-self.run.batch_size // self.micro_batch_size)
+        half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
+        autocast = torch.autocast(self.device.type, half) if half else nullcontext()
+
+        def step() -> float:
+            start = time.perf_counter()
+            for _ in range(parts):
+                with autocast:
+                    loss = model(input_ids=ids, shift_labels=ids, skip_logits=True).loss
+                loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), self.run.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+            loss.item()  # waits for the device
+            if self.device.type == "cuda":
+                torch.cuda.synchronize()
+            return time.perf_counter() - start
+
+        return step
