@@ -44,7 +44,7 @@ def compare(
 ) -> None:
     """Train MU beside GPT-2 and Llama style models of matching size, all tuned alike, and write a report.
 
-    With --resume, all that is not given is as the comparison was started.
+    With --resume, an option that is left out is as the comparison was started.
     """
     if out is None and not plan:
         raise InputError("give --out, a folder for the comparison, or --plan to see what it would do")
@@ -57,7 +57,7 @@ def compare(
     from mu_sota.comparison.runner import Comparison, recorded_request
 
     before = recorded_request(out) if resume and out is not None else {}
-    given = {
+    options = {
         "preset": preset,
         "data": data,
         "questions": None if match is None else tuple(part.strip() for part in match.split(",")),
@@ -72,8 +72,8 @@ def compare(
             f"there is no comparison in {out} to go on with; correct --out, or say what to compare, with --preset or "
             f"--data"
         )
-    kept = {key: value for key, value in before.items() if key in given}
-    request = Request(**kept | {key: value for key, value in given.items() if value is not None}, overrides=overrides)
+    kept = {key: value for key, value in before.items() if key in options}
+    request = Request(**kept | {key: value for key, value in options.items() if value is not None}, overrides=overrides)
     comparison = Comparison(request, load_settings(request.preset, overrides=request.overrides))
     if plan:
         print(comparison.describe(comparison.plan_in(out) if resume and out is not None else comparison.make_plan()))

@@ -25,7 +25,7 @@ def train(
 ) -> None:
     """Train a model; after every epoch validate it, sample from it and keep the best.
 
-    With --resume, all that is not given is as the run was started.
+    With --resume, an option that is left out is as the run was started.
     """
     named = {"num_epochs": epochs, "max_steps": max_steps, "seed": seed}
     overrides = parse_assignments(assignments or []) | {k: v for k, v in named.items() if v is not None}

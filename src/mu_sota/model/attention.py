@@ -1,7 +1,7 @@
 """Causal attention with many small heads, and the exact entropy of its rows without the attention matrix.
 
-Legend: B batch, H heads, T time, K size of a head. Keys and values may be of more tokens than queries: those of a
-cached text before them, or places not yet filled. `bias` is that of `attention_bias`.
+Legend: B batch, H heads, T time, K size of a head. There may be more keys and values than queries: those of the cached
+tokens, or capacity of a cache that is not yet filled. `bias` is that of `attention_bias`.
 """
 
 import torch
@@ -14,17 +14,17 @@ _LSE_ROWS = 128  # query rows whose scores are held at once when only the log-su
 def attention_bias(
     mask: Tensor | None, queries: int, keys: int, past: int | Tensor, device: torch.device
 ) -> Tensor | None:
-    """Additive causal bias [B or 1, 1, queries, keys], 0 or -inf; None where the kernels need none.
+    """Additive causal bias [B or 1, 1, queries, keys], 0 or -inf; None where plain causal attention is meant.
 
-    None means that query i sees the keys up to its own place, of a whole text or of one token after a cached text.
+    None means that query i sees the keys up to its own position, in a full text or for one token after a cached text.
 
     Args:
-        mask: None, or [B, past + queries], 1 at tokens and 0 at padding. A position of padding sees itself, so that its
-            row is finite; nothing else sees it. Or [B, 1, queries, keys], which `generate` makes for caches of a fixed
+        mask: None, or [B, past + queries], 1 at tokens and 0 at padding. A padding position sees itself, so that its
+            row is finite; no other position sees it. Or [B, 1, queries, keys], which `generate` makes for caches of a fixed
             size: bool, or 0 where a key is seen.
-        queries: new tokens.
-        keys: places in the cache; past + queries, or more in a cache of a fixed size.
-        past: tokens in the cache before these.
+        queries: number of new tokens.
+        keys: number of keys: past + queries, or more in a cache of a fixed size.
+        past: number of cached tokens.
 
     Raises:
         ValueError: the mask does not cover the cached and the new tokens.
@@ -36,14 +36,14 @@ def attention_bias(
     unpadded = mask is None or (mask.dim() == 2 and bool(mask.all()))
     if unpadded and keys == past + queries and (queries == 1 or past == 0):
         return None
-    place = past + torch.arange(queries, device=device)[:, None]
+    position = past + torch.arange(queries, device=device)[:, None]
     at = torch.arange(keys, device=device)
-    visible = (at <= place)[None, None]
+    visible = (at <= position)[None, None]
     if mask is not None and mask.dim() == 4:
         visible = visible & (mask if mask.dtype == torch.bool else mask == 0)
     elif mask is not None:
         visible = visible & F.pad(mask.bool(), (0, keys - mask.shape[-1]))[:, None, None]
-    visible = visible | (at == place)
+    visible = visible | (at == position)
     return torch.zeros(visible.shape, device=device).masked_fill(~visible, float("-inf"))
 
 

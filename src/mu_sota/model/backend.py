@@ -91,19 +91,19 @@ def unchanged(*modules: nn.Module) -> bool:
 
 
 def use_attention_kernel(heads: Tensor, key: Tensor, bias: Tensor | None) -> bool:
-    """Attention of [B, T, 3, H, K] over exactly these T tokens."""
+    """True if the kernel computes attention of [B, T, 3, H, K] over exactly these T tokens."""
     return bias is None and key.shape[-2] == heads.shape[1] and kernels_take(heads, heads.shape[-1])
 
 
 def use_block_attention_kernel(
     blocks: Tensor, bias: Tensor | None, cache: Cache | None, qkv: nn.Module, out: nn.Module
 ) -> bool:
-    """Attention of blocks [B, T, H, K] with its projections, whose keys and values nobody asks for."""
+    """True if the kernel computes attention of blocks [B, T, H, K], projections included; it fills no cache."""
     return bias is None and cache is None and kernels_take(blocks, blocks.shape[-1]) and unchanged(qkv, out)
 
 
 def use_feed_forward_kernel(state: Tensor, up: nn.Linear, dropout: nn.Dropout, down: nn.Linear) -> bool:
-    """The feed-forward network of [B, T, D]."""
+    """True if the kernel computes the feed-forward network of [B, T, D]."""
     return (
         state.shape[:-1].numel() >= _ENOUGH_TOKENS
         and up.out_features % 16 == 0
@@ -114,12 +114,12 @@ def use_feed_forward_kernel(state: Tensor, up: nn.Linear, dropout: nn.Dropout, d
 
 
 def use_cross_entropy_kernel(hidden: Tensor) -> bool:
-    """Loss and its gradients from hidden states [rows, D]."""
+    """True if the kernel computes the loss and its gradients from hidden states [rows, D]."""
     return hidden.shape[-1] % 16 == 0 and kernels_take_eagerly(hidden)
 
 
 def use_linear_kernel(hidden: Tensor, head: nn.Linear) -> bool:
-    """Logits of one state [1, 1, D], without gradients."""
+    """True if the kernel computes the logits of one state [1, 1, D], without gradients."""
     return (
         hidden.shape[:2] == (1, 1)
         and not torch.is_grad_enabled()
@@ -131,7 +131,7 @@ def use_linear_kernel(hidden: Tensor, head: nn.Linear) -> bool:
 
 
 def use_decoding_kernel(ids: Tensor, position_ids: Tensor | None, table: Tensor, largest_head: int) -> bool:
-    """The whole model for one new token of each text, without gradients; see also `decoding.py`.
+    """True if the kernel can take one new token of each text through the model, without gradients; see `decoding.py`.
 
     Args:
         ids: [B, T].

@@ -447,7 +447,7 @@ static void layer_norm(float* x, const float* weight, const float* bias, float e
         store(x + d, (load(x + d) - mean) * factor * load(weight + d) + load(bias + d));
 }
 
-// Attention of one query over cached keys and values [length][K]; `scores` has room for them and LANES more. Returns
+// Attention of one query over cached keys and values [length][K]; `scores` has capacity for them and LANES more. Returns
 // the entropy. LANES keys are K vectors; for sizes without loops of their own, K = 0 here and keys go one by one.
 template <int K>
 static float attend_one(const float* query, const float* key, const float* value, float* output, float* scores,

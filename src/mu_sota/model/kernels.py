@@ -92,7 +92,7 @@ def _processor() -> str:
 def _address(tensor: Tensor) -> int:
     if tensor.device.type != "cpu" or tensor.dtype not in (torch.float32, torch.int64):
         raise TypeError(
-            f"a kernel for float32 on the CPU was given {tensor.dtype} on {tensor.device}: "
+            f"a kernel for float32 on the CPU got {tensor.dtype} on {tensor.device}: "
             f"all weights of a model must be of one kind, as after model.float()"
         )
     return tensor.data_ptr()
@@ -108,14 +108,14 @@ def _parameters() -> dict[str, list[str]]:
 def _call(name: str, *arguments: "Tensor | array[int] | int | float | None") -> None:
     """Run a kernel: contiguous tensors and arrays go as pointers, each number as its parameter's type.
 
-    The number of threads is the last parameter, and is not given.
+    The last parameter, the number of threads, is added here.
 
     Raises:
         OverflowError: a number does not fit its parameter.
     """
     pairs = zip((*arguments, torch.get_num_threads()), _parameters()[name], strict=True)
-    given = [_converted(argument, kind) for argument, kind in pairs]
-    getattr(library(), name)(*given)
+    converted = [_converted(argument, kind) for argument, kind in pairs]
+    getattr(library(), name)(*converted)
 
 
 def _converted(argument: Any, kind: str) -> Any:
@@ -125,7 +125,7 @@ def _converted(argument: Any, kind: str) -> Any:
         return ctypes.c_void_p(None if argument is None else _address(argument))
     if kind == "int64_t":
         if not -(2**63) <= (whole := operator.index(argument)) < 2**63:
-            raise OverflowError(f"{argument} does not fit into the 64 bits of a kernel's whole number")
+            raise OverflowError(f"{argument} does not fit into the 64 bits of a kernel's integer")
         return ctypes.c_int64(whole)
     if not abs(number := float(argument)) <= torch.finfo(torch.float32).max:  # NaN neither
         raise OverflowError(f"{argument} does not fit into a kernel's float32")
@@ -383,6 +383,6 @@ def fused_cross_entropy(
     by_hidden = hidden.new_empty(hidden.shape) if gradients else None
     by_weight = weight.new_empty(weight.shape) if gradients else None
     by_bias = bias.new_empty(bias.shape) if gradients and bias is not None else None
-    given = (hidden, weight, bias, labels)
-    _call("mu_cross_entropy", *given, losses, right, by_hidden, by_weight, by_bias, rows, size, vocabulary)
+    inputs = (hidden, weight, bias, labels)
+    _call("mu_cross_entropy", *inputs, losses, right, by_hidden, by_weight, by_bias, rows, size, vocabulary)
     return losses.sum(), right.sum().long(), by_hidden, by_weight, by_bias

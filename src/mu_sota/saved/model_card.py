@@ -121,7 +121,7 @@ def _training(record: dict[str, Any], best: dict[str, Any] | None) -> list[str]:
     lines.append("")
     if best is None:
         return lines
-    score, floor = best["validation"], record["unigram"]
+    score, baseline = best["validation"], record["unigram"]
     lines += [
         f"## Figures of epoch {best['epoch']}, the best by validation loss",
         "",
@@ -130,9 +130,9 @@ def _training(record: dict[str, Any], best: dict[str, Any] | None) -> list[str]:
         "",
         "| | this model | unigram model on the same tokens |",
         "|---|---:|---:|",
-        f"| loss, nats per token | {readable(score['loss'], 4)} | {readable(floor['loss'], 4)} |",
-        f"| accuracy | {score['accuracy']:.2%} | {floor['accuracy']:.2%} |",
-        *(f"| {title} | {_figure(score[key])} | {_figure(floor[key])} |" for key, title in _FIGURES.items()),
+        f"| loss, nats per token | {readable(score['loss'], 4)} | {readable(baseline['loss'], 4)} |",
+        f"| accuracy | {score['accuracy']:.2%} | {baseline['accuracy']:.2%} |",
+        *(f"| {title} | {_figure(score[key])} | {_figure(baseline[key])} |" for key, title in _FIGURES.items()),
         "",
         "Perplexity per token compares only between models with the same tokenizer; perplexity per word and bits per "
         "byte compare across tokenizers.",
