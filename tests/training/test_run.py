@@ -17,16 +17,12 @@ import pytest
 import torch
 
 from mu_sota import MuConfig, MuForCausalLM
-from mu_sota.common.text import duration
 from mu_sota.leakcheck.report import LeakError
 from mu_sota.model.backend import plain_pytorch
 from mu_sota.model.errors import InputError
 from mu_sota.settings.load import load_settings
 from mu_sota.training import trainer
-from mu_sota.training.before_training import choose_precision
-from mu_sota.training.callbacks import DivergedError
-from mu_sota.training.interrupt import Interrupt
-from mu_sota.training.metrics_file import MetricsFile
+from mu_sota.training.divergence import DivergedError
 from mu_sota.training.run import train
 from mu_sota.training.run_checks import RunCheck
 
@@ -222,20 +218,6 @@ def test_killed_and_resumed_is_as_if_never_killed(finished: Any, tmp_path: Path,
     assert not list(out.glob(".*")), "what the kill left behind is cleaned up"
 
 
-def test_the_record_survives_half_a_line_and_odd_line_ends(tmp_path: Path) -> None:
-    """Generated text can hold any character, also those that some functions take for the end of a line."""
-    metrics = MetricsFile(tmp_path / "metrics.jsonl", writes=True)
-    metrics.append("epoch", step=1, samples=["a\u2028b\x85c\x0bd\re\nf"])
-    metrics.append("step", step=2, loss=1.0)
-    with metrics.path.open("a") as file:
-        file.write('{"kind": "step", "step": 3, "nested": {"loss": 1}')
-    before = metrics.epochs
-    metrics.rewind(1)
-    assert metrics.epochs == before
-    metrics.append("step", step=2, loss=1.0)
-    assert [row["step"] for row in rows(tmp_path)] == [1, 2]
-
-
 def test_ctrl_c_saves_and_says_how_to_go_on(finished: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     corpus, whole, _ = finished
     out = tmp_path / "out"
@@ -265,15 +247,6 @@ def test_resuming_what_is_not_there_says_so(
     assert f"There is no run in {tmp_path / 'out'} yet, so this is a new one." in capsys.readouterr().out
 
 
-def test_a_second_ctrl_c_says_what_it_costs(capsys: pytest.CaptureFixture[str]) -> None:
-    interrupt = Interrupt()
-    with interrupt.listening():
-        signal.raise_signal(signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-    assert "Stopped without saving: --resume goes on from the last checkpoint." in capsys.readouterr().err
-
-
 def test_a_run_of_so_many_steps_killed_at_its_end_is_finished_by_resuming(
     tiny_corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -295,12 +268,6 @@ def test_folders_that_are_not_its_own_are_left_alone(tiny_corpus: Path, tmp_path
         (other / "file").write_text("mine")
     run(tiny_corpus, tmp_path / "out", max_steps=3)
     assert [(other / "file").read_text() for other in others] == ["mine"] * 3
-
-
-def test_a_tracker_that_cannot_be_used_is_said_before_anything_is_written(tiny_corpus: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="the tracker 'foo' cannot be used"):
-        run(tiny_corpus, tmp_path / "out", trackers=["foo"])
-    assert not (tmp_path / "out").exists()
 
 
 def test_two_processes_give_the_losses_of_one(tiny_corpus: Path, tmp_path: Path) -> None:
@@ -401,18 +368,12 @@ def test_the_recipe_s_warm_up_is_as_long_as_it_says(tiny_corpus: Path, tmp_path:
     assert rates.index(max(rates)) == 20 - 1
 
 
-@pytest.mark.parametrize("steps", [1, 2, 3, 4, 7])
-def test_the_learning_rate_is_one_cycle(tiny_corpus: Path, tmp_path: Path, steps: int) -> None:
-    """Up from a 25th of the peak, then down; and the shortest runs work."""
+@pytest.mark.parametrize("steps", [1, 2])
+def test_the_shortest_runs_work(tiny_corpus: Path, tmp_path: Path, steps: int) -> None:
     run(tiny_corpus, tmp_path / "out", max_steps=steps, num_epochs=1)
     rates = [row["learning_rate"] for row in rows(tmp_path / "out") if row["kind"] == "step"]
     assert len(rates) == steps
     assert rates[0] == pytest.approx(TINY["learning_rate"] / 25)
-    if steps == 7:
-        peak = rates.index(max(rates))
-        assert rates[: peak + 1] == sorted(rates[: peak + 1])
-        assert rates[peak:] == sorted(rates[peak:], reverse=True)
-        assert max(rates) == pytest.approx(TINY["learning_rate"])
 
 
 def test_a_part_of_an_epoch_is_called_a_part(
@@ -423,31 +384,7 @@ def test_a_part_of_an_epoch_is_called_a_part(
     assert rows(tmp_path / "out")[-1]["complete"] is False
 
 
-def test_decay_is_on_weights_alone(tiny_corpus: Path) -> None:
-    model = MuForCausalLM(MuConfig(vocab_size=50, num_hidden_layers=1))
-    decayed = trainer.MuTrainer.get_decay_parameter_names(None, model)  # type: ignore[arg-type]
-    left = {name.rpartition(".")[2] for name, _ in model.named_parameters() if name not in decayed}
-    assert left == {"bias", "weight", "base"}
-    assert all(
-        "norm" in name for name, _ in model.named_parameters() if name not in decayed and name.endswith("weight")
-    )
-
-
-def test_precision() -> None:
-    if torch.cuda.is_available():
-        assert choose_precision("auto") in ("bf16", "fp16")
-    else:
-        assert choose_precision("auto") == "fp32"
-        with pytest.raises(InputError, match="fp16"):
-            choose_precision("fp16")
-    assert choose_precision("bf16") == "bf16"
-
-
 def test_bf16_training_learns_like_float32(tiny_corpus: Path, tmp_path: Path) -> None:
     run(tiny_corpus, tmp_path / "fp32", dropout=0.0)
     run(tiny_corpus, tmp_path / "bf16", dropout=0.0, precision="bf16")
     assert losses(tmp_path / "bf16") == pytest.approx(losses(tmp_path / "fp32"), rel=0.05)
-
-
-def test_duration() -> None:
-    assert [duration(s) for s in (45.2, 750, 12_000)] == ["45 s", "12 min 30 s", "3 h 20 min"]

@@ -5,3 +5,4 @@ from .files import cache_folder as cache_folder
 from .files import replacing as replacing
 from .files import write_json as write_json
 from .hooks import attached as attached
+from .memory import halve_until_it_fits as halve_until_it_fits

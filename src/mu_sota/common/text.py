@@ -1,15 +1,17 @@
-"""Phrases that several rooms print."""
+"""Phrases that several files print or record."""
 
 import math
 from datetime import datetime, timezone
 
+RULE = "=" * 80
+"""The line above and below a heading."""
+
 
 def duration(seconds: float) -> str:
     """Seconds as 45 s, 12 min 30 s or 3 h 20 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
+    minutes, rest = divmod(round(seconds), 60)
+    if not minutes:
+        return f"{rest} s"
     if minutes < 60:
         return f"{minutes} min {rest:02d} s"
     return f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,4 +1,4 @@
-"""One training of a comparison: the same trainer for every model, a learning curve, the best weights, exact resume."""
+"""One training run of a comparison: the same trainer for every model, a learning curve, best weights, exact resume."""
 
 import json
 import math
@@ -11,23 +11,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import (
-    PreTrainedConfig,
-    PrinterCallback,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-    set_seed,
-)
+from transformers import PreTrainedConfig, TrainerControl, TrainerState, TrainingArguments, set_seed
 
 from mu_sota.common.files import replacing, write_json
 from mu_sota.data.corpus import Corpus, Split
 from mu_sota.data.windows import TrainWindows
-from mu_sota.evaluation.metrics import evaluate
 from mu_sota.saved.load_save import save_trained
 from mu_sota.saved.run_record import BEST_FOLDER
 from mu_sota.settings.run import RunSettings
+from mu_sota.training.callbacks import CheckpointCallback
 from mu_sota.training.interrupt import Interrupt, Interrupted
 from mu_sota.training.running_totals import RunningTotals
 from mu_sota.training.trainer import MuTrainer
@@ -35,14 +27,15 @@ from mu_sota.training.trainer import MuTrainer
 from .baselines import build
 from .hyperparameter_search import Trial
 
-_COURSE_FILE = "course-{}.json"  # of a step, beside its checkpoint
+_CURVE_FILE = "course-{}.json"
+"""Beside the checkpoint of a step: the curve up to there. The name is that of older versions, to resume their runs."""
 
 CURVE_POINTS = 10
 WARMUP_SHARE = 0.1
 
 
 def beginning(split: Split, num_tokens: int) -> Split:
-    """The first tokens of a split, `num_tokens` of them predicted; words and bytes are those of its share."""
+    """The first tokens of a split, `num_tokens` of them predicted; words and bytes are in proportion."""
     share = min(num_tokens / split.n_predicted, 1.0)
     tokens: np.ndarray = split.tokens[: num_tokens + 1]
     return Split(tokens, round(split.n_words * share), round(split.n_bytes * share), split.n_documents)
@@ -50,15 +43,15 @@ def beginning(split: Split, num_tokens: int) -> Split:
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """What all trainings of a comparison share.
+    """What all training runs of a comparison share.
 
     Attributes:
-        corpus: its validation split is the part that curves and tuning look at.
+        corpus: its validation split is the part that learning curves and tuning are computed on.
         windows: of the training split.
-        run: settings; learning rate, weight decay, seed and steps are replaced by those of a training.
+        run: settings; each training run has its own learning rate, weight decay, seed and steps in place of these.
         micro_batch_size, precision: as in `MuTrainer`.
         interrupt: Ctrl-C.
-        tick: told after every step its number, and the last validation loss or NaN.
+        tick: called after every step with its number and the last validation loss, or NaN before the first.
     """
 
     corpus: Corpus
@@ -71,21 +64,21 @@ class TrainingSetup:
 
 
 def train_once(
-    setup: TrainingSetup, config: PreTrainedConfig, trial: Trial, seed: int, steps: int, points: int, place: Path
+    setup: TrainingSetup, config: PreTrainedConfig, trial: Trial, seed: int, steps: int, points: int, folder: Path
 ) -> dict[str, Any]:
-    """Train a new model, or go on with what an interrupted call left in `place`.
+    """Train a new model, or go on with the training run that an interrupted call left in `folder`.
 
-    The weights with the least validation loss among `points` evaluations stay in `place`/best; with a single one there
-    is nothing to choose, and none are kept. What a training needs to go on stays there too, until `finish`.
+    Of `points` evaluations, the weights with the least validation loss are saved in `folder`/best; of a single one,
+    none are. Checkpoints are in `folder` too, until `finish`.
 
     Returns:
-        `seconds` of training alone, the `curve`, `best_step` and its `loss`, and the step at which it `diverged` or
-        None. Of a training that diverged before its first evaluation, the first weights are the best.
+        `seconds` of training alone, the `curve`, `best_step` and its `loss`, and the step at which the run `diverged`
+        or None. Of a run that diverged before its first evaluation, the initial weights are the best.
 
     Raises:
         Interrupted: Ctrl-C; the same call goes on.
     """
-    place.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     run = setup.run.model_copy(
         update={
             "learning_rate": trial.learning_rate,
@@ -96,150 +89,125 @@ def train_once(
             "trackers": [],
         }
     )
-    set_seed(seed)
-    model: Any = build(config, trial.dropout)
-    trainer = MuTrainer(
-        model,
-        setup.corpus.tokenizer,
-        setup.corpus,
-        setup.windows,
-        run,
-        place,
-        setup.micro_batch_size,
-        setup.precision,
-    )
-    trainer.remove_callback(PrinterCallback)
-    course = CurveCallback(trainer, setup, points)
-    trainer.add_callback(course)
-    trainer.continue_from_last_checkpoint()
-    if course.stopped:
-        raise Interrupted(f"the training in {place} is saved at step {trainer.state.global_step:,} of {steps:,}")
-    best = min(course.curve, key=lambda row: row["validation_loss"], default=None)
+    model = _initial_model(config, trial, seed)
+    trainer = MuTrainer(model, setup.corpus, setup.windows, run, folder, setup.micro_batch_size, setup.precision)
+    curve = CurveCallback(trainer, setup, points)
+    trainer.add_callback(curve)
+    trainer.train_from_last_checkpoint()
+    if curve.diverged is None and trainer.state.global_step < steps:
+        raise Interrupted(f"the training in {folder} is saved at step {trainer.state.global_step:,} of {steps:,}")
+    best = min(curve.rows, key=lambda row: row["validation_loss"], default=None)
     if best is None:
-        set_seed(seed)
-        trainer.network.load_state_dict(build(config, trial.dropout).state_dict())
-        best = {"step": 0, "validation_loss": course.validation_loss()}
-        course.keep()
+        trainer.network.load_state_dict(_initial_model(config, trial, seed).state_dict())
+        best = {"step": 0, "validation_loss": trainer.validate().loss}
+        curve.save_best()
     return {
-        "seconds": round(course.seconds, 2),
+        "seconds": round(curve.seconds, 2),
         "best_step": best["step"],
         "loss": best["validation_loss"],
-        "diverged": course.diverged,
-        "curve": course.curve,
+        "diverged": curve.diverged,
+        "curve": curve.rows,
     }
 
 
-def finish(place: Path) -> None:
-    """Remove what only an unfinished training needs; its record has been written."""
-    for left in place.iterdir():
+def _initial_model(config: PreTrainedConfig, trial: Trial, seed: int) -> Any:
+    set_seed(seed)
+    return build(config, trial.dropout)
+
+
+def finish(folder: Path) -> None:
+    """Remove what only an unfinished training run needs, once its record is written."""
+    for left in folder.iterdir():
         if left.name.startswith(("checkpoint-", "course-", ".")):
             shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
-class CurveCallback(TrainerCallback):
-    """When a training evaluates, saves and stops, and its clock, which stands still while it evaluates or saves."""
+class CurveCallback(CheckpointCallback):
+    """The learning curve of a training run, and its clock, which stops while the run evaluates or saves.
+
+    Args:
+        trainer: of the run.
+        setup: of all runs.
+        points: evaluations, at equal distances, the last after the last step.
+
+    Attributes:
+        rows: of the curve, one a point: step, seconds, train_loss since the point before, validation_loss.
+        seconds: of training until the clock was last stopped.
+        diverged: the step of the point at which the validation loss was not finite, or None.
+    """
 
     def __init__(self, trainer: MuTrainer, setup: TrainingSetup, points: int) -> None:
-        self.trainer, self.setup, self.points = trainer, setup, points
-        self.curve: list[dict[str, Any]] = []
+        super().__init__(trainer, setup.interrupt)
+        self.tick, self.points = setup.tick, points
+        self.rows: list[dict[str, Any]] = []
         self.seconds = 0.0
-        self.stopped = False
         self.diverged: int | None = None
-        self.checked = RunningTotals()
-        self.since = self.saved = time.monotonic()
 
-    def _pause(self) -> None:
+    def _stop_clock(self) -> None:
         if torch.accelerator.is_available():
             torch.accelerator.synchronize()
-        self.seconds += time.monotonic() - self.since
-        self.since = math.nan
+        self.seconds += time.monotonic() - self.started_at
 
-    def _go_on(self) -> None:
-        self.since = time.monotonic()
+    def _start_clock(self) -> None:
+        self.started_at = time.monotonic()
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Take curve and clock from where the checkpoint stands."""
+        """Continue the curve and the clock of the checkpoint."""
         if state.global_step:
-            course = json.loads(self._file(state.global_step).read_text(encoding="utf-8"))
-            self.curve, self.seconds, self.checked = (
-                course["curve"],
-                course["seconds"],
-                RunningTotals(*course["checked"]),
-            )
-        self.saved = time.monotonic()
-        self._go_on()
-
-    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """The step counter alone says where a training stands."""
-        self.trainer.order.epoch = state.global_step // self.trainer.steps_per_epoch
+            saved = json.loads(self._file(state.global_step).read_text(encoding="utf-8"))
+            self.rows, self.seconds, self.covered = saved["curve"], saved["seconds"], RunningTotals(*saved["checked"])
+        super().on_train_begin(args, state, control)
+        self._start_clock()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Evaluate at every point, look for Ctrl-C."""
+        """Evaluate where the curve has a point."""
         step = state.global_step
-        self.setup.tick(step, self.curve[-1]["validation_loss"] if self.curve else math.nan)
-        if self._is_point(step, state.max_steps):
-            self._pause()
+        self.tick(step, self.rows[-1]["validation_loss"] if self.rows else math.nan)
+        if step * self.points // state.max_steps > (step - 1) * self.points // state.max_steps:
+            self._stop_clock()
             self._add_point(state, control)
-            self._go_on()
-        self.stopped = self.setup.interrupt.received and step < state.max_steps
-        if self.stopped:
-            control.should_training_stop = True
-        due = time.monotonic() - self.saved > 60 * self.trainer.settings.checkpoint_minutes
-        if self.stopped or (due and step < state.max_steps):
-            self._pause()
-            content = {"curve": self.curve, "seconds": self.seconds, "checked": self.checked}
-            write_json(self._file(step), content)  # before the checkpoint, which is nothing without it
-            control.should_save = True
+            self._start_clock()
+        super().on_step_end(args, state, control)
+
+    def request_save(self, state: TrainerState, control: TrainerControl) -> None:
+        """Write the curve before the checkpoint, which is worth nothing without it."""
+        self._stop_clock()
+        content = {"curve": self.rows, "seconds": self.seconds, "checked": self.covered}
+        write_json(self._file(state.global_step), content)
+        super().request_save(state, control)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """The checkpoint is there; the one before is gone, and so can be what stood beside it."""
-        for file in self.trainer.out.glob(_COURSE_FILE.format("*")):
+        """Remove the curve beside the checkpoint before, which is gone."""
+        for file in self.trainer.out.glob(_CURVE_FILE.format("*")):
             if file != self._file(state.global_step):
                 file.unlink()
-        self.saved = time.monotonic()
-        self._go_on()
+        super().on_save(args, state, control)
+        self._start_clock()
 
     def _file(self, step: int) -> Path:
-        return self.trainer.out / _COURSE_FILE.format(step)
-
-    def _is_point(self, step: int, steps: int) -> bool:
-        return step * self.points // steps > (step - 1) * self.points // steps
+        return self.trainer.out / _CURVE_FILE.format(step)
 
     def _add_point(self, state: TrainerState, control: TrainerControl) -> None:
-        loss = self.validation_loss()
+        loss = self.trainer.validate().loss
         if not math.isfinite(loss):
             self.diverged = state.global_step
             control.should_training_stop = True
             return
-        totals = self.trainer.running_totals()
-        if all(loss < row["validation_loss"] for row in self.curve):
-            self.keep()
-        self.curve.append(
+        if all(loss < row["validation_loss"] for row in self.rows):
+            self.save_best()
+        self.rows.append(
             {
                 "step": state.global_step,
                 "seconds": round(self.seconds, 2),
-                "train_loss": totals.since(self.checked).loss,
+                "train_loss": self.new_totals().loss,
                 "validation_loss": loss,
             }
         )
-        self.checked = totals
 
-    def validation_loss(self) -> float:
-        """Of the weights as they are, in nats a token."""
-        run = self.trainer.settings
-        score = evaluate(
-            self.trainer.network,
-            self.setup.corpus.validation,
-            window=run.window,
-            stride=run.eval_stride or run.window,
-            batch_size=self.setup.micro_batch_size,
-        )
-        return score.loss
-
-    def keep(self) -> None:
-        """Save the weights as the best so far."""
+    def save_best(self) -> None:
+        """Save the weights as the best so far, where there is more than one point to choose from."""
         if self.points == 1:
             return
         with replacing(self.trainer.out / BEST_FOLDER) as temporary:
-            model = self.trainer.accelerator.unwrap_model(self.trainer.network)
-            save_trained(model, self.trainer.tokenizer, self.trainer.settings, temporary)
+            model: Any = self.trainer.accelerator.unwrap_model(self.trainer.network)
+            save_trained(model, self.trainer.corpus.tokenizer, self.trainer.settings, temporary)

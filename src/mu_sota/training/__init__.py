@@ -1,4 +1,4 @@
-"""One training run: from settings to a trained model, a record and a verdict.
+"""One training run: from settings to a trained model, its record, and checks of whether it worked.
 
 In: settings, the name of a text, a folder. Out: what `docs/run-instructions.md` lists, in that folder. Begin reading in
 `run.py`.

@@ -1,4 +1,4 @@
-"""The order of windows, in batches, and the windows as `Trainer` takes them."""
+"""The windows of a training step: their order, the same however many processes divide it, and their dataset."""
 
 import math
 from collections.abc import Iterator
@@ -11,14 +11,15 @@ from mu_sota.data.windows import TrainWindows
 from mu_sota.model.loss import IGNORE_INDEX
 
 PADDING_SAMPLE = -1
+"""Number of the sample that counts for nothing: it fills the share of a process that has one window less."""
 
 
 class WindowOrder(Sampler[list[int]]):
-    """Batches of window numbers for one process: the same global batches in the same order however they are divided.
+    """Micro-batches of window numbers for one process.
 
     An epoch is a permutation drawn from seed and epoch, cut into global batches; the last may be smaller. Each process
-    takes every world-th window of a global batch, in micro-batches; where a process has one window less than another,
-    it gets a blank one, which counts for nothing.
+    takes every `world`-th window of a global batch, in micro-batches. So the global batches are the same, in the same
+    order, however they are divided.
 
     Attributes:
         epoch: which epoch `__iter__` gives, counted from 0; set before each.
@@ -53,13 +54,13 @@ class WindowOrder(Sampler[list[int]]):
         for start in range(0, self.windows, self.batch_size):
             batch = order[start : start + self.batch_size]
             batch += [PADDING_SAMPLE] * (-len(batch) % self.world)
-            mine = batch[self.rank :: self.world]
-            for first in range(0, len(mine), self.micro_batch_size):
-                yield mine[first : first + self.micro_batch_size]
+            share = batch[self.rank :: self.world]
+            for first in range(0, len(share), self.micro_batch_size):
+                yield share[first : first + self.micro_batch_size]
 
 
 class WindowDataset(Dataset[dict[str, Tensor]]):
-    """Training windows as `Trainer` wants them, and the blank one."""
+    """Training windows as `Trainer` takes them, and the padding sample: a window without labels."""
 
     def __init__(self, windows: TrainWindows) -> None:
         self.windows = windows
@@ -69,8 +70,8 @@ class WindowDataset(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         window = self.windows[max(index, 0)]
-        labels = (
-            torch.full_like(window["shift_labels"], IGNORE_INDEX) if index == PADDING_SAMPLE else window["shift_labels"]
-        )
+        labels = window["shift_labels"]
+        if index == PADDING_SAMPLE:
+            labels = torch.full_like(labels, IGNORE_INDEX)
         # `Trainer` looks for labels, and counts and passes on shift_labels, which need no shift any more.
         return {"input_ids": window["input_ids"], "labels": labels, "shift_labels": labels}

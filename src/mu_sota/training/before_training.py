@@ -1,4 +1,4 @@
-"""What is checked and chosen before a run trains."""
+"""What is checked and chosen before a run trains and before it writes anything."""
 
 import math
 import shutil
@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import set_seed
+from transformers import PreTrainedTokenizerFast, set_seed
 from transformers.integrations import get_reporting_integration_callbacks
 
 from mu_sota.data.corpus import Corpus
 from mu_sota.data.tokenizer import TOKENIZER_FILE
+from mu_sota.generation.continuation import prompt_ids
 from mu_sota.leakcheck.checks import assert_causal
 from mu_sota.leakcheck.report import Report
 from mu_sota.model.configuration import MuConfig
@@ -19,7 +20,56 @@ from mu_sota.model.modeling import MuForCausalLM
 from mu_sota.saved.run_record import BEST_FOLDER, METRICS_FILE, RUN_FILE, recorded
 from mu_sota.settings.run import RunSettings
 
-from .trainer import BEST_FILE
+from .best_model import BEST_FILE
+
+
+def fitted_to_tokenizer(config: MuConfig, corpus: Corpus) -> MuConfig:
+    """The configuration with the vocabulary size and the special tokens of the corpus's tokenizer."""
+    tokenizer = corpus.tokenizer
+    return MuConfig(
+        **{
+            **config.to_diff_dict(),
+            "vocab_size": len(tokenizer),
+            "pad_token_id": tokenizer.pad_token_id,
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+        }
+    )
+
+
+def previous_run(out: Path, data: str, corpus: Corpus, identity: dict[str, Any], resume: bool) -> dict[str, Any]:
+    """The record of the run in `out` that is to be resumed, or nothing.
+
+    Args:
+        out: folder of the run.
+        data: name of the text, as the user gave it now.
+        corpus: what that name gives now.
+        identity: the parts of the record that must be as they were: plain values, or dictionaries of them.
+        resume: the user asked for it.
+
+    Raises:
+        InputError: `out` holds a run that is not to be resumed, or was started with other data or settings.
+    """
+    if not (out / RUN_FILE).exists():
+        return {}
+    if not resume:
+        raise InputError(f"{out} already holds a run; add --resume to go on with it, or give another --out")
+    record = recorded(out)
+    if record["data_fingerprint"] != corpus.fingerprint:
+        raise InputError(
+            f"the run in {out} was started on {record['data']!r}, and {data!r} now gives other text or tokens; "
+            f"resume it with its own data, or give another --out"
+        )
+    for part, now in identity.items():
+        new_values = now if isinstance(now, dict) else {part: now}
+        old_values = record[part] if isinstance(now, dict) else record
+        for key, new in new_values.items():
+            if (old := old_values.get(key)) != new:
+                raise InputError(
+                    f"the run in {out} was started with {key} {_or_not_set(old)}, not {_or_not_set(new)}; "
+                    f"resume it with its own settings, or give another --out"
+                )
+    return record
 
 
 def choose_precision(precision: str) -> str:
@@ -37,52 +87,18 @@ def choose_precision(precision: str) -> str:
     return precision
 
 
-def fitted_to_tokenizer(config: MuConfig, corpus: Corpus) -> MuConfig:
-    """The configuration with the vocabulary and special tokens that the corpus really has."""
-    tokenizer = corpus.tokenizer
-    return MuConfig(
-        **{
-            **config.to_diff_dict(),
-            "vocab_size": len(tokenizer),
-            "pad_token_id": tokenizer.pad_token_id,
-            "bos_token_id": tokenizer.bos_token_id,
-            "eos_token_id": tokenizer.eos_token_id,
-        }
-    )
-
-
-def check_causality(config: MuConfig, seed: int, device: torch.device) -> Report:
-    """Refuse to train a model that sees what it is asked to predict, before anything is written."""
-    set_seed(seed)
-    return assert_causal(torch.nn.Module.to(MuForCausalLM(config), device))
-
-
-def previous_run(out: Path, data: str, corpus: Corpus, identity: dict[str, Any], resume: bool) -> dict[str, Any]:
-    """The record of the run in `out` to be resumed, or nothing."""
-    if not (out / RUN_FILE).exists():
-        return {}
-    if not resume:
-        raise InputError(f"{out} already holds a run; add --resume to go on with it, or give another --out")
-    record = recorded(out)
-    if record["data_fingerprint"] != corpus.fingerprint:
-        raise InputError(
-            f"the run in {out} was started on {record['data']!r}, and {data!r} now gives other text or tokens; "
-            f"resume it with its own data, or give another --out"
-        )
-    for part, now in identity.items():
-        # The parts are plain values or dictionaries of them.
-        ours = now if isinstance(now, dict) else {part: now}
-        theirs = record[part] if isinstance(now, dict) else record
-        for key, new in ours.items():
-            if (old := theirs.get(key)) != new:
-                raise InputError(
-                    f"the run in {out} was started with {key} {_or_not_set(old)}, not {_or_not_set(new)}; "
-                    f"resume it with its own settings, or give another --out"
-                )
-    return record
+def default_micro_batch(settings: RunSettings, processes: int) -> int:
+    """Sequences at once in a process, before it is known whether the memory holds them."""
+    share = math.ceil(settings.batch_size / processes)
+    return share if torch.cuda.is_available() else min(share, 16)
 
 
 def check_trackers(trackers: list[str]) -> None:
+    """Start every tracker once.
+
+    Raises:
+        InputError: one is unknown or not installed.
+    """
     for tracker in trackers:
         try:
             for callback in get_reporting_integration_callbacks([tracker]):
@@ -92,18 +108,33 @@ def check_trackers(trackers: list[str]) -> None:
             raise InputError(f"the tracker {tracker!r} cannot be used: {reason}; install it, or leave it out") from None
 
 
-def _or_not_set(value: Any) -> str:
-    return "not set" if value is None else repr(value)
+def check_prompts(settings: RunSettings, tokenizer: PreTrainedTokenizerFast, config: MuConfig) -> None:
+    """Find prompts that are too long now, not after the first epoch.
+
+    Raises:
+        InputError: a prompt and its new tokens exceed the model's positions.
+    """
+    for prompt in settings.prompts:
+        prompt_ids(tokenizer, prompt, settings.sample_tokens, config.max_position_embeddings)
+
+
+def build_causal_model(config: MuConfig, seed: int, device: torch.device) -> tuple[MuForCausalLM, Report]:
+    """A new model that has passed the leak check, on `device`, and the report of the check.
+
+    Raises:
+        LeakError: the model sees the token that it is asked to predict.
+    """
+    set_seed(seed)
+    model = MuForCausalLM(config)
+    return model, assert_causal(torch.nn.Module.to(model, device))
 
 
 def remove_leftovers(out: Path) -> None:
-    """Temporary folders of a run that was killed while it wrote one of its own files."""
+    """Remove the temporary folders of a run that was killed while it wrote one of its own files."""
     for name in (BEST_FILE, BEST_FOLDER, TOKENIZER_FILE, METRICS_FILE, RUN_FILE, "checkpoint-*"):
         for leftover in out.glob(f".{name}.tmp*"):
             shutil.rmtree(leftover)
 
 
-def default_micro_batch(settings: RunSettings, processes: int) -> int:
-    """Sequences at once in a process, before the memory has had its say."""
-    share = math.ceil(settings.batch_size / processes)
-    return share if torch.cuda.is_available() else min(share, 16)
+def _or_not_set(value: Any) -> str:
+    return "not set" if value is None else repr(value)

@@ -1,98 +1,79 @@
-"""When a run evaluates, reports, saves and stops."""
+"""When a training run saves, stops, logs, evaluates and samples.
+
+`CheckpointCallback` is for every training run, those of a comparison too; `RunCallback` is for `mu-sota train`.
+"""
 
 import math
-import sys
 import time
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from mu_sota.common import environment
-from mu_sota.common.text import duration, readable
+from mu_sota.common.text import RULE, readable
 from mu_sota.generation.continuation import sample
-from mu_sota.model.errors import InputError
 from mu_sota.saved.run_record import loss_of
 
+from .best_model import save_best
+from .divergence import stop_if_diverged
 from .interrupt import Interrupt
 from .metrics_file import MetricsFile
+from .progress_bar import ProgressBar
 from .running_totals import RunningTotals
 from .trainer import MuTrainer
 
-RULE = "=" * 80
-_ESTIMATE_AFTER = 5  # steps; the first ones include warm-up of caches and allocators
-_HIGH_RATE = 0.01  # higher learning rates than this are never advised
-_EXPLODED = 1.5  # times the loss of the first logged steps
 
+class CheckpointCallback(TrainerCallback):
+    """Sets the epoch of the window order, saves a checkpoint when one is due, and stops the run when asked to.
 
-class DivergedError(InputError):
-    """The loss became infinite, not a number, or far larger than at the start."""
+    Args:
+        trainer: of the run.
+        interrupt: asks the run to stop.
+    """
 
-
-class RunCallback(TrainerCallback):
-    """When a run evaluates, reports, saves and stops."""
-
-    def __init__(self, trainer: MuTrainer, metrics: MetricsFile, interrupt: "Interrupt") -> None:
-        self.trainer, self.metrics, self.interrupt = trainer, metrics, interrupt
-        self.settings = trainer.settings
-        self.shown = trainer.is_world_process_zero()
-        self.bar: tqdm[Any] | None = None
-        self.checked = RunningTotals()
-        self.started = self.saved = self.epoch_started = time.monotonic()
-        self.started_at_step = 0
-
-    def _say(self, text: str) -> None:
-        if self.shown:
-            tqdm.write(text)
-
-    def _epoch(self, state: TrainerState) -> int:
-        """Number of the epoch that the last step belongs to, counted from 1."""
-        return max(math.ceil(state.global_step / self.trainer.steps_per_epoch), 1)
+    def __init__(self, trainer: MuTrainer, interrupt: Interrupt) -> None:
+        self.trainer, self.interrupt = trainer, interrupt
+        self.saved_at = time.monotonic()
+        self.covered = RunningTotals()  # by `new_totals`
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Continue the record where the checkpoint stands."""
-        self.metrics.rewind(state.global_step)
-        self.checked = self.trainer.running_totals()
-        self.started = self.saved = time.monotonic()
-        self.started_at_step = state.global_step
-        if state.global_step:
-            self._say(f"Going on after step {state.global_step:,} of {state.max_steps:,}.\n")
+        """Start the clock of checkpoints."""
+        self.saved_at = time.monotonic()
 
     def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Set the epoch of the window order from the step counter, the one source of where a run stands."""
-        epoch, done = divmod(state.global_step, self.trainer.steps_per_epoch)
-        self.trainer.order.epoch = epoch
-        self.epoch_started = time.monotonic()
-        self.bar = tqdm(
-            desc=f"Epoch {epoch + 1}/{math.ceil(state.max_steps / self.trainer.steps_per_epoch)} [Train]",
-            total=min(self.trainer.steps_per_epoch, state.max_steps - state.global_step + done),
-            initial=done,
-            disable=not self.shown,
-            mininterval=0.5 if sys.stderr.isatty() else 30,
-            dynamic_ncols=True,
-        )
+        """Set the epoch of the window order from the step counter, which alone says how far a run is."""
+        self.trainer.order.epoch = state.global_step // self.trainer.steps_per_epoch
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Show progress; look for divergence; save from time to time; stop when asked to."""
-        step = state.global_step
-        if self.bar:
-            self.bar.update()
-        if step - self.started_at_step == _ESTIMATE_AFTER:
-            self._say(self._estimate(state))
-        at_epoch_end = step % self.trainer.steps_per_epoch == 0 or step == state.max_steps
-        stop, due = self._agreed(
-            self.interrupt.received, time.monotonic() - self.saved > 60 * self.settings.checkpoint_minutes
-        )
+        """Save if a checkpoint is due; save and stop if asked to."""
+        minutes = (time.monotonic() - self.saved_at) / 60
+        stop, due = self._in_any_process(self.interrupt.received, minutes > self.trainer.settings.checkpoint_minutes)
         if stop:
             control.should_training_stop = True
-        if step % args.logging_steps == 0 or at_epoch_end or stop or due:
-            self._check(state)
-        if (stop or due) and not at_epoch_end:  # at an epoch's end the checkpoint comes after the evaluation
-            self._request_save(control)
+        if (stop or due) and not self.saves_later(state):
+            self.request_save(state, control)
 
-    def _agreed(self, *flags: bool) -> list[bool]:
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Restart the clock of checkpoints."""
+        self.saved_at = time.monotonic()
+
+    def saves_later(self, state: TrainerState) -> bool:
+        """True after a step that needs no checkpoint of its own."""
+        return state.global_step == state.max_steps
+
+    def request_save(self, state: TrainerState, control: TrainerControl) -> None:
+        """Have the trainer write a checkpoint."""
+        control.should_save = True
+
+    def new_totals(self) -> RunningTotals:
+        """The running totals since the last call. Every process must call it."""
+        totals = self.trainer.running_totals()
+        new = totals.since(self.covered)
+        self.covered = totals
+        return new
+
+    def _in_any_process(self, *flags: bool) -> list[bool]:
         """Each flag, true everywhere if it is true in any process: their clocks and signals differ."""
         if self.trainer.accelerator.num_processes == 1:
             return list(flags)
@@ -100,30 +81,62 @@ class RunCallback(TrainerCallback):
         dist.all_reduce(shared, op=dist.ReduceOp.MAX)
         return [bool(flag) for flag in shared.tolist()]
 
-    def _check(self, state: TrainerState) -> None:
-        """Stop if the loss since the last check is not a loss; else show it."""
-        totals = self.trainer.running_totals()
-        recent = totals.since(self.checked)
-        self.checked = totals
-        if not recent.num_tokens:
+
+class RunCallback(CheckpointCallback):
+    """Shows and logs a run, stops it if it diverges, and evaluates, samples and saves after every epoch.
+
+    Args:
+        trainer, interrupt: as in `CheckpointCallback`.
+        metrics: gets the rows.
+    """
+
+    def __init__(self, trainer: MuTrainer, interrupt: Interrupt, metrics: MetricsFile) -> None:
+        super().__init__(trainer, interrupt)
+        self.metrics, self.progress = metrics, ProgressBar(trainer)
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Continue the record after the rows that the checkpoint knows."""
+        super().on_train_begin(args, state, control)
+        self.metrics.rewind(state.global_step)
+        self.new_totals()
+        self.progress.start(state)
+
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Show a new bar."""
+        super().on_epoch_begin(args, state, control)
+        self.epoch_started = time.monotonic()
+        self.progress.start_epoch(state)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Show the step; check the loss when it is logged."""
+        self.progress.step(state)
+        if state.global_step % args.logging_steps == 0 or self.saves_later(state):
+            self._check_loss(state)
+        super().on_step_end(args, state, control)
+
+    def saves_later(self, state: TrainerState) -> bool:
+        """At the end of an epoch, where the checkpoint comes after the evaluation."""
+        return state.global_step % self.trainer.steps_per_epoch == 0 or super().saves_later(state)
+
+    def request_save(self, state: TrainerState, control: TrainerControl) -> None:
+        """Save, unless the loss or a weight has diverged."""
+        self._check_loss(state)
+        if not all(torch.isfinite(parameter).all() for parameter in self.trainer.network.parameters()):
+            stop_if_diverged(self.trainer, math.nan)
+        super().request_save(state, control)
+
+    def _check_loss(self, state: TrainerState) -> None:
+        """Look at the loss since the last look: stop if it has diverged, else show it."""
+        new = self.new_totals()
+        if not new.num_tokens:
             return
-        loss = recent.loss
         if self.trainer.first_loss is None:
-            self.trainer.first_loss = loss
-        if not math.isfinite(loss) or loss > _EXPLODED * self.trainer.first_loss:
-            raise DivergedError(self._diverged(state.global_step, loss))
-        if not self.bar:
-            return
-        per_step = self._seconds_per_step(state)
-        rate = self._tokens_per_second(state)
-        left = duration(per_step * (state.max_steps - state.global_step))
-        self.bar.set_postfix_str(
-            f"loss {loss:.3f}, {rate:,.0f} tok/s, {environment.peak_memory() / 2**30:.1f} GiB, all done in {left}",
-            refresh=False,
-        )
+            self.trainer.first_loss = new.loss
+        stop_if_diverged(self.trainer, new.loss)
+        self.progress.show_loss(state, new.loss)
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **event: Any) -> None:
-        """A row in `metrics.jsonl` for every logged training loss."""
+        """Write a row for every logged training loss."""
         logs = event["logs"]
         if "loss" in logs:
             self.metrics.append(
@@ -132,31 +145,23 @@ class RunCallback(TrainerCallback):
                 loss=logs["loss"],
                 learning_rate=logs["learning_rate"],
                 grad_norm=logs.get("grad_norm"),
-                tokens_per_second=round(self._tokens_per_second(state), 1),
+                tokens_per_second=round(self.progress.tokens_per_second(state), 1),
             )
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Evaluate and save, unless the epoch was interrupted midway."""
-        if self.bar:
-            self.bar.close()
-            self.bar = None
-        if state.global_step % self.trainer.steps_per_epoch == 0 or state.global_step >= state.max_steps:
+        """Evaluate and save, unless the run was interrupted within the epoch."""
+        self.progress.end_epoch()
+        if self.saves_later(state):
             control.should_evaluate = True
-            self._request_save(control)
-
-    def _request_save(self, control: TrainerControl) -> None:
-        if not all(torch.isfinite(parameter).all() for parameter in self.trainer.network.parameters()):
-            raise DivergedError(self._diverged(self.trainer.state.global_step, math.nan))
-        control.should_save = True
-        self.saved = time.monotonic()
+            self.request_save(state, control)
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """The epoch's lines, samples, record row and best model."""
-        epoch, totals, score = self._epoch(state), self.trainer.running_totals(), self.trainer.score
-        complete = state.global_step % self.trainer.steps_per_epoch == 0
-        part = "" if complete else f" (first {state.global_step % self.trainer.steps_per_epoch} steps)"
-        self._say(
-            f"\nEpoch {epoch}{part}:\n"
+        """Print the epoch's scores and samples, write its row, and save the model if it is the best so far."""
+        totals, score = self.trainer.running_totals(), self.trainer.score
+        epoch = max(math.ceil(state.global_step / self.trainer.steps_per_epoch), 1)
+        steps = state.global_step % self.trainer.steps_per_epoch
+        self.progress.say(
+            f"\nEpoch {epoch}{f' (first {steps} steps)' if steps else ''}:\n"
             f"  Train: Loss={totals.loss:.4f}, Acc={totals.accuracy:.2%}\n"
             f"  Val: Loss={score.loss:.4f}, Acc={score.accuracy:.2%}, PPL={readable(score.perplexity)}, "
             f"PPL/word={readable(score.word_perplexity)}, bits/byte={score.bits_per_byte:.4f}\n"
@@ -168,59 +173,27 @@ class RunCallback(TrainerCallback):
             "epoch",
             epoch=epoch,
             step=state.global_step,
-            complete=complete,
+            complete=not steps,
             train={"loss": totals.loss, "accuracy": totals.accuracy, "num_tokens": int(totals.num_tokens)},
             validation=score.as_dict(),
             samples=samples,
             seconds=round(time.monotonic() - self.epoch_started, 2),
         )
         if better:
-            self.trainer.save_best(epoch, score)
+            save_best(self.trainer, epoch, score)
         self.trainer.reset_running_totals()
-        self.checked = RunningTotals()
+        self.covered = RunningTotals()
 
     def _samples(self, epoch: int) -> list[dict[str, str]]:
         """Continue each prompt, print it, and return what was printed."""
-        settings = self.settings
-        self._say(f"{RULE}\nTEXT GENERATION TEST - EPOCH {epoch}\n{RULE}")
+        settings = self.trainer.settings
+        self.progress.say(f"{RULE}\nTEXT GENERATION TEST - EPOCH {epoch}\n{RULE}")
+        model: Any = self.trainer.accelerator.unwrap_model(self.trainer.network).eval()
         samples = []
         for number, prompt in enumerate(settings.prompts):
-            text = sample(
-                self.trainer.accelerator.unwrap_model(self.trainer.network).eval(),
-                self.trainer.tokenizer,
-                prompt,
-                settings,
-                settings.sample_tokens,
-                seed=settings.seed + number,
-            )
+            tokenizer, seed = self.trainer.corpus.tokenizer, settings.seed + number
+            text = sample(model, tokenizer, prompt, settings, settings.sample_tokens, seed=seed)
             samples.append({"prompt": prompt, "text": text})
             rule = RULE if number + 1 == len(settings.prompts) else "-" * 80
-            self._say(f"  Prompt: {prompt!r}\n  Generated: {text!r}\n{rule}")
+            self.progress.say(f"  Prompt: {prompt!r}\n  Generated: {text!r}\n{rule}")
         return samples
-
-    def _seconds_per_step(self, state: TrainerState) -> float:
-        """Since this start of the run, validation and samples included."""
-        return (time.monotonic() - self.started) / (state.global_step - self.started_at_step)
-
-    def _tokens_per_second(self, state: TrainerState) -> float:
-        return self.settings.batch_size * self.settings.window / self._seconds_per_step(state)
-
-    def _estimate(self, state: TrainerState) -> str:
-        per_step = self._seconds_per_step(state)
-        left = state.max_steps - state.global_step
-        return (
-            f"Estimate: {duration(left * per_step)} to go for {left:,} of {state.max_steps:,} steps "
-            f"at {per_step:.2f} s a step, and the time for validation"
-        )
-
-    def _diverged(self, step: int, loss: float) -> str:
-        first = self.trainer.first_loss
-        began = f" (at first it was {first:.4g})" if first is not None and math.isfinite(first) else ""
-        lower = f"--set learning_rate={min(self.settings.learning_rate / 2, _HIGH_RATE):g}"
-        clip = f"--set max_grad_norm={self.settings.max_grad_norm / 2:g}"
-        kept = self.trainer.checkpoints()
-        where = f"the last good checkpoint is kept in {kept[-1]}" if kept else "no checkpoint yet"
-        return (
-            f"the loss became {loss:.4g} at step {step}{began}, so the run stopped; "
-            f"start again in another --out with a lower learning rate ({lower}) or harder clipping ({clip}); {where}"
-        )

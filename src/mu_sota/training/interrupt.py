@@ -1,4 +1,4 @@
-"""Ctrl-C finishes the step and saves."""
+"""Ctrl-C or SIGTERM: the run finishes its step, saves and stops."""
 
 import signal
 import sys
@@ -15,7 +15,11 @@ class Interrupted(Exception):
 
 
 class Interrupt:
-    """Ctrl-C or a polite kill: remembered until the step is done. A second one stops at once."""
+    """Remembers a SIGINT or SIGTERM until the step is done; a second one stops at once.
+
+    Attributes:
+        received: True once a signal has come.
+    """
 
     def __init__(self) -> None:
         self.received = False
@@ -29,7 +33,7 @@ class Interrupt:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take SIGINT and SIGTERM until the block ends; outside the main thread Python cannot, and nothing happens."""
+        """Handle both signals until the block ends; does nothing outside the main thread, where Python cannot."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return

@@ -1,4 +1,4 @@
-"""The writer of `metrics.jsonl`."""
+"""The writer of `metrics.jsonl`; its reader is in `saved/run_record.py`."""
 
 from pathlib import Path
 from typing import Any
@@ -8,9 +8,14 @@ from mu_sota.saved.run_record import metrics_rows
 
 
 class MetricsFile:
-    """`metrics.jsonl`: a row every few steps and one an epoch, appended as they come.
+    """A row every few steps and one an epoch, appended as they come.
 
-    The main process writes; the others only read what the file held when they were told to rewind.
+    Args:
+        path: of the file.
+        writes: True in the main process alone; the others only read the file when they rewind.
+
+    Attributes:
+        epochs: the rows of kind `epoch`, without the kind.
     """
 
     def __init__(self, path: Path, writes: bool) -> None:
@@ -26,10 +31,8 @@ class MetricsFile:
                 file.write(as_json({"kind": kind, **row}) + "\n")
 
     def rewind(self, step: int) -> None:
-        """Forget what came after the checkpoint at `step`: it is about to be done again."""
-        rows = []
-        if step:
-            rows = [row for row in metrics_rows(self.path) if row["step"] <= step]
+        """Remove the rows after the checkpoint at `step`: training repeats what they describe."""
+        rows = [row for row in metrics_rows(self.path) if row["step"] <= step] if step else []
         self.epochs = [{k: v for k, v in row.items() if k != "kind"} for row in rows if row["kind"] == "epoch"]
         if self.writes:
             with replacing(self.path) as temporary:

@@ -1,32 +1,31 @@
-"""One training run, from settings to verdict: what is checked, printed, recorded, saved, resumed and given up."""
+"""One training run, from settings to the judgement on it; `train` shows its parts in their order."""
 
 import time
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from transformers import PrinterCallback, set_seed
+from transformers import set_seed
 
 from mu_sota.common import environment
 from mu_sota.common.files import write_json
+from mu_sota.common.memory import halve_until_it_fits
 from mu_sota.common.text import readable, timestamp
-from mu_sota.data.corpus import Corpus, load_corpus
+from mu_sota.data.corpus import load_corpus
 from mu_sota.data.tokenizer import TOKENIZER_FILE
 from mu_sota.data.tokenizer import save as save_tokenizer
 from mu_sota.data.windows import TrainWindows
 from mu_sota.evaluation.ngram import unigram
-from mu_sota.generation.continuation import prompt_ids
-from mu_sota.model import kernels
-from mu_sota.model.configuration import MuConfig
+from mu_sota.leakcheck.report import Report
 from mu_sota.model.errors import InputError
 from mu_sota.model.modeling import MuForCausalLM
 from mu_sota.saved.run_record import BEST_FOLDER, METRICS_FILE, RUN_FILE, loss_of
 from mu_sota.settings.load import Settings
 from mu_sota.settings.presets import MODEL_KEYS
-from mu_sota.settings.run import RunSettings
 
 from .before_training import (
-    check_causality,
+    build_causal_model,
+    check_prompts,
     check_trackers,
     choose_precision,
     default_micro_batch,
@@ -34,175 +33,191 @@ from .before_training import (
     previous_run,
     remove_leftovers,
 )
-from .callbacks import RULE, RunCallback
+from .best_model import BEST_FILE, best_loads
+from .callbacks import RunCallback
+from .heading import heading
 from .interrupt import Interrupt, Interrupted
 from .metrics_file import MetricsFile
-from .run_checks import RunCheck, as_text, judge_run
-from .trainer import BEST_FILE, MuTrainer
+from .run_checks import RunCheck, judge_run, verdict_text
+from .trainer import MuTrainer
 
 
 def train(preset: str, data: str, out: Path, settings: Settings, resume: bool = False) -> list[RunCheck]:
-    """Train a model and leave in `out` all that RUN needs: see `docs/run-instructions.md`.
+    """Train a model and leave its files in `out`: see `docs/run-instructions.md`.
+
+    Args:
+        preset: name of the preset that the settings began with.
+        data: as in `load_corpus`.
+        out: folder of the run.
+        settings: of the model and the run.
+        resume: go on with the run in `out`, if there is one.
 
     Returns:
-        The verdict on the run, which has been printed too.
+        The checks of the finished run, which have been printed too.
 
     Raises:
-        InputError: unusable settings or data, a run that is there already, a leak, a diverged loss, too little memory.
+        InputError: unusable settings or data, a run that is there already, a diverged loss, too little memory.
+        LeakError: the model sees the token that it is asked to predict.
         Interrupted: Ctrl-C or SIGTERM; the run can be resumed.
     """
-    process = PartialState(cpu=not torch.accelerator.is_available())  # or it overlooks the other CPU processes
-    say = print if process.is_main_process else _silent
+    run = _Run(preset, data, out, settings)
+    run.find_previous(resume)
+    if "result" in run.record:
+        return run.show_result()
+    run.check()
+    run.write_start()
+    run.say(run.heading())
+    return run.judge(run.fit())
 
-    with process.main_process_first():
-        corpus = load_corpus(data, tokenizer=settings.run.tokenizer, vocab_size=settings.model.vocab_size)
-    windows = TrainWindows(corpus.train.tokens, settings.run.window, settings.run.stride)
-    config = fitted_to_tokenizer(settings.model, corpus)
-    identity = {
-        "preset": preset,
-        "settings": settings.run.model_dump(exclude={"micro_batch_size", "log_steps", "checkpoint_minutes"}),
-        "model": {key: getattr(config, key) for key in MODEL_KEYS},
-    }
-    record = previous_run(out, data, corpus, identity, resume)
-    if resume and not record:
-        say(f"There is no run in {out} yet, so this is a new one.\n")
-    if "result" in record:
-        say(f"The run in {out} is finished. For another one, give another --out.\n{record['result']['text']}")
-        return [RunCheck(*check) for check in record["result"]["checks"]]
 
-    precision = choose_precision(settings.run.precision)
-    check_trackers(settings.run.trackers)
-    for prompt in settings.run.prompts:  # found unusable now, not after the first epoch
-        prompt_ids(corpus.tokenizer, prompt, settings.run.sample_tokens, config.max_position_embeddings)
-    unigram_score = unigram(corpus.train, corpus.validation, config.vocab_size)
-    micro_batch_size = settings.run.micro_batch_size or default_micro_batch(settings.run, process.num_processes)
-    causality = check_causality(config, settings.run.seed, process.device)
-    process.wait_for_everyone()
-    if process.is_main_process:
-        out.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(out)
-        save_tokenizer(corpus.tokenizer, out / TOKENIZER_FILE)
-        source = {"data": data, "data_fingerprint": corpus.fingerprint}
-        record = {**identity, **source, "machine": environment.describe(), "precision": precision, **record}
-        record["starts"] = [*record.get("starts", []), timestamp()]
-        record["unigram"] = unigram_score.as_dict()
-        record["causality"] = causality.as_dict()
-        record["settings"] = settings.run.model_dump()
-        # As asked for: `model` holds the vocabulary that the text gave.
-        model = {key: getattr(settings.model, key) for key in MODEL_KEYS}
-        record["requested"] = record["settings"] | model
-        write_json(out / RUN_FILE, record)
-    say(_heading(preset, config, corpus, settings.run, precision, process))
-    say(f"Causality: {causality.summary()}")
-    say(
-        f"Unigram model on the same validation tokens: "
-        f"PPL={readable(unigram_score.perplexity)}, bits/byte={unigram_score.bits_per_byte:.4f}\n"
-    )
+class _Run:
+    """The parts of one call of `train`, which calls them in this order."""
 
-    metrics, interrupt = MetricsFile(out / METRICS_FILE, process.is_main_process), Interrupt()
-    started = time.monotonic()
-    with interrupt.listening():
-        while True:
-            set_seed(settings.run.seed)
-            trainer = MuTrainer(
-                MuForCausalLM(config), corpus.tokenizer, corpus, windows, settings.run, out, micro_batch_size, precision
+    def __init__(self, preset: str, data: str, out: Path, settings: Settings) -> None:
+        self.preset, self.data, self.out = preset, data, out
+        self.settings, self.requested_model = settings
+        # Without `cpu`, it overlooks the other processes on a CPU.
+        self.process = PartialState(cpu=not torch.accelerator.is_available())
+        with self.process.main_process_first():
+            self.corpus = load_corpus(
+                data, tokenizer=self.settings.tokenizer, vocab_size=self.requested_model.vocab_size
             )
-            trainer.remove_callback(PrinterCallback)
-            trainer.add_callback(RunCallback(trainer, metrics, interrupt))
-            try:
-                trainer.continue_from_last_checkpoint()
-                break
-            except (RuntimeError, MemoryError) as error:
-                micro_batch_size = _after_out_of_memory(error, micro_batch_size, process.num_processes)
-                say(f"Out of memory: going on with {micro_batch_size} at once, the same batches in parts.")
-            # The trainer and its callbacks hold each other, and the memory that is short.
-            del trainer
-            environment.release_memory()
-    if trainer.state.global_step < trainer.state.max_steps:
-        raise Interrupted(f"saved at step {trainer.state.global_step:,} of {trainer.state.max_steps:,}")
-
-    loads = process.is_main_process and best_loads(out)
-    checks = judge_run(metrics.epochs, trainer.state.max_steps, loads, unigram_score.perplexity)
-    best = min(metrics.epochs, key=lambda row: loss_of(row["validation"]))
-    text = (
-        f"{RULE}\nVERDICT\n{RULE}\n{as_text(checks)}\n"
-        f"  Best epoch {best['epoch']}: PPL={readable(best['validation']['perplexity'])}, "
-        f"PPL/word={readable(best['validation']['word_perplexity'])}, "
-        f"bits/byte={readable(best['validation']['bits_per_byte'], 4)} on validation "
-        f"(unigram model: PPL={readable(unigram_score.perplexity)}, bits/byte={unigram_score.bits_per_byte:.4f})\n"
-        f"  Files in {out}: {BEST_FILE}, {BEST_FOLDER}/, {TOKENIZER_FILE}, {METRICS_FILE}, {RUN_FILE}\n"
-        f"  Next: mu-sota generate {out} --prompt 'Once upon a time'"
-    )
-    say(text)
-    if process.is_main_process:
-        record["result"] = {
-            "finished": timestamp(),
-            "seconds_of_last_start": round(time.monotonic() - started, 1),
-            "peak_memory_bytes": environment.peak_memory(),
-            "best": best,
-            "checks": checks,
-            "text": text,
+        self.windows = TrainWindows(self.corpus.train.tokens, self.settings.window, self.settings.stride)
+        self.config = fitted_to_tokenizer(self.requested_model, self.corpus)
+        self.identity = {
+            "preset": preset,
+            "settings": self.settings.model_dump(exclude={"micro_batch_size", "log_steps", "checkpoint_minutes"}),
+            "model": {key: getattr(self.config, key) for key in MODEL_KEYS},
         }
-        write_json(out / RUN_FILE, record)
-    return checks
+        self.metrics = MetricsFile(out / METRICS_FILE, self.process.is_main_process)
 
+    def say(self, text: str) -> None:
+        """Print in the main process; the others are silent."""
+        if self.process.is_main_process:
+            print(text)
 
-def best_loads(out: Path) -> bool:
-    """Whether both files of the best model load and hold the same weights."""
-    try:
-        content = torch.load(out / BEST_FILE, weights_only=True, map_location="cpu")
-        ours = MuForCausalLM(MuConfig(**content["config"]))
-        ours.load_state_dict(content["model"])
-        theirs = MuForCausalLM.from_pretrained(out / BEST_FOLDER).state_dict()
-        return all(torch.equal(value, theirs[name]) for name, value in ours.state_dict().items())
-    except Exception:  # whatever a damaged file provokes, the answer is no
-        return False
+    def find_previous(self, resume: bool) -> None:
+        """Read the record of the run in the folder, if there is one to resume."""
+        self.record = previous_run(self.out, self.data, self.corpus, self.identity, resume)
+        if resume and not self.record:
+            self.say(f"There is no run in {self.out} yet, so this is a new one.\n")
 
+    def show_result(self) -> list[RunCheck]:
+        """Print the result of a run that is finished."""
+        result = self.record["result"]
+        self.say(f"The run in {self.out} is finished. For another one, give another --out.\n{result['text']}")
+        return [RunCheck(*check) for check in result["checks"]]
 
-def _after_out_of_memory(error: Exception, micro_batch_size: int, processes: int) -> int:
-    """Half the micro-batch, or an error that says which setting to lower; any other error is raised again."""
-    if not environment.is_out_of_memory(error):
-        raise error
-    if processes > 1:  # the others are waiting for a process that will not come
-        raise InputError(
-            f"out of memory with {micro_batch_size} sequences at once: lower it with "
-            f"--set micro_batch_size={max(micro_batch_size // 2, 1)}: the same batches, in more parts"
-        ) from error
-    if micro_batch_size == 1:
-        raise InputError(
-            "out of memory with a single sequence at once: lower window, num_hidden_layers or matrix_size with --set"
-        ) from error
-    return micro_batch_size // 2
+    def check(self) -> None:
+        """Find whatever would make the run fail or its numbers worthless, before anything is written."""
+        self.precision = choose_precision(self.settings.precision)
+        check_trackers(self.settings.trackers)
+        check_prompts(self.settings, self.corpus.tokenizer, self.config)
+        self.unigram = unigram(self.corpus.train, self.corpus.validation, self.config.vocab_size)
+        # The model that the leak check has passed is the one that is trained; see `_next_model`.
+        self.model: MuForCausalLM | None
+        self.causality: Report
+        self.model, self.causality = build_causal_model(self.config, self.settings.seed, self.process.device)
+        self.process.wait_for_everyone()
 
+    def write_start(self) -> None:
+        """Write what is known of the run before it trains."""
+        if not self.process.is_main_process:
+            return
+        self.out.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(self.out)
+        save_tokenizer(self.corpus.tokenizer, self.out / TOKENIZER_FILE)
+        new = self.identity | {
+            "data": self.data,
+            "data_fingerprint": self.corpus.fingerprint,
+            "machine": environment.describe(),
+            "precision": self.precision,
+        }
+        self.record = new | self.record
+        self.record["starts"] = [*self.record.get("starts", []), timestamp()]
+        self.record["unigram"] = self.unigram.as_dict()
+        self.record["causality"] = self.causality.as_dict()
+        self.record["settings"] = self.settings.model_dump()
+        # The model as it was asked for: `model` holds the vocabulary that the text gave.
+        model = {key: getattr(self.requested_model, key) for key in MODEL_KEYS}
+        self.record["requested"] = self.record["settings"] | model
+        write_json(self.out / RUN_FILE, self.record)
 
-def _kernels(process: PartialState, precision: str) -> str:
-    """Which code does the work on a CPU."""
-    if process.device.type != "cpu":
-        return ""
-    if precision != "fp32":
-        return ", PyTorch's kernels (those of mu-sota, several times as fast, are for fp32)"
-    if kernels.library() is None:
-        return ", PyTorch's kernels (a C++ compiler, such as g++, makes training several times as fast)"
-    return ", compiled kernels"
+    def heading(self) -> str:
+        """The model, the data, the result of the leak check and the perplexity to beat."""
+        return (
+            f"{heading(self.preset, self.config, self.corpus, self.settings, self.precision, self.process)}\n"
+            f"Causality: {self.causality.summary()}\n"
+            f"Unigram model on the same validation tokens: "
+            f"PPL={readable(self.unigram.perplexity)}, bits/byte={self.unigram.bits_per_byte:.4f}\n"
+        )
 
+    def fit(self) -> MuTrainer:
+        """Train to the last step, with as many sequences at once as the memory holds."""
+        processes = self.process.num_processes
+        micro_batch_size = self.settings.micro_batch_size or default_micro_batch(self.settings, processes)
+        interrupt = Interrupt()
+        self.started = time.monotonic()
 
-def _heading(
-    preset: str, config: MuConfig, corpus: Corpus, settings: RunSettings, precision: str, process: PartialState
-) -> str:
-    with torch.device("meta"):
-        parameters = MuForCausalLM(config).num_parameters()
-    where = process.device.type if process.num_processes == 1 else f"{process.num_processes} x {process.device.type}"
-    if process.num_processes == 1 and torch.cuda.device_count() > 1:
-        where += f" (1 of {torch.cuda.device_count()}; all of them: torchrun --nproc-per-node gpu -m mu_sota ...)"
-    return (
-        f"MU-SOTA, preset {preset}: {parameters:,} parameters, {config.num_hidden_layers} layers, "
-        f"{config.matrix_size}x{config.matrix_size} state, {config.vocab_size:,} tokens, on {where} in {precision}"
-        f"{_kernels(process, precision)}\n"
-        f"Data {corpus.source}: {corpus.train.n_predicted:,} training tokens, "
-        f"{corpus.validation.n_predicted:,} validation tokens; windows of {settings.window}, "
-        f"batch {settings.batch_size}"
-    )
+        def attempt(micro_batch_size: int) -> MuTrainer:
+            trainer = MuTrainer(
+                self._next_model(),
+                self.corpus,
+                self.windows,
+                self.settings,
+                self.out,
+                micro_batch_size,
+                self.precision,
+            )
+            trainer.add_callback(RunCallback(trainer, interrupt, self.metrics))
+            trainer.train_from_last_checkpoint()
+            return trainer
 
+        def tell(smaller: int) -> None:
+            if processes > 1:  # the others are waiting for a process that will not come
+                raise InputError(
+                    f"out of memory: lower the sequences at once with --set micro_batch_size={smaller}: the same "
+                    f"batches, in more parts"
+                )
+            self.say(f"Out of memory: going on with {smaller} at once, the same batches in parts.")
 
-def _silent(*_: object) -> None:
-    """The other processes say nothing."""
+        with interrupt.listening():
+            trainer = halve_until_it_fits(attempt, micro_batch_size, tell)
+        if trainer.state.global_step < trainer.state.max_steps:
+            raise Interrupted(f"saved at step {trainer.state.global_step:,} of {trainer.state.max_steps:,}")
+        return trainer
+
+    def _next_model(self) -> MuForCausalLM:
+        """The checked model, then, after an out-of-memory error, a new one of the same weights.
+
+        It is not kept here: the memory of a failed attempt must become free.
+        """
+        model, self.model = self.model, None
+        if model is None:
+            set_seed(self.settings.seed)
+            model = MuForCausalLM(self.config)
+        return model
+
+    def judge(self, trainer: MuTrainer) -> list[RunCheck]:
+        """Check the finished run, print the judgement, and complete the record."""
+        epochs = self.metrics.epochs
+        loads = self.process.is_main_process and best_loads(self.out)
+        checks = judge_run(epochs, trainer.state.max_steps, loads, self.unigram.perplexity)
+        best = min(epochs, key=lambda row: loss_of(row["validation"]))
+        text = (
+            f"{verdict_text(checks, best, self.unigram)}\n"
+            f"  Files in {self.out}: {BEST_FILE}, {BEST_FOLDER}/, {TOKENIZER_FILE}, {METRICS_FILE}, {RUN_FILE}\n"
+            f"  Next: mu-sota generate {self.out} --prompt 'Once upon a time'"
+        )
+        self.say(text)
+        if self.process.is_main_process:
+            self.record["result"] = {
+                "finished": timestamp(),
+                "seconds_of_last_start": round(time.monotonic() - self.started, 1),
+                "peak_memory_bytes": environment.peak_memory(),
+                "best": best,
+                "checks": checks,
+                "text": text,
+            }
+            write_json(self.out / RUN_FILE, self.record)
+        return checks

@@ -1,12 +1,15 @@
-"""Did a run work? The run instructions' "Verifying it's working", computed from the run's own record."""
+"""Did a run work? Checks of its own record, and the judgement that is printed at its end."""
 
 import math
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+from mu_sota.common.text import RULE, readable
+from mu_sota.evaluation.metrics import Score
+
 
 class RunCheck(NamedTuple):
-    """One statement about a run, whether it holds, and what to do if not."""
+    """A statement about a run, whether it is true, and what to do if not."""
 
     passed: bool
     text: str
@@ -14,12 +17,12 @@ class RunCheck(NamedTuple):
 
 
 def judge_run(epochs: list[dict[str, Any]], num_steps: int, best_loads: bool, unigram: float) -> list[RunCheck]:
-    """Judge a run.
+    """Check a run: its length, its saved model and its perplexity; of several epochs, their losses and samples too.
 
     Args:
         epochs: the rows of kind `epoch` of `metrics.jsonl`, in order.
-        num_steps: optimizer steps that were planned.
-        best_loads: the saved best model was loaded again, and both copies of it have the same weights.
+        num_steps: planned optimizer steps.
+        best_loads: both copies of the best model load and hold the same weights.
         unigram: perplexity of the unigram model on the same validation tokens.
     """
     train = [row["train"]["loss"] for row in epochs]
@@ -62,8 +65,19 @@ def judge_run(epochs: list[dict[str, Any]], num_steps: int, best_loads: bool, un
     return checks
 
 
+def verdict_text(checks: list[RunCheck], best: dict[str, Any], unigram: Score) -> str:
+    """The judgement under its heading: the checks, and the scores of the best epoch beside the unigram model's."""
+    score = best["validation"]
+    return (
+        f"{RULE}\nVERDICT\n{RULE}\n{as_text(checks)}\n"
+        f"  Best epoch {best['epoch']}: PPL={readable(score['perplexity'])}, "
+        f"PPL/word={readable(score['word_perplexity'])}, bits/byte={readable(score['bits_per_byte'], 4)} on validation "
+        f"(unigram model: PPL={readable(unigram.perplexity)}, bits/byte={unigram.bits_per_byte:.4f})"
+    )
+
+
 def as_text(checks: list[RunCheck]) -> str:
-    """One line a check, with the advice under those that failed."""
+    """A line for each check, with the advice under those that failed."""
     lines = []
     for check in checks:
         lines.append(f"  [{'ok' if check.passed else 'NO'}] {check.text}")
