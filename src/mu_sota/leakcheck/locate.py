@@ -278,5 +278,5 @@ def _numbered(name: str) -> tuple[str, int | None]:
 
 
 def _within(name: str, outer: str) -> str:
-    """A part's name as seen from the module that it is a part of."""
+    """A part's name relative to the module that contains it."""
     return name.removeprefix(f"{outer}.")
