@@ -20,8 +20,8 @@ def attention_bias(
 
     Args:
         mask: None, or [B, past + queries], 1 at tokens and 0 at padding. A padding position sees itself, so that its
-            row is finite; no other position sees it. Or [B, 1, queries, keys], which `generate` makes for caches of a fixed
-            size: bool, or 0 where a key is seen.
+            row is finite; no other position sees it. Or [B, 1, queries, keys], which `generate` makes for caches of a
+            fixed size: bool, or 0 where a key is seen.
         queries: number of new tokens.
         keys: number of keys: past + queries, or more in a cache of a fixed size.
         past: number of cached tokens.
