@@ -10,13 +10,13 @@ from conftest import examples
 
 # Examples of programs that this package does not bring, or that wait for a person: run by the tests named here.
 ELSEWHERE = {
-    "mu-sota playground": "test_playground.py",
-    "lm_eval run": "test_lm_eval.py",
-    "lm_eval_agreement": "test_lm_eval.py",
-    "transformers serve": "test_serving.py",
-    "curl": "test_serving.py",
-    "openai": "test_serving.py",
-    "peft": "test_others_code.py",
+    "mu-sota playground": "playground/test_page.py",
+    "lm_eval run": "evaluation/test_lm_eval.py",
+    "lm_eval_agreement": "evaluation/test_lm_eval.py",
+    "transformers serve": "saved/test_serving.py",
+    "curl": "saved/test_serving.py",
+    "openai": "saved/test_serving.py",
+    "peft": "model/test_others_code.py",
 }
 
 
