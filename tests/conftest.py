@@ -20,7 +20,7 @@ from mu_sota import MuConfig, MuForCausalLM
 from mu_sota.data.tokenizer import train_bpe
 from mu_sota.saved.export import export_model
 
-pytest_plugins = ["kernel_checks"]  # its fixtures
+pytest_plugins = ["kernel_checks", "playground_model"]  # their fixtures
 
 USING = Path(__file__).parents[1] / "docs" / "using.md"
 

@@ -10,7 +10,7 @@ from conftest import examples
 
 # Examples of programs that this package does not bring, or that wait for a person: run by the tests named here.
 ELSEWHERE = {
-    "mu-sota playground": "playground/test_page.py",
+    "mu-sota playground": "playground_model.py",
     "lm_eval run": "evaluation/test_lm_eval.py",
     "lm_eval_agreement": "evaluation/test_lm_eval.py",
     "transformers serve": "saved/test_serving.py",
@@ -49,4 +49,5 @@ def test_the_other_examples_are_run_by_the_tests_named() -> None:
     everything = "".join(examples("bash") + examples("python"))
     for name, test in ELSEWHERE.items():
         assert name in everything
-        assert name in (Path(__file__).parent / test).read_text(encoding="utf-8"), f"{test} does not run {name}"
+        (file,) = Path(__file__).parent.rglob(test)
+        assert name in file.read_text(encoding="utf-8"), f"{test} does not run {name}"

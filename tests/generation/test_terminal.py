@@ -324,7 +324,7 @@ def test_set_shows_and_changes(session: Any) -> None:
         ("/set top_p 2", "the setting top_p is '2': input should be less than or equal to 1"),
         ("/set temperature", "/set takes a name and a value, as in /set temperature 0.7, but got 'temperature'"),
         ("/set =", "/set takes a name and a value"),
-        ("/mroe", "there is no command '/mroe'; did you mean /more? (a text that begins with / is typed with //)"),
+        ("/mroe", "there is no command '/mroe'; did you mean '/more'? (a text that begins with / is typed with //)"),
         ("/", "there is no command '/'; /help lists them"),
         ("/more 5", "/more stands alone, but is followed by '5'"),
         ("/quit now", "/quit stands alone, but is followed by 'now'"),

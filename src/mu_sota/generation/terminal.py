@@ -1,6 +1,5 @@
 """A session in a terminal: the model continues each typed text, token by token, with settings that can be changed."""
 
-import difflib
 import os
 import re
 import shutil
@@ -11,7 +10,7 @@ from io import TextIOWrapper
 from transformers import PreTrainedTokenizerFast
 
 from mu_sota.data.tokenizer import is_word_level, visible
-from mu_sota.model.errors import InputError, cut
+from mu_sota.model.errors import InputError, cut, suggestion
 from mu_sota.model.modeling import MuForCausalLM
 from mu_sota.settings.sampling import Generation
 
@@ -205,8 +204,7 @@ def _parse_command(line: str) -> tuple[str, str]:
     command, *rest = line.split(maxsplit=1)
     argument = rest[0].strip() if rest else ""
     if command not in COMMANDS:
-        close = difflib.get_close_matches(cut(command), COMMANDS, n=1)
-        hint = f"did you mean {close[0]}?" if close else "/help lists them"
+        hint = suggestion(command, COMMANDS) or "/help lists them"
         raise InputError(f"there is no command {cut(command)!r}; {hint} (a text that begins with / is typed with //)")
     if argument and command not in _TAKE_AN_ARGUMENT:
         raise InputError(f"{command} stands alone, but is followed by {cut(argument)!r}")

@@ -1,15 +1,14 @@
-"""The parts of the playground's page as HTML: whatever text comes in is escaped, and every character is in sight.
+"""The parts of the playground's page as HTML, made by the macros of `html_views.jinja`, which escapes every text.
 
-Legend: T tokens of the text, L layers, N = 16 blocks, M side of the state matrix. A class of `playground.css` starts
-with `mu-`.
+Legend: T tokens of the text, L layers, N = 16 blocks, M side of the state matrix.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
-from html import escape
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from tokenizers import decoders
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
@@ -17,13 +16,22 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from mu_sota.common.text import readable
 from mu_sota.data.tokenizer import visible
-from mu_sota.model.blocks import BLOCKS, GRID
+from mu_sota.model.blocks import BLOCKS, GRID, from_matrix, split_blocks
 
 LIKELIEST = 3
-_NAMED_BLOCKS = 4  # that are off
-_NUMBERED_LAYERS = 8  # of a heat map whose cells have room for their numbers
+_NAMED_BLOCKS = 4  # more blocks that are off are counted, not named
+_NUMBERED_LAYERS = 8  # the cells of a heat map of more layers are too narrow for numbers
 
-# --- Text as it is shown ---------------------------------------------------------------------------------------------
+# --- Texts and numbers ----------------------------------------------------------------------------------------------
+
+
+def token_text(tokenizer: PreTrainedTokenizerFast, token: int) -> str:
+    """A token with every character visible; bytes of a byte-level token that are no UTF-8 character as `\\xNN`."""
+    name = str(tokenizer.convert_ids_to_tokens(token))
+    if token in tokenizer.all_special_ids or not isinstance(tokenizer.backend_tokenizer.decoder, decoders.ByteLevel):
+        return visible(name)
+    letters = _bytes_of_letters()
+    return visible(bytes(letters[letter] for letter in name).decode("utf-8", errors="backslashreplace"))
 
 
 @cache
@@ -31,25 +39,11 @@ def _bytes_of_letters() -> dict[str, int]:
     return {letter: byte for byte, letter in bytes_to_unicode().items()}
 
 
-def token_text(tokenizer: PreTrainedTokenizerFast, token: int) -> str:
-    """A token as it is shown; of a byte-level token, bytes that are no whole UTF-8 character as `\\xNN`."""
-    name = str(tokenizer.convert_ids_to_tokens(token))
-    if token in tokenizer.all_special_ids or not isinstance(tokenizer.backend_tokenizer.decoder, decoders.ByteLevel):
-        return visible(name)
-    letters = _bytes_of_letters()
-    raw = bytes(letters[letter] for letter in name)
-    return visible(raw.decode("utf-8", errors="backslashreplace"))
-
-
 def named(off: Sequence[str]) -> str:
     """Blocks that are off, in few words."""
-    return (
-        ", ".join(off)
-        if len(off) <= _NAMED_BLOCKS
-        else "any block"
-        if len(off) == len(BLOCKS)
-        else f"{len(off)} blocks"
-    )
+    if len(off) <= _NAMED_BLOCKS:
+        return ", ".join(off)
+    return "any block" if len(off) == len(BLOCKS) else f"{len(off)} blocks"
 
 
 def percent(probability: float) -> str:
@@ -62,17 +56,65 @@ def percent(probability: float) -> str:
     return f"{value:.2f} %" if value >= 0.01 else "<0.01 %"
 
 
+def _minus(number: str) -> str:
+    return number.replace("-", "−")
+
+
+def _fixed(value: float, digits: int) -> str:
+    return _minus(f"{round(value, digits) + 0.0:.{digits}f}")  # + 0.0: no minus before a zero
+
+
+def _colour(strength: float, end: str) -> str:
+    """A colour between the middle and an end of a scale; `styles.css` has both, and picks the ink."""
+    return f"--mu-on:color-mix(in oklab,var(--mu-{end}) {100 * min(max(strength, 0), 1):.0f}%,var(--mu-middle))"
+
+
 # --- Parts of the page ----------------------------------------------------------------------------------------------
 
 
+@cache
+def _macros() -> Any:
+    environment = Environment(
+        loader=PackageLoader("mu_sota.playground", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "colour": _colour,
+        "fixed": _fixed,
+        "minus": _minus,
+        "named": named,
+        "percent": percent,
+        "visible": visible,
+    }
+    environment.globals["BLOCKS"] = BLOCKS
+    return environment.get_template("html_views.jinja").module
+
+
+def _html(macro: str, *values: Any) -> str:
+    return str(getattr(_macros(), macro)(*values))
+
+
+def header_view(title: str, facts: str) -> str:
+    """The head of the page."""
+    return _html("header", title, facts)
+
+
+def card_title(title: str, text: str = "") -> str:
+    """The head of a card, and a sentence on it."""
+    return _html("card_title", title, text)
+
+
 class Shown(NamedTuple):
-    """One place of the token strip."""
+    """One token of the strip."""
 
     text: str  # as `token_text` gives it
-    probability: float | None  # None for the first token, which nothing predicts, and for a place still open
-    alternatives: list[tuple[str, float]]  # the likeliest tokens of this place
+    probability: float | None  # None for the first token, which nothing predicts
+    alternatives: list[tuple[str, float]]  # the likeliest tokens at this position
     written: bool = False  # by the model, not in the prompt
-    change: float | None = None  # nats by which blocks that are off make it less (+) or more (-) surprising
+    change: float | None = None  # nats by which switched-off blocks make it more (+) or less (-) surprising
 
 
 def token_strip(
@@ -81,237 +123,90 @@ def token_strip(
     selected: int = -1,
     off: Sequence[str] = (),
 ) -> str:
-    """The tokens as buttons, each with its probability and the likeliest tokens of its place.
+    """The tokens as buttons, each with its probability and the likeliest tokens at its position.
 
     Args:
         following: the likeliest tokens after the text.
         selected: the token that is inspected.
-        off: the blocks without which the tokens' `change` is.
+        off: the blocks that are switched off; the tokens' `change` is due to them.
     """
     if not tokens:
         return placeholder("Tokens appear here: write a prompt, then press Generate or Read.")
-    parts = [_token(index, token, index == selected) for index, token in enumerate(tokens)]
-    if following:
-        parts.append(
-            f'<div class="mu-token mu-next"><span class="mu-text">next</span><span class="mu-own">'
-            f"not written</span>{_alternatives(following, None)}</div>"
-        )
-    note = ""
-    if off:
-        note = (
-            f'<p class="mu-note">All figures are without {named(off)}. Coloured: by how many nats that makes a token '
-            f"more (+) or less (−) surprising; 1 nat more is {math.e:.1f} times less probable.</p>"
-        )
-    return f'{note}<div class="mu-strip" role="group" aria-label="Tokens of the text">{"".join(parts)}</div>'
+    return _html("token_strip", tokens, following, selected, off)
 
 
-def _token(index: int, token: Shown, selected: bool) -> str:
-    probability = token.probability
-    own = "first" if probability is None else percent(probability)
-    label = f"token {index + 1}, {token.text}, " + (
-        "first of the text" if probability is None else f"probability {own}"
-    )
-    change = ""
-    if token.change is not None:
-        label += f", {token.change:+.2f} nats without the blocks that are off"
-        side = "worse" if token.change > 0 else "better"
-        strength = 0 if abs(token.change) < 0.005 else min(abs(token.change) / 2, 1)
-        change = (
-            f'<span class="mu-change" style="{_mix(strength, side)}" title="nats more surprising without these blocks">'
-            f"{_minus(f'{token.change:+.2f}')}</span>"
-        )
-    kinds = "mu-token" + " mu-written" * token.written
-    return (
-        f'<button type="button" class="{kinds}" data-index="{index}" aria-pressed="{str(selected).lower()}"'
-        f' aria-label="{escape(label)}"><span class="mu-text">{escape(token.text) or "&nbsp;"}</span>'
-        f'<span class="mu-own">{own}</span><span class="mu-bar"><i style="width:{100 * (probability or 0):.1f}%"></i>'
-        f"</span>{change}{_alternatives(token.alternatives, token.text)}</button>"
-    )
-
-
-def _alternatives(alternatives: Iterable[tuple[str, float]], own: str | None) -> str:
-    rows = "".join(
-        f'<span class="mu-alt{" mu-same" * (text == own)}"><b>{escape(text)}</b><i>{percent(probability)}</i></span>'
-        for text, probability in alternatives
-    )
-    return f'<span class="mu-alts">{rows}</span>'
+def token_heading(position: int, text: str, off: Sequence[str]) -> str:
+    """Which token is inspected, and without which blocks."""
+    return _html("token_heading", position, text, off)
 
 
 def state_view(matrix: Tensor, layer: int, off: Sequence[str] = ()) -> str:
-    """An M x M state, tiled by its 16 named blocks, those that are off marked."""
-    side = len(matrix) // GRID
+    """A state [M, M], tiled by its 16 named blocks; those that are off are marked."""
     largest = max(float(matrix.abs().max()), 1e-9)
-    digits = 1 if largest >= 0.5 else 2
-    tiles = []
-    for number, block in enumerate(BLOCKS):
-        row, column = (side * place for place in divmod(number, GRID))
-        values = matrix[row : row + side, column : column + side].flatten().tolist()
-        cells = "".join(
-            f'<span style="{_mix(abs(value) / largest, "positive" if value > 0 else "negative")}">'
-            f"{_minus(f'{round(value, digits) + 0.0:.{digits}f}')}</span>"
-            for value in values
-        )
-        tiles.append(
-            f'<div class="mu-tile" title="{block.name}: {escape(block.meaning)}"><span class="mu-name">{block.name}'
-            f"{' off' * (block.name in off)}"
-            f'</span><div class="mu-cells" style="grid-template-columns:repeat({side},1fr)">{cells}</div></div>'
-        )
-    when = "before the first layer" if layer == 0 else f"after layer {layer}"
-    return (
-        f"<h3>State {when}</h3><p>The token is this {len(matrix)} × {len(matrix)} matrix. Each of its 16 blocks is "
-        f'reserved for a part of meaning.</p><div class="mu-grid mu-state">{"".join(tiles)}</div>'
-        + _legend("diverging", f"−{largest:.{digits}f}", "0", f"+{largest:.{digits}f}")
-        + _meanings()
-    )
+    values = split_blocks(from_matrix(matrix)).tolist()
+    return _html("state", values, len(matrix) // GRID, layer, off, largest, 1 if largest >= 0.5 else 2)
 
 
 def sensitivity_view(sensitivities: Tensor, layer: int) -> str:
-    """Sensitivities [L, N] of one token: a row a block, a column a layer; the asked layer is marked."""
-    layers = len(sensitivities)
+    """Sensitivities [L, N] of one token: a row a block, a column a layer; the chosen layer is marked."""
     largest = max(float(sensitivities.abs().max()), 1e-9)
-    numbered = layers <= _NUMBERED_LAYERS
-    head = "".join(
-        f'<th scope="col"{_mark(number == layer)} aria-label="layer {number}">'
-        f"{number if numbered or number == layer or (number % 4 == 0 and abs(number - layer) > 1) else ''}</th>"
-        for number in range(1, layers + 1)
-    )
-    rows = []
-    for number, block in enumerate(BLOCKS):
-        cells = "".join(
-            f'<td style="{_mix(abs(value) / largest, "high")}" title="block {block.name}, layer {at}: {value:.3f}"'
-            f"{_mark(at == layer)}>{f'{value:.2f}' if numbered else ''}</td>"
-            for at, value in enumerate(sensitivities[:, number].tolist(), start=1)
-        )
-        rows.append(f'<tr><th scope="row" title="{escape(block.meaning)}">{block.name}</th>{cells}</tr>')
-    return (
-        "<h3>Sensitivity by block and layer</h3><p>How much of its new value a block takes over in each layer: 0 keeps "
-        f'the old one.</p><table class="mu-heat"><caption class="mu-hidden">Sensitivity of each block in each layer'
-        f'</caption><thead><tr><th scope="col"><span class="mu-hidden">block</span></th>{head}</tr></thead><tbody>'
-        f"{''.join(rows)}</tbody></table>" + _legend("sequential", "0", "", f"{largest:.2f}")
-    )
+    return _html("sensitivity", sensitivities.T.tolist(), layer, largest, len(sensitivities) <= _NUMBERED_LAYERS)
 
 
 def attention_view(texts: Sequence[str], weights: Tensor, blocks: Tensor, layer: int, who: str) -> str:
-    """Where the last of `texts` looked.
+    """The tokens that the last of `texts` attends to.
 
     Args:
-        texts: the tokens up to the asked one.
-        weights: [len(texts)], of the attention that is asked for.
+        texts: the tokens up to the inspected one.
+        weights: [len(texts)], of the chosen attention.
         blocks: [N, len(texts)], of the block attentions.
         layer: counted from 1.
-        who: the name of the attention that is asked for.
+        who: the name of the chosen attention.
     """
-    largest = max(float(weights.max()), 1e-9)
-    row = "".join(
-        f'<span style="{_mix(weight / largest, "high")}" title="{percent(weight)}">{escape(text)}</span>'
-        for text, weight in zip(texts, weights.tolist(), strict=True)
-    )
     most = weights.topk(min(LIKELIEST, len(texts)))
-    first = "".join(
-        f'<li><b class="mu-chip">{escape(texts[place])}</b> {percent(weight)} <span>{_distance(len(texts) - 1 - place)}'
-        "</span></li>"
-        for weight, place in zip(most.values.tolist(), most.indices.tolist(), strict=True)
+    pairs = (
+        list(zip(values.tolist(), positions.tolist(), strict=True)) for values, positions in (most, blocks.max(-1))
     )
-    tiles = []
-    for block, (weight, place) in zip(
-        BLOCKS, zip(*(part.tolist() for part in blocks.max(-1)), strict=True), strict=True
-    ):
-        tiles.append(
-            f'<div class="mu-tile" title="{block.name}: {escape(block.meaning)}"><span class="mu-name">{block.name}'
-            f'</span><div class="mu-look" style="{_mix(weight, "high")}"><b>{escape(texts[place])}</b>'
-            f"<i>{percent(weight)}</i></div></div>"
-        )
-    return (
-        f'<h3>Attention in layer {layer}</h3><p>{escape(who)}, over the text so far:</p><p class="mu-read">{row}</p>'
-        + _legend("sequential", "0 %", "", percent(largest))
-        + f'<ol class="mu-most">{first}</ol><p>Each block attends by itself. What it looked at most:</p>'
-        f'<div class="mu-grid">{"".join(tiles)}</div>'
-    )
+    return _html("attention", texts, weights.tolist(), *pairs, layer, who)
 
 
-def comparison_view(whole: Tensor, without: Tensor | None, off: Sequence[str]) -> str:
-    """Surprise of the text with all blocks, and without those that are off; [T - 1] nats each."""
-    if not len(whole):
-        return "<h3>The text's probability</h3><p>A text of one token has none: nothing predicts the first.</p>"
-    rows: tuple[tuple[str, Callable[[Tensor], float], int, Callable[[float, float], str]], ...] = (
+def no_attention_view() -> str:
+    """Of the embedding."""
+    return _html("no_attention")
+
+
+def probability_view(all_on: Tensor, without: Tensor | None, off: Sequence[str]) -> str:
+    """The text's probability with all blocks, and without those that are off; [T - 1] nats each."""
+    figures: tuple[tuple[str, Callable[[Tensor], float], int, Callable[[float, float], str]], ...] = (
         ("nats per token", lambda nll: float(nll.mean()), 3, lambda old, new: _minus(f"{new - old:+.3f}")),
-        ("perplexity", lambda nll: math.exp(min(float(nll.mean()), 700)), 1, _times),
+        ("perplexity", lambda nll: math.exp(min(float(nll.mean()), 700)), 1, lambda old, new: f"× {new / old:,.2f}"),
         ("nats, whole text", lambda nll: float(nll.sum()), 1, lambda old, new: _minus(f"{new - old:+.1f}")),
     )
     columns = ["all blocks"] if without is None else ["all blocks", f"without {named(off)}", "change"]
-    table = []
-    for name, of, digits, change in rows:
-        cells = [readable(of(whole), digits)]
+    rows = []
+    for name, of, digits, change in figures:
+        cells = [readable(of(all_on), digits)]
         if without is not None:
-            cells += [readable(of(without), digits), change(of(whole), of(without))]
-        table.append(f'<tr><th scope="row">{name}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>')
-    more = "" if off else " Switch a block off, and what that changes stands beside."
-    head = "".join(f'<th scope="col">{column}</th>' for column in columns)
-    return (
-        f"<h3>The text's probability</h3><p>{len(whole)} token{'s are' if len(whole) != 1 else ' is'} predicted. Fewer "
-        f'nats: more probable.{more}</p><table class="mu-compare"><thead><tr><th></th>{head}</tr></thead><tbody>'
-        f"{''.join(table)}</tbody></table>"
-    )
+            cells += [readable(of(without), digits), change(of(all_on), of(without))]
+        rows.append((name, cells))
+    return _html("probability", len(all_on), columns, rows)
 
 
-def continuations_view(prompt: str, whole: str, without: str | None, off: Sequence[str]) -> str:
-    """The continuation with all blocks beside that without some."""
-
-    def box(title: str, text: str) -> str:
-        return f'<div class="mu-box"><h4>{title}</h4>{prose_view(prompt, text)}</div>'
-
-    second = ""
-    if without is not None:
-        second = box(f"Without {named(off)}{': the same' * (without == whole)}", without)
-    return f'<h3>The continuation</h3><div class="mu-boxes">{box("All blocks", whole)}{second}</div>'
+def continuations_view(prompt: str, all_on: str, without: str | None, off: Sequence[str]) -> str:
+    """The continuation with all blocks beside that without those that are off."""
+    return _html("continuations", prompt, all_on, without, off)
 
 
 def prose_view(prompt: str, written: str) -> str:
-    """The text to be read, what the model wrote set off from the prompt."""
-    given, new = (escape(visible(part, spaces=False)) for part in (prompt, written))
-    return f'<p class="mu-prose"><span class="mu-given">{given}</span>{new}</p>'
+    """The text to be read; what the model wrote is set off from the prompt."""
+    return _html("prose", prompt, written)
 
 
 def message_view(text: str, error: bool = False) -> str:
-    """A line about what is going on, or a sentence about what cannot be done."""
-    if error:
-        return f'<div class="mu-message mu-error" role="alert">{escape(visible(text, spaces=False))}</div>'
-    return f'<div class="mu-message" role="status">{escape(text)}</div>'
+    """A line on what the page does, or a sentence on what it cannot do."""
+    return _html("message", visible(text, spaces=False), error)
 
 
 def placeholder(text: str) -> str:
-    return f'<p class="mu-placeholder">{escape(text)}</p>'
-
-
-def _mark(asked: bool) -> str:
-    return ' class="mu-asked"' if asked else ""
-
-
-def _mix(strength: float, side: str) -> str:
-    """A colour between the middle and an end of a scale; `playground.css` has both, and picks the ink."""
-    return f"--mu-on:color-mix(in oklab,var(--mu-{side}) {100 * min(max(strength, 0), 1):.0f}%,var(--mu-middle))"
-
-
-def _legend(scale: str, low: str, middle: str, high: str) -> str:
-    ends = "".join(f"<span>{end}</span>" for end in (low, middle, high))
-    return f'<div class="mu-legend"><i class="mu-{scale}"></i>{ends}</div>'
-
-
-def _meanings() -> str:
-    terms = "".join(f"<dt>{block.name}</dt><dd>{escape(block.meaning)}</dd>" for block in BLOCKS)
-    return (
-        f"<details><summary>What the 16 names stand for</summary><dl>{terms}</dl><p>The names are intentions: nothing "
-        "in the model forces a block to carry what its name says.</p></details>"
-    )
-
-
-def _minus(number: str) -> str:
-    return number.replace("-", "−")
-
-
-def _distance(places: int) -> str:
-    return "itself" if places == 0 else "the token before" if places == 1 else f"{places} tokens before"
-
-
-def _times(old: float, new: float) -> str:
-    return f"× {new / old:,.2f}"
+    """A text where there will be a part of the page."""
+    return _html("placeholder", text)

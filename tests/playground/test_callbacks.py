@@ -1,0 +1,86 @@
+"""The page's functions, called as Gradio calls them: what they put where, also when the model fails."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from playground_model import built
+
+from mu_sota import MuForCausalLM
+from mu_sota.model.errors import InputError
+from mu_sota.playground import session
+from mu_sota.playground.reading_views import NAMES
+from mu_sota.saved.load_save import load_trained
+from mu_sota.settings.sampling import Generation
+
+
+class Asked:
+    """The page's functions, called as Gradio calls them, with what they put where."""
+
+    def __init__(self, model: MuForCausalLM, tokenizer: Any) -> None:
+        self.page = built(model, tokenizer)
+        self.functions: dict[str, Any] = {each.name: each.fn for each in self.page.fns.values()}
+        self.stopped = self.functions["on_stop"].__self__.stopped
+
+    def values(self) -> list[Any]:
+        """Of the fields: blocks that are on, layer, attention, and how to sample."""
+        return [NAMES, 1, "mean", *Generation(max_new_tokens=3).model_dump().values()]
+
+    def generate(self) -> Iterator[dict[str, Any]]:
+        visitor = SimpleNamespace(session_hash="someone")
+        for update in self.functions["on_generate"](visitor, "the state", *self.values()):
+            yield self.by_id(update)
+
+    def read(self) -> dict[str, Any]:
+        return self.by_id(self.functions["on_read"]("the state", *self.values()))
+
+    @staticmethod
+    def by_id(update: dict[Any, Any]) -> dict[str, Any]:
+        return {component.elem_id: value for component, value in update.items()}
+
+
+def test_a_finished_generation_can_no_longer_be_stopped(small_run: Path) -> None:
+    asked = Asked(*load_trained(small_run))
+    writing = asked.generate()
+    assert next(writing)["mu-stop"].interactive
+    assert list(asked.stopped) == ["someone"]
+    assert not list(writing)[-1]["mu-stop"].interactive
+    assert not asked.stopped
+    left = asked.generate()
+    next(left)
+    left.close()  # as when the visitor leaves
+    assert not asked.stopped
+
+
+def test_a_model_that_fails_is_answered_with_what_happened(
+    small_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = Asked(*load_trained(small_run))
+    for error, sentence in (
+        (InputError("no <number> & nothing"), "no &lt;number&gt; &amp; nothing"),
+        (RuntimeError("probability tensor"), "the model failed: RuntimeError: probability tensor"),
+    ):
+
+        def fail(*_: Any, error: Exception = error, **__: Any) -> None:
+            raise error
+
+        monkeypatch.setattr(session, "continued", fail)
+        for last in (list(asked.generate())[-1], asked.read()):
+            assert sentence in last["mu-message"]
+            assert 'role="alert"' in last["mu-message"]
+            assert not last["mu-stop"].interactive
+        assert not asked.stopped
+        assert ("Traceback" in capsys.readouterr().err) == isinstance(error, RuntimeError)
+
+
+def test_a_model_without_numbers_is_answered_with_a_sentence(small_run: Path) -> None:
+    model, tokenizer = load_trained(small_run)
+    with torch.no_grad():
+        model.lm_head.weight.fill_(float("nan"))
+    asked = Asked(model, tokenizer)
+    last = list(asked.generate())[-1]
+    assert 'role="alert"' in last["mu-message"]
+    assert not last["mu-stop"].interactive

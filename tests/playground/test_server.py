@@ -1,0 +1,57 @@
+"""The server of the page: for this machine alone, and with sentences where it cannot start."""
+
+import json
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import pytest
+
+from mu_sota import cli
+
+
+def answered(url: str, **headers: str) -> int:
+    try:
+        with urlopen(Request(url, headers=headers)) as response:
+            return int(response.status)
+    except HTTPError as error:
+        return error.code
+
+
+@pytest.mark.parametrize("path", ["", "/config", "/gradio_api/info", "/gradio_api/queue/data?session_hash=a"])
+def test_no_name_but_this_machine_s_own_is_answered(served: str, path: str) -> None:
+    """A page elsewhere may have its name lead here (DNS rebinding)."""
+    port = served.rpartition(":")[2]
+    for host in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", "0.0.0.0"):
+        assert answered(served + path, Host=host) == 400
+    if "queue" not in path:
+        for host in (f"127.0.0.1:{port}", f"localhost:{port}", "localhost"):
+            assert answered(served + path, Host=host) == 200
+
+
+def test_no_function_of_the_page_is_offered_to_programs(served: str) -> None:
+    with urlopen(f"{served}/gradio_api/info") as response:
+        assert json.load(response)["named_endpoints"] == {}
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as left:
+        cli.main(["playground", *arguments])
+    assert left.value.code == 2
+    return capsys.readouterr().err.strip()
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    assert "not a MU model" in refused(capsys, str(tmp_path), "--no-browser")
+    assert "there is no folder" in refused(capsys, str(tmp_path / "none"), "--no-browser")
+
+
+def test_without_gradio_it_says_what_to_install(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert (
+        refused(capsys, str(tmp_path))
+        == "mu-sota: the playground needs gradio, which is not installed: pip install 'gradio>=6.28'"
+    )
