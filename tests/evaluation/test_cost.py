@@ -1,7 +1,7 @@
-"""What a model costs, against arithmetic done by hand."""
+"""The cost of a model, against arithmetic done by hand."""
 
 from mu_sota import MuConfig, MuForCausalLM
-from mu_sota.evaluation import cost as sizes
+from mu_sota.evaluation.cost import activation_bytes, flops_per_token, parameter_table
 
 
 def _model() -> MuForCausalLM:
@@ -18,17 +18,17 @@ def test_flops_are_those_of_the_products_and_the_attention() -> None:
     linear = 2 * (3 * (block + cross + feed_forward + sensitivity) + 64 * 100)
     # Keys and values of the cross-block attention carry as many columns again, for the entropy.
     attention = 3 * 4 * length * (64 + 2 * 64)
-    forward, both = sizes.flops_per_token(_model(), length)
+    forward, both = flops_per_token(_model(), length)
     assert forward == linear + attention
     assert 2.5 * forward < both < 4 * forward
 
 
-def test_what_a_step_keeps_grows_with_layers_and_length_and_holds_no_matrix() -> None:
-    short, long = (sizes.activation_bytes(_model(), length) for length in (32, 64))
+def test_saved_activations_grow_linearly_with_length_and_hold_no_attention_matrix() -> None:
+    short, long = (activation_bytes(_model(), length) for length in (32, 64))
     assert 1.9 * short < long < 2.1 * short, "attention matrices would grow with the square"
     assert long > 4 * 64 * 64 * 3, "at least the states"
 
 
 def test_the_table_holds_every_parameter() -> None:
     model = _model()
-    assert sum(sizes.parameter_table(model).values()) == sum(p.numel() for p in model.parameters())
+    assert sum(parameter_table(model).values()) == sum(p.numel() for p in model.parameters())

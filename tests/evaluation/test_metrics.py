@@ -108,19 +108,19 @@ def test_usual_figures_have_no_remark() -> None:
         ),
     ],
 )
-def test_what_is_not_finite_is_null_and_a_sentence_says_why(score: Score, missing: set[str], said: str) -> None:
+def test_a_figure_that_is_not_finite_is_null_and_a_remark_says_why(score: Score, missing: set[str], said: str) -> None:
     found = strict(as_json(score.as_dict()))
     assert isinstance(found, dict)
     assert {name for name, value in found.items() if value is None} == missing
     assert said in found["remarks"][0]
 
 
-def test_words_that_are_few_and_long_are_said() -> None:
+def test_long_words_give_a_remark() -> None:
     """As in a text without spaces, where perplexity per word can be a number and still says nothing."""
     score = Score(nll=300.0, num_correct=0, num_tokens=100, num_words=5, num_bytes=450)
     assert math.isfinite(score.word_perplexity)
     (said,) = score.remarks
-    assert "has 90 bytes here on average" in said
+    assert "have 90 bytes here on average" in said
     assert "bits per byte" in said
 
 

@@ -8,7 +8,7 @@ from mu_sota.settings.run import RunSettings
 
 
 def info_page(settings: Settings) -> str:
-    """The page that `mu-sota info` prints."""
+    """Parameters part by part, FLOPs per token, memory of a training step, and all settings."""
     run, config = settings
     model = MuForCausalLM(config)
     table = parameter_table(model)
@@ -27,7 +27,7 @@ def info_page(settings: Settings) -> str:
         f"FLOPs per token at {run.window} tokens: {forward / 1e6:.1f} M forward, {both / 1e6:.1f} M with backward",
         "Memory of training in float32 (estimates)",
         f"  weights, gradients, AdamW      {state / 2**30:8.2f} GiB",
-        f"  kept for backward, a sequence  {activations / 2**20:8.1f} MiB",
+        f"  saved activations, a sequence  {activations / 2**20:8.1f} MiB",
         "",
         "Settings of the model (change with --set key=value or a YAML file)",
         *(f"  {key:23} {getattr(config, key)}" for key in MODEL_KEYS),

@@ -1,4 +1,4 @@
-"""What every room may use: whole files or none, and what a record says of its machine.
+"""What every room may use: complete files, phrases, the machine of a record, less at once when memory is full.
 
 Begin reading in `files.py`. It knows nothing of training or of texts.
 """

@@ -1,4 +1,4 @@
-"""What a record says of where it was made: versions, commit, hardware, peak memory; and what to do when it is short."""
+"""The machine: what a record says of it (versions, commit, hardware, peak memory), and its device and memory."""
 
 import gc
 import platform
@@ -32,7 +32,7 @@ def describe() -> dict[str, Any]:
 
 
 def peak_memory() -> int:
-    """Bytes: of the GPU's memory where one is used, else the most this process has had resident."""
+    """Most bytes used so far: of the GPU's memory if there is a GPU, else of this process's resident memory."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     try:
@@ -44,12 +44,12 @@ def peak_memory() -> int:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether fewer sequences at once could have avoided the error."""
+    """True if the error is one that fewer sequences at once could have avoided."""
     return isinstance(error, MemoryError) or should_reduce_batch_size(error)
 
 
 def release_memory() -> None:
-    """Let go of models that only refer to each other any more, and of the accelerator's memory that they held."""
+    """Free objects that only refer to each other, such as a trainer and its callbacks, and their accelerator memory."""
     gc.collect()
     if torch.accelerator.is_available():
         torch.accelerator.empty_cache()

@@ -1,4 +1,4 @@
-"""Scores of any model, references that only count, and what a model costs.
+"""Scores of any model, baselines that only count, and the cost of a model: parameters, FLOPs, memory.
 
 In: a model and a split. Out: a `Score`, every token predicted exactly once. Begin reading in `metrics.py`.
 """

@@ -1,4 +1,4 @@
-"""What a configuration costs before anything is trained: parameters part by part, FLOPs, memory, steps."""
+"""The cost of a model, computed without training it: parameters part by part, FLOPs per token, saved activations."""
 
 from collections import Counter
 from typing import Any
@@ -55,8 +55,13 @@ def flops_per_token(model: PreTrainedModel, length: int) -> tuple[int, int]:
 
 
 def activation_bytes(model: MuForCausalLM, length: int) -> int:
-    """Bytes that a training step on the CPU keeps for the backward pass, per sequence, without the loss."""
-    saved: dict[int, tuple[int, torch.Tensor]] = {}
+    """Bytes of the activations that a training step on the CPU saves for its backward pass, but those of the loss.
+
+    Args:
+        model: on the CPU.
+        length: tokens of the one sequence.
+    """
+    saved: dict[int, tuple[int, torch.Tensor]] = {}  # holds the tensors, so that no address is used twice
     parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
 
     def note(tensor: torch.Tensor) -> torch.Tensor:

@@ -14,16 +14,16 @@ from mu_sota.data.windows import EvalWindows
 FIGURES = ("loss", "accuracy", "perplexity", "word_perplexity", "bits_per_byte")
 
 _LONG_WORDS = 20
-"""Bytes a word, on average, from which on words are hardly what a reader would call so. English has about 6."""
+"""Bytes per word, on average, above which white space hardly separates words. English has about 6."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """What a model makes of a split.
+    """Scores of a model on a split.
 
     Attributes:
         nll: summed negative log-likelihood of all predicted tokens, in nats.
-        num_correct: right top-1 predictions.
+        num_correct: tokens that were the most probable one.
         num_tokens: predicted tokens: all of the split, ends of documents included.
         num_words: whitespace-separated words of the split's text.
         num_bytes: UTF-8 bytes of the split's text.
@@ -62,26 +62,26 @@ class Score:
 
     @property
     def remarks(self) -> list[str]:
-        """What a reader must know of these figures, in sentences; of most texts nothing."""
-        said = []
-        beyond = "is beyond what a number can hold"
+        """Sentences that warn the reader of these figures; of most texts there are none."""
+        sentences = []
+        too_large = "is too large for a number"
         if not math.isfinite(self.nll):
-            said.append("the loss is not finite: the model's weights are damaged, or its training diverged")
+            sentences.append("the loss is not finite: the model's weights are damaged, or its training diverged")
         elif not math.isfinite(self.perplexity):
-            said.append(f"perplexity has no figure: exp of {self.loss:,.0f} nats a token {beyond}")
+            sentences.append(f"perplexity has no figure: exp of {self.loss:,.0f} nats a token {too_large}")
         elif not math.isfinite(self.word_perplexity):
-            said.append(
-                f"perplexity per word has no figure: exp of {self.nll / self.num_words:,.0f} nats a word {beyond}"
+            sentences.append(
+                f"perplexity per word has no figure: exp of {self.nll / self.num_words:,.0f} nats a word {too_large}"
             )
         if (length := self.num_bytes / self.num_words) >= _LONG_WORDS:
-            said.append(
-                f"a word, which is what white space separates, has {length:,.0f} bytes here on average, so that "
-                f"perplexity per word says little: compare by bits per byte"
+            sentences.append(
+                f"words, separated by white space, have {length:,.0f} bytes here on average, so perplexity per word "
+                f"says little: compare by bits per byte"
             )
-        return said
+        return sentences
 
     def as_dict(self) -> dict[str, Any]:
-        """Every figure, for records: None where it is not finite, and then `remarks` says why."""
+        """All figures, for records; one that is not finite is None, and `remarks` says why."""
         figures = {name: getattr(self, name) for name in FIGURES} | vars(self)
         finite = {name: value if math.isfinite(value) else None for name, value in figures.items()}
         return finite | ({"remarks": self.remarks} if self.remarks else {})
@@ -99,19 +99,22 @@ def evaluate(
 ) -> Score:
     """Score a causal language model on a split, in the model's own precision, on its own device.
 
-    With `torch.distributed` running, every process takes its share of the windows and all return the same score.
+    With `torch.distributed` running, every process must call it, takes its share of the windows, and returns the same
+    score.
 
     Args:
-        model: takes `input_ids` [B, T], `shift_labels` [B, T] and `skip_logits`, returns `loss` and `num_correct`.
-        window: tokens a prediction can see at most.
-        stride: new tokens a window predicts; below `window`, each has at least window - stride tokens of context.
+        model: takes `input_ids` [B, T], `shift_labels` [B, T], `num_items_in_batch` and `skip_logits`; returns `loss`,
+            summed over the labels and divided by `num_items_in_batch`, and `num_correct`.
+        split: to predict, all but its first token.
+        window: tokens that a prediction can see at most.
+        stride: new tokens that a window predicts; below `window`, each has at least window - stride tokens of context.
         batch_size: windows at once.
-        progress: wraps the list of batches, such as `tqdm`.
+        progress: wraps the list of batches, as `tqdm` does.
     """
     windows = EvalWindows(split.tokens, window, stride)
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    mine = range(rank, len(windows), world)
-    batches = [mine[start : start + batch_size] for start in range(0, len(mine), batch_size)]
+    share = range(rank, len(windows), world)
+    batches = [share[start : start + batch_size] for start in range(0, len(share), batch_size)]
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
@@ -132,7 +135,7 @@ def evaluate(
 
 
 def score_of(split: Split, nll: float, num_correct: int) -> Score:
-    """The score of a model that gives a split this summed negative log-likelihood and number of right predictions."""
+    """The score of a model whose predictions of a split sum to `nll` nats; a split without words counts as one word."""
     return Score(nll, num_correct, split.n_predicted, max(split.n_words, 1), max(split.n_bytes, 1))
 
 

@@ -1,4 +1,4 @@
-"""References that need no gradient: what frequencies alone, and n-grams alone, make of a split."""
+"""Baselines that count and need no gradient: unigrams, and n-grams with modified Kneser-Ney smoothing."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -77,12 +77,12 @@ class KneserNey:
         return sum(len(level.keys) for level in self._levels)
 
     def score(self, split: Split) -> Score:
-        """What the model makes of a split."""
+        """Score of the model on a split."""
         nll = -float(self.log_probabilities(split.tokens).sum())
         return score_of(split, nll, int((self.predictions(split.tokens) == split.tokens[1:]).sum()))
 
     def log_probabilities(self, tokens: np.ndarray) -> np.ndarray:
-        """Natural logarithm of the probability of every token but the first after those before it, (tokens - 1,).
+        """Natural logarithm of the probability of every token but the first after those before it, shape (tokens - 1,).
 
         The first few tokens have only the context that there is.
 
@@ -97,7 +97,7 @@ class KneserNey:
         return np.log(probabilities)
 
     def predictions(self, tokens: np.ndarray) -> np.ndarray:
-        """The most probable token at the place of every token but the first, (tokens - 1,).
+        """The most probable token at every position but the first, shape (tokens - 1,).
 
         Of equally probable ones, the one seen after the longest context, then the one with the lowest id.
 
@@ -140,7 +140,7 @@ class KneserNey:
 
 
 def unigram(train: Split, split: Split, vocab_size: int) -> Score:
-    """Score of the model that predicts every token by its frequency in `train` (add-one smoothing), context unseen."""
+    """Score of the unigram baseline on `split`: tokens have their frequency in `train`, with add-one smoothing."""
     counts = np.bincount(train.tokens[1:], minlength=vocab_size) + 1
     targets = split.tokens[1:]
     log_probability = np.log(counts / counts.sum())
