@@ -108,7 +108,8 @@ def batches(windows: TrainWindows, settings: RunSettings, seed: int) -> Iterator
     while True:
         for batch in order:
             items = [windows[index] for index in batch]
-            yield tuple(torch.stack([item[name] for item in items]) for name in ("input_ids", "shift_labels"))
+            inputs, labels = (torch.stack([item[name] for item in items]) for name in ("input_ids", "shift_labels"))
+            yield inputs, labels
         order.epoch += 1
 
 

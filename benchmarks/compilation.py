@@ -8,8 +8,9 @@ takes.
 """
 
 import argparse
-import contextlib
 import statistics
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -29,7 +30,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     results = {}
-    for name, how in {"with kernels": contextlib.nullcontext, "without": plain_pytorch}.items():
+    backends: dict[str, Callable[[], AbstractContextManager[None]]]
+    backends = {"with kernels": nullcontext, "without": plain_pytorch}
+    for name, how in backends.items():
         torch.compiler.reset()  # or the second would run what was compiled for the first
         compiled = mu()
         for layer in compiled.model.layers:

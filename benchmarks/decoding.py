@@ -15,8 +15,9 @@ from pathlib import Path
 
 import torch
 from side_by_side import LENGTH, VOCABULARY, gpt2, in_turn, median_ratio, mu, seconds
-from transformers import PreTrainedModel
+from transformers import GPT2LMHeadModel
 
+from mu_sota import MuForCausalLM
 from mu_sota.common import environment
 from mu_sota.common.files import write_json
 from mu_sota.model.backend import plain_pytorch
@@ -38,11 +39,11 @@ def main() -> None:
     ids = torch.randint(4, VOCABULARY, (1, LENGTH), generator=torch.Generator().manual_seed(0))
     prompt, texts = ids[:, :PROMPT], {}
 
-    def generate(name: str, model: PreTrainedModel, use_cache: bool = True) -> None:
+    def generate(name: str, model: MuForCausalLM | GPT2LMHeadModel, use_cache: bool = True) -> None:
         how = {"min_new_tokens": NEW, "max_new_tokens": NEW, "do_sample": False, "pad_token_id": 0}
         texts[name] = model.generate(prompt, attention_mask=torch.ones_like(prompt), use_cache=use_cache, **how)
 
-    def step(model: PreTrainedModel, tokens: int) -> float:
+    def step(model: MuForCausalLM | GPT2LMHeadModel, tokens: int) -> float:
         cache = model(ids[:, :-tokens], use_cache=True, logits_to_keep=1).past_key_values
 
         def rest() -> None:
@@ -67,7 +68,8 @@ def main() -> None:
         arguments.rounds,
     )
     assert torch.equal(texts["cached"], texts["uncached"])
-    step(ours, 1), step(theirs, 1), full(), full_in_pytorch()
+    for warm_up in (lambda: step(ours, 1), lambda: step(theirs, 1), full, full_in_pytorch):
+        warm_up()
     last: dict[str, dict[str, list[float]]] = {}
     for kind, tokens in {"step": 8, "first step": 1}.items():
         taken: dict[str, list[float]] = {"cached": [], "uncached": [], "uncached in PyTorch": [], "gpt2 cached": []}

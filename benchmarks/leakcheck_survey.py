@@ -286,7 +286,8 @@ def main() -> None:
 
 def _apart(case: Case, dtype: str, spread: float, timeout: float) -> dict[str, Any]:
     """`_checked` in a process of its own."""
-    context = multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn")
+    start_method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
+    context: Any = multiprocessing.get_context(start_method)
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_send, args=(theirs, case, dtype, spread))
     start = time.monotonic()

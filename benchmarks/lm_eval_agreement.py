@@ -129,7 +129,7 @@ def _pydocs(model: Path, workspace: Path) -> list[Path]:
     _, tokenizer = load_trained(model)
     stream = load_corpus("pydocs", tokenizer=tokenizer, cache_dir=workspace / "cache").test.tokens[1:]
     ends = np.flatnonzero(stream == tokenizer.eos_token_id)
-    texts = [tokenizer.decode(part, skip_special_tokens=True) for part in np.split(stream, ends + 1)[:-1]]
+    texts = [str(tokenizer.decode(part, skip_special_tokens=True)) for part in np.split(stream, ends + 1)[:-1]]
     files = [workspace / "pydocs-test.jsonl", workspace / "pydocs-test.txt"]
     files[0].write_bytes("".join(json.dumps({"text": text}) + "\n" for text in texts).encode())
     files[1].write_bytes("\n".join(texts).encode())

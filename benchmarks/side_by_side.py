@@ -23,7 +23,7 @@ def mu(**overrides: Any) -> MuForCausalLM:
 def gpt2() -> GPT2LMHeadModel:
     """The GPT-2 of `transformers` with as many parameters, 27,147,264; its own defaults otherwise."""
     torch.manual_seed(0)
-    shape = {"n_layer": 18, "n_embd": 256, "n_head": 4, "n_positions": LENGTH, "vocab_size": VOCABULARY}
+    shape: dict[str, Any] = {"n_layer": 18, "n_embd": 256, "n_head": 4, "n_positions": LENGTH, "vocab_size": VOCABULARY}
     return GPT2LMHeadModel(GPT2Config(**shape, bos_token_id=None, eos_token_id=None))
 
 

@@ -34,8 +34,8 @@ from mu_sota.model import loss as loss_module
 from mu_sota.model.attention import causal_attention, causal_attention_with_entropy
 from mu_sota.model.backend import plain_pytorch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from tests.reference import ReferenceMu
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from reference import ReferenceMu
 
 BATCHES = {"mu": (8, 16, 32), "reference": (1, 2), "gpt2": (1, 2, 4)}
 
@@ -50,7 +50,7 @@ def step_of(name: str, batch: int) -> Callable[[], float]:
             return F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
 
         return training_step(reference, batch, loss)
-    return training_step({"mu": mu, "gpt2": gpt2}[name](), batch)
+    return training_step(mu() if name == "mu" else gpt2(), batch)
 
 
 def best_batch(name: str) -> tuple[int, dict[int, float]]:
@@ -70,7 +70,7 @@ def speed(rounds: int) -> dict[str, Any]:
     steps = {name: step_of(name, batch) for name, (batch, _) in tried.items()}
     taken = in_turn(steps, rounds)
     per_token = {name: [s / (tried[name][0] * LENGTH) for s in times] for name, times in taken.items()}
-    result = {
+    result: dict[str, Any] = {
         "batch": {name: batch for name, (batch, _) in tried.items()},
         "tried": {name: rates for name, (_, rates) in tried.items()},
         "seconds": taken,
@@ -88,7 +88,8 @@ def speed(rounds: int) -> dict[str, Any]:
 
 
 def _attention(heads: Tensor) -> tuple[Tensor, Tensor, None]:
-    mixed, entropy = causal_attention_with_entropy(*heads.permute(2, 0, 3, 1, 4), None)
+    query, key, value = heads.permute(2, 0, 3, 1, 4)
+    mixed, entropy = causal_attention_with_entropy(query, key, value, None)
     return mixed.transpose(1, 2), entropy, None
 
 

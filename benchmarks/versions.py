@@ -17,7 +17,7 @@ from mu_sota.common.files import write_json
 def asked_for() -> list[str]:
     """The packages that `pyproject.toml` names, but for tools of development."""
     wanted = [line for line in metadata.requires("mu-sota") or [] if "extra" not in line or "playground" in line]
-    return sorted({re.match(r"[\w.-]+", line)[0] for line in wanted} | {"peft", "torchao"})
+    return sorted({re.split(r"[^\w.-]", line)[0] for line in wanted} | {"peft", "torchao"})
 
 
 def main() -> None:

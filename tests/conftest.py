@@ -125,7 +125,7 @@ def tiny_export(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     model = MuForCausalLM(MuConfig(vocab_size=len(tokenizer), num_hidden_layers=2, max_position_embeddings=32))
     torch.nn.init.normal_(model.lm_head.weight, std=0.3)  # predictions far from uniform, which context changes
-    beyond_ascii = [token for token in range(len(tokenizer)) if not tokenizer.decode([token]).isascii()]
+    beyond_ascii = [token for token in range(len(tokenizer)) if not str(tokenizer.decode([token])).isascii()]
     model.lm_head.bias.data[beyond_ascii] = -10
     model.save_pretrained(place / "model")
     tokenizer.save_pretrained(place / "model")

@@ -56,7 +56,9 @@ def comparison(
     matchings = [matched for question in QUESTIONS if question in match for matched in MATCHINGS[question]]
     steps, tokens = 400, 819_200
 
-    def arm(name: str, family: str, label: str, sizes: tuple[int, int, int, float, float], **more: Any) -> dict:
+    def arm(
+        name: str, family: str, label: str, sizes: tuple[int, int, int, float, float], **more: Any
+    ) -> dict[str, Any]:
         total, outside, flops, seconds, loss = sizes
         runs = []
         for seed in seeds:

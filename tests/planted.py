@@ -342,7 +342,7 @@ def _llama(kind: type[LlamaForCausalLM] = LlamaForCausalLM) -> LlamaForCausalLM:
 class CacheOneOff(LlamaForCausalLM):
     """While decoding from its cache, every position is taken for the one after it."""
 
-    def forward(self, input_ids: Tensor, attention_mask: Any = None, position_ids: Any = None, **inputs: Any) -> Any:  # type: ignore[override]
+    def forward(self, input_ids: Tensor, attention_mask: Any = None, position_ids: Any = None, **inputs: Any) -> Any:
         if position_ids is not None and input_ids.shape[1] == 1:
             position_ids = position_ids + 1
         return super().forward(input_ids, attention_mask=attention_mask, position_ids=position_ids, **inputs)
@@ -365,7 +365,7 @@ def _stale_cache() -> LlamaForCausalLM:
 class CacheOfNaN(LlamaForCausalLM):
     """While decoding it computes nonsense."""
 
-    def forward(self, input_ids: Tensor, attention_mask: Any = None, position_ids: Any = None, **inputs: Any) -> Any:  # type: ignore[override]
+    def forward(self, input_ids: Tensor, attention_mask: Any = None, position_ids: Any = None, **inputs: Any) -> Any:
         output = super().forward(input_ids, attention_mask=attention_mask, position_ids=position_ids, **inputs)
         cached = inputs.get("cache", inputs.get("past_key_values"))  # its name from transformers 5.24 on, and before
         if cached is not None and input_ids.shape[1] == 1:
@@ -390,7 +390,7 @@ class NoMaskIfAllOnes(TinyLM):
 class MaskIgnored(GPT2LMHeadModel):
     """Takes an attention_mask, and attends to padding all the same."""
 
-    def forward(self, input_ids: Tensor, attention_mask: Any = None, position_ids: Any = None, **inputs: Any) -> Any:  # type: ignore[override]
+    def forward(self, input_ids: Tensor, attention_mask: Any = None, position_ids: Any = None, **inputs: Any) -> Any:
         return super().forward(input_ids, position_ids=position_ids, **inputs)
 
 

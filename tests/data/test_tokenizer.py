@@ -47,7 +47,11 @@ def any_bpe(
         save(bpe, folder / TOKENIZER_FILE)
         return load(folder / TOKENIZER_FILE)
     bpe.save_pretrained(folder)
-    return load(folder) if request.param == "folder" else AutoTokenizer.from_pretrained(folder)
+    if request.param == "folder":
+        return load(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert isinstance(tokenizer, PreTrainedTokenizerFast)
+    return tokenizer
 
 
 @given(text=st.text() | SPELLINGS)

@@ -66,7 +66,7 @@ def lively_model(seed: int = 0, **overrides: Any) -> MuForCausalLM:
 
 def reference_of(model: MuForCausalLM) -> ReferenceMu:
     """The reference in a model's size and with its weights, in float64 and eval mode."""
-    config: MuConfig = model.config
+    config = model.config
     reference = ReferenceMu(
         config.vocab_size,
         config.matrix_size,

@@ -1,6 +1,6 @@
 """`generate` for MU models: both names of the cache, and an end at the last learned position."""
 
-from functools import wraps
+from functools import update_wrapper
 from typing import Any
 
 from torch import Tensor
@@ -17,11 +17,12 @@ class MuGenerationMixin(GenerationMixin):
 
     config: Any  # a `MuConfig`
 
-    @wraps(GenerationMixin.generate)
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         for name in {"cache", "past_key_values"} & kwargs.keys() - {CACHE_NAME}:
             kwargs[CACHE_NAME] = one_cache(kwargs.pop(name), kwargs.get(CACHE_NAME))
         return super().generate(*args, **kwargs)
+
+    update_wrapper(generate, GenerationMixin.generate)
 
     def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
         """Refused: its pages of keys and values do not reach these attentions, which would see only the last token.
