@@ -25,7 +25,6 @@ def playground(
 
     if find_spec("gradio") is None:
         raise InputError("the playground needs gradio, which is not installed: pip install 'gradio>=6.28'")
-
     model_folder(folder)
     load_libraries()
     from mu_sota.playground.page import serve
