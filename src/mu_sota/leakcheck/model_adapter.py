@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from mu_sota.common.hooks import attached
 from mu_sota.common.text import one_line
 from mu_sota.model.errors import InputError
 
@@ -57,7 +56,10 @@ class ModelUnderTest:
         entry = model.forward if isinstance(model, nn.Module) else model
         self._parameters = inspect.signature(entry).parameters if _has_signature(entry) else {}
         self.vocab_size = vocab_size or 0
-        self.roots = [model] if isinstance(model, nn.Module) else self._called_by_function(length)
+        if isinstance(model, nn.Module):
+            self.roots = [model]
+        else:
+            self.roots = _modules_called(model, lambda: self._first_logits(length))
         self.state = ModelState(model, self.roots)
         if any(torch.nn.parameter.is_lazy(weight) for weight in self.parameters()):
             raise InputError("the model has weights that are made at its first call; call it once, then check it")
@@ -160,28 +162,34 @@ class ModelUnderTest:
             lambda tokens: self._call(torch.zeros(1, tokens, dtype=torch.long, device=self.device)),
         )
 
-    def _called_by_function(self, length: int | None) -> list[nn.Module]:
-        """The outermost modules that a function calls. This first call, too, has them in eval mode: it would change
-        the statistics of BatchNorm otherwise."""
-        roots: list[nn.Module] = []
-        inside: set[nn.Module] = set()
-        snapshots = [Snapshot([self.model], hooks=True)]
 
-        def note(module: nn.Module, args: Any) -> None:
-            if module not in inside:  # an outer module is called before the modules in it
-                snapshots.append(Snapshot([module], hooks=True))
-                roots.append(module)
-                inside.update(module.modules())
-            module.training = False
+def _modules_called(function: Callable[..., Any], call: Callable[[], object]) -> list[nn.Module]:
+    """The outermost modules that a function calls. This first call, too, has them in eval mode: it would change the
+    statistics of BatchNorm otherwise.
 
-        try:
-            with torch.no_grad(), attached([register_module_forward_pre_hook(note)]):
-                self._first_logits(length)
-        finally:
-            for snapshot in reversed(snapshots):
-                snapshot.restore()
-        contained = {inner for root in roots for inner in root.modules() if inner is not root}
-        return [root for root in roots if root not in contained]
+    Args:
+        function: with all that it holds, it is restored.
+        call: calls it.
+    """
+    roots: list[nn.Module] = []
+    inside: set[nn.Module] = set()
+    snapshots = [Snapshot([function], hooks=True)]
+
+    def note(module: nn.Module, args: Any) -> None:
+        if module not in inside:  # an outer module is called before the modules in it
+            snapshots.append(Snapshot([module], hooks=True))
+            roots.append(module)
+            inside.update(module.modules())
+        module.training = False
+
+    try:
+        with torch.no_grad(), register_module_forward_pre_hook(note):
+            call()
+    finally:
+        for snapshot in reversed(snapshots):
+            snapshot.restore()
+    contained = {inner for root in roots for inner in root.modules() if inner is not root}
+    return [root for root in roots if root not in contained]
 
 
 def at_some_length(lengths: Iterable[int], attempt: Callable[[int], Tensor]) -> Tensor:
