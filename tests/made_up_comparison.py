@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mu_sota.comparison.conclusions import conclude
-from mu_sota.comparison.contenders import MATCHINGS, QUESTIONS, SAID
+from mu_sota.comparison.questions import MATCHINGS, QUESTIONS, matchings_of
 
 WORDS, BYTES, TOKENS, UNIGRAM, KNESER_NEY = 120_000, 640_000, 190_000, 6.412, 4.905
 
@@ -53,7 +53,7 @@ def comparison(
         sample: what every model writes after the first prompt, instead of made-up words.
     """
     chance = random.Random(0)
-    matchings = [matched for question in QUESTIONS if question in match for matched in MATCHINGS[question]]
+    matchings = [matched for question in QUESTIONS if question in match for matched in matchings_of(question)]
     steps, tokens = 400, 819_200
 
     def arm(
@@ -83,7 +83,7 @@ def comparison(
         return {
             "name": name,
             "label": label,
-            "title": f"{label}, {SAID[more['matched_on']]}" if "matched_on" in more else label,
+            "title": f"{label}, {MATCHINGS[more['matched_on']].title}" if "matched_on" in more else label,
             "family": family,
             "matched_on": None,
             "control_of": None,

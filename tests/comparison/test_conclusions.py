@@ -74,7 +74,7 @@ def test_the_verdict_says_both_directions_and_what_is_not_shown() -> None:
     said = found(BETTER, WORSE, EQUAL)["verdict"]
     assert said == [
         "The same number of parameters: MU is better than GPT-2 (same total parameters) by 0.510 nats a token; MU is "
-        "worse than GPT-2 (same parameters outside embeddings and tables) by 0.497 nats a token.",
+        "worse than GPT-2 (same non-embedding parameters) by 0.497 nats a token.",
         "The same number of operations: no difference is shown to Llama (same FLOPs).",
         "Beside models that only count: MU is better than the unigram model by 2.000 nats a token.",
     ]

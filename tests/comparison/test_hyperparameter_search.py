@@ -10,17 +10,18 @@ from hypothesis import strategies as st
 from mu_sota.comparison.hyperparameter_search import (
     GRID,
     LEARNING_RATES,
+    Rung,
     Trial,
-    at_edge,
-    rungs,
-    settings_tried,
-    survivors,
+    at_grid_edge,
+    first_trials,
+    make_rungs,
+    successive_halving,
 )
 from mu_sota.model.errors import InputError
 
 
 def test_all_of_the_grid_is_tried_once() -> None:
-    tried = settings_tried(24)
+    tried = first_trials(24)
     assert len(set(tried)) == 24
     for trial in tried:
         assert all(value in GRID[name] for name, value in trial._asdict().items())
@@ -28,8 +29,8 @@ def test_all_of_the_grid_is_tried_once() -> None:
 
 @given(count=st.integers(2, 24))
 def test_fewer_trials_are_spread_over_the_grid(count: int) -> None:
-    tried = settings_tried(count)
-    assert tried == settings_tried(24)[:count]
+    tried = first_trials(count)
+    assert tried == first_trials(24)[:count]
     per_rate = [sum(trial.learning_rate == rate for trial in tried) for rate in LEARNING_RATES]
     assert max(per_rate) - min(per_rate) <= 1
     for rate in LEARNING_RATES if count >= 2 * len(LEARNING_RATES) else ():
@@ -43,14 +44,14 @@ def test_fewer_trials_are_spread_over_the_grid(count: int) -> None:
 @pytest.mark.parametrize("count", [1, 0, -1, 25])
 def test_more_than_the_grid_holds_is_refused(count: int) -> None:
     with pytest.raises(InputError, match=f"--trials is {count}; give 2 to 24"):
-        settings_tried(count)
+        first_trials(count)
 
 
 @given(trials=st.integers(2, 24), steps=st.integers(10, 5000))
 def test_every_rung_has_half_the_settings_and_more_steps(trials: int, steps: int) -> None:
-    plan = rungs(trials, steps)
+    plan = make_rungs(trials, steps)
     assert plan[0].trials == trials
-    assert plan[-1].steps == steps, "the choice between the last ones is made at the length that counts"
+    assert plan[-1].steps == steps, "the choice between the last ones is made at the length of the final runs"
     for before, after in pairwise(plan):
         assert after.trials == math.ceil(before.trials / 2)
         assert before.steps <= after.steps
@@ -60,14 +61,28 @@ def test_every_rung_has_half_the_settings_and_more_steps(trials: int, steps: int
     assert cost <= 13 * max(steps, 32), "tuning costs no more than 13 trainings"
 
 
-def test_the_best_survive_in_order_and_the_diverged_never() -> None:
-    assert survivors([3.0, None, 1.0, None, 2.0], 2) == [2, 4]
-    assert survivors([None, 1.0], 2) == [1]
-    with pytest.raises(InputError, match="all its trainings in a round of tuning diverged"):
-        survivors([None, None], 1)
+def test_successive_halving_keeps_the_better_half_and_never_a_trial_that_diverged() -> None:
+    trials = first_trials(5)
+    losses = dict(zip(trials, [3.0, None, 1.0, None, 2.0], strict=True))
+    trained: list[tuple[int, int, Trial]] = []
+
+    def train(level: int, number: int, trial: Trial) -> float | None:
+        trained.append((level, number, trial))
+        return losses[trial]
+
+    assert successive_halving(trials, [Rung(5, 4), Rung(3, 8), Rung(2, 16)], train) == trials[2]
+    assert trained[5:] == [
+        *((1, number, trials[place]) for number, place in enumerate((2, 4, 0))),
+        *((2, number, trials[place]) for number, place in enumerate((2, 4))),
+    ]
+
+
+def test_tuning_in_which_every_trial_diverges_is_refused() -> None:
+    with pytest.raises(InputError, match="all its trials in a round of tuning diverged"):
+        successive_halving(first_trials(2), [Rung(2, 4)], lambda *_: None)
 
 
 def test_the_edges_of_the_learning_rate() -> None:
-    assert at_edge(Trial(min(LEARNING_RATES), 0.01, 0.1)) == ["learning_rate"]
-    assert at_edge(Trial(max(LEARNING_RATES), 0.01, 0.1)) == ["learning_rate"]
-    assert at_edge(Trial(1e-3, 0.1, 0.0)) == []
+    assert at_grid_edge(Trial(min(LEARNING_RATES), 0.01, 0.1)) == ["learning_rate"]
+    assert at_grid_edge(Trial(max(LEARNING_RATES), 0.01, 0.1)) == ["learning_rate"]
+    assert at_grid_edge(Trial(1e-3, 0.1, 0.0)) == []

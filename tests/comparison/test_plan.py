@@ -1,29 +1,33 @@
-"""What a comparison will do: what may be asked, and a plan that fits its budget."""
+"""The plan of a comparison fits its budget, and survives its file."""
 
 import dataclasses
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from mu_sota import MuConfig
 from mu_sota.comparison.baselines import FAMILIES, Shape
-from mu_sota.comparison.contenders import Arm
-from mu_sota.comparison.plan import Budget, Plan, Request, describe, make_plan, parse_budget
+from mu_sota.comparison.contenders import Contender
+from mu_sota.comparison.inputs import Inputs
+from mu_sota.comparison.plan import Plan, describe, fit_to_budget
+from mu_sota.comparison.request import Request
 from mu_sota.comparison.size_matching import Parameters
 from mu_sota.data.corpus import Corpus, Split
 from mu_sota.data.tokenizer import train_bpe
+from mu_sota.data.windows import TrainWindows
 from mu_sota.model.errors import InputError
-from mu_sota.settings.load import load_settings, parse_assignments
+from mu_sota.settings.load import load_settings
+from mu_sota.settings.run import RunSettings
 
 RUN = load_settings("quickstart").run
 LIKE = MuConfig(vocab_size=300, num_hidden_layers=2, max_position_embeddings=128)
-MU = Arm("mu", "mu", "MU", LIKE, Parameters(1000, 300, 400), 7000, seconds_per_step=0.2)
-GPT2 = Arm(
+MU = Contender("mu", "mu", "MU", LIKE, Parameters(1000, 300, 400), 7000, seconds_per_step=0.2)
+GPT2 = Contender(
     "gpt2-flops",
     "gpt2",
     "GPT-2",
@@ -45,50 +49,13 @@ def corpus() -> Corpus:
 CORPUS = corpus()
 
 
-def plan(**asked: Any) -> Plan:
-    return make_plan([MU, GPT2, AGAIN], Request(**asked), RUN, CORPUS, 8, "fp32")
+def inputs(run: RunSettings = RUN, **asked: Any) -> Inputs:
+    windows = TrainWindows(CORPUS.train.tokens, run.window, run.stride)
+    return Inputs(Request(**asked), run, LIKE, {}, CORPUS, windows)
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("2h", (7200, None)),
-        ("45min", (2700, None)),
-        ("1.5 h", (5400, None)),
-        ("90s", (90, None)),
-        ("500steps", (None, 500)),
-    ],
-)
-def test_a_budget_is_a_time_or_steps(text: str, expected: Budget) -> None:
-    assert parse_budget(text) == expected
-
-
-@pytest.mark.parametrize(
-    "text", ["", "2", "h", "-2h", "0min", "2 days", "1.5steps", "1h30min", "nan h", "9" * 5000 + "steps"]
-)
-def test_anything_else_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match=r"--budget is .*; give"):
-        parse_budget(text)
-
-
-@pytest.mark.parametrize(
-    ("asked", "said"),
-    [
-        ({"questions": ("params", "speed")}, r"--match has 'speed'; choose among params,flops,time"),
-        ({"questions": ()}, "--match is ''"),
-        ({"questions": ("flops", "flops")}, "at most once"),
-        ({"seeds": 0}, "--seeds is 0; give at least 1"),
-        ({"seeds": 2, "controls": True}, "--controls needs at least 3 seeds, since 2"),
-        ({"budget": "soon"}, "--budget is 'soon'"),
-        ({"trials": 1}, "--trials is 1; give 2 to 24"),
-        ({"overrides": {"learning_rate": 1.0}}, "--set learning_rate has no place in a comparison: it is tuned"),
-        ({"overrides": {"num_epochs": 3}}, "--set num_epochs has no place in a comparison: give --budget"),
-        ({"overrides": {"seed": 3}}, "give --seeds"),
-    ],
-)
-def test_what_cannot_be_asked(asked: dict[str, Any], said: str) -> None:
-    with pytest.raises(InputError, match=said):
-        Request(**asked)
+def plan(run: RunSettings = RUN, **asked: Any) -> Plan:
+    return fit_to_budget([MU, GPT2, AGAIN], inputs(run, **asked), 8, "fp32")
 
 
 @given(minutes=st.integers(1, 5000), seeds=st.integers(2, 5), trials=st.integers(2, 24))
@@ -114,23 +81,22 @@ def test_the_time_of_a_plan_is_that_of_its_parts() -> None:
     assert found.curve_tokens == pytest.approx(max(curve, 16_384), abs=1)
     once = 100 * 0.2 + (10 * found.curve_tokens + 220_000) * per_token
     tuning = 2 * (100 * 0.2 + found.curve_tokens * per_token)
-    assert found.arm_seconds(MU) == pytest.approx(2 * once + tuning)
-    assert found.arm_seconds(GPT2) == pytest.approx(2 * found.arm_seconds(MU))
-    assert found.arm_seconds(AGAIN) == pytest.approx(2 * 2 * once), "a control is not tuned"
-    assert found.seconds == sum(found.arm_seconds(arm) for arm in found.arms)
+    assert found.contender_seconds(MU) == pytest.approx(2 * once + tuning)
+    assert found.contender_seconds(GPT2) == pytest.approx(2 * found.contender_seconds(MU))
+    assert found.contender_seconds(AGAIN) == pytest.approx(2 * 2 * once), "a control is not tuned"
+    assert found.seconds == sum(found.contender_seconds(one) for one in found.contenders)
 
 
 def test_overlapping_windows_of_evaluation_take_their_time() -> None:
     run = load_settings("quickstart", None, {"eval_stride": 32}).run
-    asked = Request(budget="100steps", seeds=2, trials=2)
-    slow = make_plan([MU, GPT2, AGAIN], asked, run, CORPUS, 8, "fp32")
+    slow = plan(run, budget="100steps", seeds=2, trials=2)
     fast = plan(budget="100steps", seeds=2, trials=2)
     assert slow.evaluation_seconds(MU, 1000) == pytest.approx(4 * fast.evaluation_seconds(MU, 1000))
 
 
 def test_a_control_has_seeds_of_its_own() -> None:
     found = plan(budget="100steps", seeds=3)
-    assert [list(found.seeds_of(arm)) for arm in found.arms] == [[0, 1, 2], [0, 1, 2], [3, 4, 5]]
+    assert [list(found.seeds_of(one)) for one in found.contenders] == [[0, 1, 2], [0, 1, 2], [3, 4, 5]]
 
 
 def test_too_short_a_budget_is_refused_with_what_it_takes() -> None:
@@ -146,20 +112,11 @@ def test_a_plan_survives_its_file() -> None:
     found = plan(budget="100steps")
     again = Plan.from_dict(json.loads(json.dumps(found.as_dict())))
     assert again.as_dict() == found.as_dict()
-    assert [type(arm.config) for arm in again.arms] == [type(arm.config) for arm in found.arms]
+    assert [type(one.config) for one in again.contenders] == [type(one.config) for one in found.contenders]
     assert again.seconds == found.seconds
 
 
 def test_the_page_of_a_plan_names_every_model_with_its_size() -> None:
-    page = describe(plan(budget="100steps"), RUN, CORPUS, "cpu")
+    page = describe(plan(budget="100steps"), inputs(), torch.device("cpu"))
     for expected in ("GPT-2, same FLOPs", "900", "500", "0.01 M", "100.14%", "0.400", "51 trainings, about"):
         assert expected in page
-
-
-def test_the_command_of_a_request_can_be_typed() -> None:
-    request = Request(data="my texts", overrides={"window": 64, "eval_stride": None}, controls=True, budget="100steps")
-    assert request.command(Path("the out")) == (
-        "mu-sota compare --preset mu-sota --data 'my texts' --match params,flops,time --seeds 3 --budget 100steps "
-        "--trials 12 --controls --set window=64 --set eval_stride=null --out 'the out'"
-    )
-    assert parse_assignments(["eval_stride=null", "window=64"]) == request.overrides

@@ -18,18 +18,21 @@ from scipy import stats
 from transformers import AutoModelForCausalLM, logging
 
 from mu_sota import cli
-from mu_sota.comparison import runner as compare
+from mu_sota.comparison import runner
 from mu_sota.comparison.baselines import Gpt2Style
-from mu_sota.comparison.hyperparameter_search import Trial, settings_tried
-from mu_sota.comparison.plan import Request
-from mu_sota.comparison.runner import Comparison
+from mu_sota.comparison.folder import ComparisonFolder
+from mu_sota.comparison.hyperparameter_search import Trial, first_trials
+from mu_sota.comparison.inputs import load_inputs
+from mu_sota.comparison.plan import plan_comparison
+from mu_sota.comparison.request import Request
+from mu_sota.comparison.runner import Comparison, run_comparison
 from mu_sota.comparison.single_training import train_once
 from mu_sota.data.corpus import load_corpus
 from mu_sota.data.tokenizer import load
 from mu_sota.data.windows import EvalWindows
 from mu_sota.model.errors import InputError
 from mu_sota.settings.load import load_settings
-from mu_sota.training.interrupt import Interrupted
+from mu_sota.training.interrupt import Interrupt, Interrupted
 
 TINY: dict[str, Any] = {
     "vocab_size": 300,
@@ -46,9 +49,9 @@ SETTINGS = [f"--set={key}={value}" for key, value in TINY.items()]
 
 
 def quick(patch: pytest.MonkeyPatch) -> None:
-    """Sizes and timings of a comparison that is to be over soon."""
+    """Make sizing, timing and evaluation short."""
     patch.setattr("mu_sota.comparison.timing._PROBE_SECONDS", 0.1)
-    patch.setattr("mu_sota.comparison.contenders._SEARCHES", 2)
+    patch.setattr("mu_sota.comparison.size_matching._SEARCHES", 2)
     patch.setattr("mu_sota.comparison.plan._SMALLEST_CURVE", 256)
     for module in ("plan", "runner"):
         patch.setattr(f"mu_sota.comparison.{module}.CURVE_POINTS", 5)
@@ -86,8 +89,8 @@ def record(finished: tuple[Path, Path]) -> dict[str, Any]:
     return json.loads((finished[1] / "comparison.json").read_text(encoding="utf-8"))
 
 
-def weights(out: Path, arm: str, seed: int) -> Path:
-    return out / "trainings" / arm / f"seed-{seed}" / "best"
+def weights(out: Path, contender: str, seed: int) -> Path:
+    return out / "trainings" / contender / f"seed-{seed}" / "best"
 
 
 def count(folder: Path, without: tuple[str, ...] = ()) -> int:
@@ -116,12 +119,15 @@ EMBEDDINGS = ("embed", "wte", "wpe", "lm_head", "affinity")
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_what_is_matched_is_so_in_the_files_of_the_trained_models(finished: Any, record: Any, family: str) -> None:
+def test_the_saved_models_match_mu_in_parameters_and_flops(finished: Any, record: Any, family: str) -> None:
     out = finished[1]
     mu = weights(out, "mu", 0)
-    total, outside = count(weights(out, f"{family}-params", 0)), count(weights(out, f"{family}-trunk", 1), EMBEDDINGS)
+    total, non_embedding = (
+        count(weights(out, f"{family}-params", 0)),
+        count(weights(out, f"{family}-trunk", 1), EMBEDDINGS),
+    )
     assert total == pytest.approx(count(mu), rel=0.005)
-    assert outside == pytest.approx(count(mu, EMBEDDINGS), rel=0.005)
+    assert non_embedding == pytest.approx(count(mu, EMBEDDINGS), rel=0.005)
     arms = {arm["name"]: arm for arm in record["arms"]}
     assert arms["mu"]["parameters"]["total"] == count(mu)
     assert arms["mu"]["parameters"]["outside"] == count(mu, EMBEDDINGS)
@@ -231,19 +237,41 @@ def test_a_trained_model_of_it_can_be_used_like_any_other(finished: Any, capsys:
     assert capsys.readouterr().out.startswith("the state")
 
 
-def comparison(corpus: Path, **asked: Any) -> Comparison:
-    """A small comparison: one question, two seeds, two trials."""
+def small(corpus: Path, **asked: Any) -> Request:
+    """The request of a small comparison: one question, two seeds, two trials."""
     asked = {"questions": ("flops",), "seeds": 2, "trials": 2, "budget": "10steps"} | asked
-    request = Request(preset="quickstart", data=str(corpus), overrides=TINY, **asked)
-    return Comparison(request, load_settings("quickstart", overrides=TINY))
+    return Request(preset="quickstart", data=str(corpus), overrides=TINY, **asked)
+
+
+SETTINGS_OF_TINY = load_settings("quickstart", overrides=TINY)
+ALL_ASKED: dict[str, Any] = {
+    "questions": ("params", "flops", "time"),
+    "seeds": 3,
+    "trials": 2,
+    "budget": "10steps",
+    "controls": True,
+}
+
+
+def run(request: Request, out: Path, resume: bool = False) -> dict[str, Any]:
+    return run_comparison(request, SETTINGS_OF_TINY, out, resume)
+
+
+def prepared(corpus: Path, out: Path, **asked: Any) -> Comparison:
+    """A small comparison that is planned, and of which nothing is done."""
+    inputs, device = load_inputs(small(corpus, **asked), SETTINGS_OF_TINY), torch.device("cpu")
+    folder = ComparisonFolder(out, inputs.identity(), resume=False)
+    plan = plan_comparison(inputs, device)
+    folder.begin({"plan": plan.as_dict()})
+    return Comparison(inputs, plan, folder, device, Interrupt())
 
 
 def test_finished_work_is_not_done_again(finished: Any, record: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: Any, **__: Any) -> Any:
         raise AssertionError("nothing is left to do")
 
-    for name in ("train_once", "evaluate", "KneserNey", "assert_causal", "make_arms"):
-        monkeypatch.setattr(compare, name, never)
+    for name in ("train_once", "evaluate", "count_references", "assert_causal", "plan_comparison"):
+        monkeypatch.setattr(runner, name, never)
     assert mu_sota("compare", "--out", finished[1], "--resume") == 0, "asked for as it was"
     again = json.loads((finished[1] / "comparison.json").read_text(encoding="utf-8"))
     assert {**again, "finished": None} == {**record, "finished": None}
@@ -252,28 +280,28 @@ def test_finished_work_is_not_done_again(finished: Any, record: Any, monkeypatch
 def test_an_interrupted_comparison_ends_as_if_it_had_not_been(
     tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compare.report, "write", lambda record, out: None)
-    whole = comparison(tiny_corpus).run(tmp_path / "whole", resume=False)
+    monkeypatch.setattr(runner.report, "write", lambda record, out: None)
+    whole = run(small(tiny_corpus), tmp_path / "whole")
     # The same plan: sizes for equal time hang on the clock.
     (tmp_path / "parts").mkdir()
     shutil.copy(tmp_path / "whole/plan.json", tmp_path / "parts")
     ticks = 0
     stops = [7, 33, 62]
 
-    def interrupted(ground: Any, *arguments: Any) -> Any:
+    def interrupted(setup: Any, *arguments: Any) -> Any:
         def tick(step: int, loss: float) -> None:
             nonlocal ticks
             ticks += 1
-            ground.interrupt.received = ticks in stops
-            ground.tick(step, loss)
+            setup.interrupt.received = ticks in stops
+            setup.tick(step, loss)
 
-        return train_once(replace(ground, tick=tick), *arguments)
+        return train_once(replace(setup, tick=tick), *arguments)
 
-    monkeypatch.setattr(compare, "train_once", interrupted)
+    monkeypatch.setattr(runner, "train_once", interrupted)
     for _ in stops:
         with pytest.raises(Interrupted, match="is saved at step"):
-            comparison(tiny_corpus).run(tmp_path / "parts", resume=True)
-    parts = comparison(tiny_corpus).run(tmp_path / "parts", resume=True)
+            run(small(tiny_corpus), tmp_path / "parts", resume=True)
+    parts = run(small(tiny_corpus), tmp_path / "parts", resume=True)
     assert ticks == 6 * 10 + 6 * 10, "6 trials and 6 trainings of 10 steps, none done twice"
     clocks = ("started", "finished", "seconds", "command")
 
@@ -289,42 +317,40 @@ def test_rungs_of_one_length_are_different_trainings(
     tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a short comparison a rung can be no longer than the one before; its settings are others all the same."""
-    losses = dict(zip(settings_tried(5), [5.0, 4.0, 3.0, 2.0, 1.0], strict=True))
+    losses = dict(zip(first_trials(5), [5.0, 4.0, 3.0, 2.0, 1.0], strict=True))
     trained = []
 
-    def never_mind(ground: Any, config: Any, trial: Trial, seed: int, steps: int, *_: Any) -> dict[str, Any]:
+    def never_mind(setup: Any, config: Any, trial: Trial, seed: int, steps: int, *_: Any) -> dict[str, Any]:
         trained.append((trial, steps))
         return {"loss": losses[trial], "seconds": 0.0, "diverged": None if losses[trial] > 1 else 3}
 
-    monkeypatch.setattr(compare, "train_once", never_mind)
-    once = comparison(tiny_corpus, trials=5)
-    work = compare._Work(once, once.make_plan(), tmp_path)
-    mu = work.plan.arms[0]
+    monkeypatch.setattr(runner, "train_once", never_mind)
+    work = prepared(tiny_corpus, tmp_path / "out", trials=5)
+    mu = work.plan.contenders[0]
     assert [rung.steps for rung in work.plan.rungs] == [4, 4, 10]
-    assert work.tune(mu) == settings_tried(5)[3], "the least loss is that of a training that diverged"
+    assert work.tune(mu) == first_trials(5)[3], "the least loss is that of a training that diverged"
     assert [steps for _, steps in trained] == [4] * 5 + [4] * 3 + [10] * 2
-    assert [trial for trial, _ in trained[5:8]] == settings_tried(5)[3:0:-1]
-    assert [[trial["loss"] for trial in rung["trials"]] for rung in work.tuning(mu)][1:] == [[2, 3, 4], [2, 3]]
+    assert [trial for trial, _ in trained[5:8]] == first_trials(5)[3:0:-1]
+    assert [[trial["loss"] for trial in rung["trials"]] for rung in work.tuning_record(mu)][1:] == [[2, 3, 4], [2, 3]]
 
 
 def test_a_rung_may_have_fewer_trials_than_planned(
     tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those that diverged are in the record, and tried no further."""
-    only = settings_tried(4)[2]
+    only = first_trials(4)[2]
     monkeypatch.setattr(
-        compare,
+        runner,
         "train_once",
-        lambda ground, config, trial, *_: {"loss": 1.0, "seconds": 0.0, "diverged": None if trial == only else 3},
+        lambda setup, config, trial, *_: {"loss": 1.0, "seconds": 0.0, "diverged": None if trial == only else 3},
     )
-    once = comparison(tiny_corpus, trials=4)
-    work = compare._Work(once, once.make_plan(), tmp_path)
-    mu = work.plan.arms[0]
+    work = prepared(tiny_corpus, tmp_path / "out", trials=4)
+    mu = work.plan.contenders[0]
     assert work.tune(mu) == only
-    assert [len(rung["trials"]) for rung in work.tuning(mu)] == [4, 1]
-    monkeypatch.setattr(compare, "train_once", lambda *_: {"loss": 1.0, "seconds": 0.0, "diverged": 3})
-    with pytest.raises(InputError, match=r"GPT-2, same FLOPs: all its trainings in a round of tuning diverged"):
-        work.tune(work.plan.arms[1])
+    assert [len(rung["trials"]) for rung in work.tuning_record(mu)] == [4, 1]
+    monkeypatch.setattr(runner, "train_once", lambda *_: {"loss": 1.0, "seconds": 0.0, "diverged": 3})
+    with pytest.raises(InputError, match=r"GPT-2, same FLOPs: all its trials in a round of tuning diverged"):
+        work.tune(work.plan.contenders[1])
 
 
 def test_trainings_of_another_plan_are_not_taken_for_this_one_s(finished: Any, tmp_path: Path) -> None:
@@ -335,20 +361,18 @@ def test_trainings_of_another_plan_are_not_taken_for_this_one_s(finished: Any, t
     plan = json.loads((tmp_path / "changed/plan.json").read_text(encoding="utf-8"))
     plan["plan"]["steps"] = 11
     (tmp_path / "changed/plan.json").write_text(json.dumps(plan), encoding="utf-8")
-    asked = {"questions": ("params", "flops", "time"), "seeds": 3, "trials": 2, "budget": "10steps", "controls": True}
     with pytest.raises(
         InputError, match=r"holds trainings of a comparison, but not its plan\.json; give another --out"
     ):
-        comparison(corpus, **asked).run(tmp_path / "without", resume=True)
+        run(small(corpus, **ALL_ASKED), tmp_path / "without", resume=True)
     with pytest.raises(InputError, match=r"training\.json belongs to another comparison"):
-        comparison(corpus, **asked).run(tmp_path / "changed", resume=True)
+        run(small(corpus, **ALL_ASKED), tmp_path / "changed", resume=True)
 
 
 def test_two_at_once_are_refused(finished: Any, tmp_path: Path) -> None:
     corpus, whole = finished
-    asked = {"questions": ("params", "flops", "time"), "seeds": 3, "trials": 2, "budget": "10steps", "controls": True}
     with FileLock(whole / ".lock"), pytest.raises(InputError, match="another process is at work"):
-        comparison(corpus, **asked).run(whole, resume=True)
+        run(small(corpus, **ALL_ASKED), whole, resume=True)
 
 
 def test_too_little_memory_is_said_with_what_to_do(
@@ -357,24 +381,11 @@ def test_too_little_memory_is_said_with_what_to_do(
     def too_much(*_: Any) -> Any:
         raise RuntimeError("CUDA out of memory.")
 
-    monkeypatch.setattr(compare, "train_once", too_much)
+    monkeypatch.setattr(runner, "train_once", too_much)
     with pytest.raises(
         InputError, match=r"out of memory while MU was trained; go on with --resume --set micro_batch_size=4"
     ):
-        comparison(tiny_corpus).run(tmp_path / "out", resume=False)
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"sample_tokens": 30}, "30 more are asked for, but the model has 16 positions"),
-        ({"batch_size": 10_000}, "windows, less than a batch of 10000"),
-    ],
-)
-def test_what_would_fail_at_the_end_fails_at_once(tiny_corpus: Path, changes: dict[str, Any], said: str) -> None:
-    overrides = TINY | changes
-    with pytest.raises(InputError, match=said):
-        Comparison(Request(data=str(tiny_corpus)), load_settings("quickstart", overrides=overrides))
+        run(small(tiny_corpus), tmp_path / "out")
 
 
 def test_the_plan_of_a_comparison_is_shown_as_it_is(finished: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -385,23 +396,9 @@ def test_the_plan_of_a_comparison_is_shown_as_it_is(finished: Any, capsys: pytes
         assert f"{arm['seconds_per_step']:.3f}" in page
 
 
-def test_n_grams_on_as_many_tokens_see_all_parts_of_the_text(record: Any) -> None:
-    text = np.arange(10_000)
-    part = compare.spread_over(text, 1600)
-    assert len(part) in (1600, 1601)
-    assert (np.diff(part) == 1).sum() >= len(part) - 16, "stretches"
-    assert len(set(part)) == len(part)
-    assert part[0] == 0
-    assert part[-1] > 9_890
-    assert len(compare.spread_over(text, 9_999)) == 10_000
+def test_n_grams_on_as_many_tokens_are_fewer(record: Any) -> None:
     entries = {one["name"]: one["entries"] for one in record["references"]}
     assert 0 < entries["kneser-ney-seen"] < 1.5 * entries["kneser-ney"]
-
-
-def test_several_processes_are_refused(tiny_corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(InputError, match="a comparison runs in one process"):
-        comparison(tiny_corpus)
 
 
 def test_a_model_that_leaks_is_not_compared(
@@ -439,9 +436,9 @@ def test_a_plan_trains_nothing_and_leaves_nothing(
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
     assert mu_sota("compare", *arguments) == 2
     errors = capsys.readouterr().err
-    (said,) = [line for line in errors.splitlines() if line.startswith("mu-sota: ")]
+    (message,) = [line for line in errors.splitlines() if line.startswith("mu-sota: ")]
     assert "Traceback" not in errors
-    return said
+    return message
 
 
 def test_what_cannot_be_compared_is_one_sentence(

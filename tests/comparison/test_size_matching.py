@@ -28,8 +28,8 @@ def test_parameters_of_the_preset_are_those_of_its_arithmetic() -> None:
 
 def test_parameters_of_gpt2_are_the_published_ones() -> None:
     """124 M, and 85 M without the embeddings."""
-    total, outside, tables = count_parameters(GPT2Config())
-    assert (total, outside, tables) == (124_439_808, 124_439_808 - (50_257 + 1_024) * 768, 0)
+    total, non_embedding, tables = count_parameters(GPT2Config())
+    assert (total, non_embedding, tables) == (124_439_808, 124_439_808 - (50_257 + 1_024) * 768, 0)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_flops_are_six_a_weight_and_twelve_for_attention(name: str, weights: int
 
 MEASURES: dict[str, Callable[[PreTrainedConfig], int]] = {
     "total": lambda config: count_parameters(config).total,
-    "outside": lambda config: count_parameters(config).outside,
+    "non-embedding": lambda config: count_parameters(config).non_embedding,
     "flops": lambda config: count_flops(config, 32),
 }
 
@@ -71,13 +71,13 @@ def test_a_fitted_model_is_within_half_a_percent_when_counted_again(name: str, m
 @settings(max_examples=12, deadline=None)
 @given(target=st.integers(300_000, 30_000_000), name=st.sampled_from(sorted(FAMILIES)))
 def test_any_size_can_be_met_in_a_usual_shape(target: int, name: str) -> None:
-    config: Any = fit(FAMILIES[name], LIKE, MEASURES["outside"], target)
-    assert abs(count_parameters(config).outside / target - 1) <= TOLERANCE
+    config: Any = fit(FAMILIES[name], LIKE, MEASURES["non-embedding"], target)
+    assert abs(count_parameters(config).non_embedding / target - 1) <= TOLERANCE
     inner = config.n_inner if name == "gpt2" else config.intermediate_size
     assert 0.7 < inner / config.hidden_size / FAMILIES[name].usual_inner < 1.5
     assert 8 < config.hidden_size / config.num_hidden_layers < 128
 
 
-def test_what_is_too_small_for_a_standard_transformer_is_said() -> None:
+def test_a_size_too_small_for_a_standard_transformer_is_refused() -> None:
     with pytest.raises(InputError, match=r"no GPT-2 model .* 0\.5% of 100 .* larger MU model"):
         fit(FAMILIES["gpt2"], LIKE, MEASURES["total"], 100)

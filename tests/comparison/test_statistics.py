@@ -32,26 +32,26 @@ def test_the_test_is_the_paired_t_test_and_agrees_with_its_interval(values: list
     assert found.low is not None
     assert found.high is not None
     shown = {"better": found.high < 0, "worse": found.low > 0}
-    assert found.verdict == next((said for said, holds in shown.items() if holds), "no difference shown")
+    assert found.outcome == next((outcome for outcome, holds in shown.items() if holds), "no difference shown")
 
 
 @given(values=pairs)
 def test_the_other_way_round_it_says_the_opposite(values: list[tuple[float, float]]) -> None:
     ours, theirs = (list(side) for side in zip(*values, strict=True))
     opposite = {"better": "worse", "worse": "better"}
-    verdict = compare_losses(ours, theirs).verdict
-    assert compare_losses(theirs, ours).verdict == opposite.get(verdict, verdict)
+    outcome = compare_losses(ours, theirs).outcome
+    assert compare_losses(theirs, ours).outcome == opposite.get(outcome, outcome)
 
 
 def test_of_equal_models_one_in_twenty_is_called_different() -> None:
     draws = np.random.default_rng(0).normal(5, 0.01, (2000, 2, 3))
-    called = sum(compare_losses(*draw.tolist()).verdict != "no difference shown" for draw in draws)
+    called = sum(compare_losses(*draw.tolist()).outcome != "no difference shown" for draw in draws)
     assert called / 2000 == pytest.approx(0.05, abs=0.015)
 
 
 def test_one_seed_shows_nothing() -> None:
     found = compare_losses([1.0], [9.0])
-    assert (found.mean, found.low, found.p, found.verdict) == (-8.0, None, None, "no difference shown")
+    assert (found.mean, found.low, found.p, found.outcome) == (-8.0, None, None, "no difference shown")
 
 
 def test_the_same_values_twice_are_no_difference() -> None:

@@ -9,7 +9,7 @@ from transformers import PreTrainedConfig
 
 from mu_sota import MuConfig
 from mu_sota.comparison import timing
-from mu_sota.comparison.timing import Stepper
+from mu_sota.comparison.timing import StepTimer
 from mu_sota.model.errors import InputError
 from mu_sota.settings.load import load_settings
 
@@ -17,18 +17,18 @@ LIKE = MuConfig(vocab_size=500, num_hidden_layers=2, max_position_embeddings=32)
 RUN = load_settings("quickstart", None, {"window": 32, "stride": 32}).run
 
 
-def stepper(monkeypatch: pytest.MonkeyPatch, micro_batch_size: int = 8) -> Stepper:
+def timer(monkeypatch: pytest.MonkeyPatch, micro_batch_size: int = 8) -> StepTimer:
     monkeypatch.setattr(timing, "_PROBE_SECONDS", 0.01)
-    return Stepper(RUN, micro_batch_size, "fp32", torch.device("cpu"))
+    return StepTimer(RUN, micro_batch_size, "fp32", torch.device("cpu"))
 
 
 def test_a_larger_model_takes_longer(monkeypatch: pytest.MonkeyPatch) -> None:
     large = MuConfig(vocab_size=500, num_hidden_layers=12, max_position_embeddings=32)
-    assert stepper(monkeypatch).ratio(large, LIKE) > 2
+    assert timer(monkeypatch).ratio(large, LIKE) > 2
 
 
 def test_the_models_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    once = stepper(monkeypatch)
+    once = timer(monkeypatch)
     order: list[int] = []
     numbers = itertools.count()
 
@@ -42,7 +42,7 @@ def test_the_models_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_out_of_memory_halves_what_is_done_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    once = stepper(monkeypatch)
+    once = timer(monkeypatch)
     honest = once._step
 
     def limited(config: PreTrainedConfig) -> Any:

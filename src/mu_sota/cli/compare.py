@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from mu_sota.comparison.folder import recorded_request
+from mu_sota.comparison.request import Request
 from mu_sota.model.errors import InputError
 from mu_sota.settings.load import load_settings, merge_settings, parse_assignments, read_yaml
 
@@ -51,12 +53,14 @@ def compare(
 
     changed = {**(read_yaml(config) if config else {}), **parse_assignments(assignments or [])}
     merge_settings(preset or "mu-sota", overrides=changed)  # refuses wrong names before anything is loaded
-    load_libraries()
-    from mu_sota.comparison.conclusions import as_text
-    from mu_sota.comparison.plan import Request
-    from mu_sota.comparison.runner import Comparison, recorded_request
-
-    before = recorded_request(out) if resume and out is not None else {}
+    begun = recorded_request(out) if resume and out is not None else {}
+    if resume and out is not None and not begun and preset is None and data is None:
+        raise InputError(
+            f"there is no comparison in {out} to go on with; correct --out, or say what to compare, with --preset or "
+            f"--data"
+        )
+    if resume and out is not None and not begun and plan:
+        raise InputError(f"there is no comparison in {out}; leave out --resume to plan one")
     options = {
         "preset": preset,
         "data": data,
@@ -66,19 +70,19 @@ def compare(
         "trials": trials,
         "controls": controls,
     }
-    overrides = {**before.get("overrides", {}), **changed}
-    if resume and out is not None and not before and preset is None and data is None:
-        raise InputError(
-            f"there is no comparison in {out} to go on with; correct --out, or say what to compare, with --preset or "
-            f"--data"
-        )
-    kept = {key: value for key, value in before.items() if key in options}
-    request = Request(**kept | {key: value for key, value in options.items() if value is not None}, overrides=overrides)
-    comparison = Comparison(request, load_settings(request.preset, overrides=request.overrides))
+    kept = {key: value for key, value in begun.items() if key in options}
+    changed_options = {key: value for key, value in options.items() if value is not None}
+    request = Request(**kept | changed_options, overrides={**begun.get("overrides", {}), **changed})
+
+    load_libraries()
+    from mu_sota.comparison.conclusions import as_text
+    from mu_sota.comparison.runner import describe_comparison, run_comparison
+
+    settings = load_settings(request.preset, overrides=request.overrides)
     if plan:
-        print(comparison.describe(comparison.plan_in(out) if resume and out is not None else comparison.make_plan()))
+        print(describe_comparison(request, settings, out if resume else None))
         return
     assert out is not None
-    record = comparison.run(out, resume)
+    record = run_comparison(request, settings, out, resume)
     print("\n" + as_text(record) + "\n" + "\n".join(record["verdict"]))
     print(f"\n{out}: report.html (opens in any browser, prints to PDF), report.md, comparison.json")

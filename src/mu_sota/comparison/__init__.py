@@ -1,6 +1,6 @@
 """MU beside standard Transformers: sized alike, tuned alike, trained on the same batches, tested once.
 
-In: a `Request` and settings. Out: a folder with every training, `comparison.json` and a report. Begin reading in
+In: a `Request` and settings. Out: a folder with every training run, `comparison.json` and a report. Begin reading in
 `runner.py`.
 """
 

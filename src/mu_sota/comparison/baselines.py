@@ -1,4 +1,4 @@
-"""Standard Transformers of `transformers` to compare with: GPT-2 and Llama style, built, saved and loaded beside MU.
+"""Baselines: GPT-2 and Llama style Transformers of `transformers`, built, saved and loaded as MU is.
 
 Both tie the output projection to the embedding, as GPT-2 and the small Llamas do, and have heads of 32 values. Dropout
 acts on the embedding and on what attention and feed-forward add to the stream, as in GPT-2; not on attention weights,
@@ -51,18 +51,18 @@ class _TokenLoss:
         """With `shift_labels` [B, T], the loss and `num_correct` and no logits; else as in `transformers`.
 
         Raises:
-            TypeError: with `shift_labels`, an argument that is not heeded.
+            TypeError: an argument beside `shift_labels` that this loss would ignore.
         """
-        given: dict[str, Any] = {
+        inputs: dict[str, Any] = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
             "position_ids": position_ids,
         }
         if shift_labels is None:
-            return super().forward(**given, logits_to_keep=logits_to_keep, **kwargs)  # type: ignore[misc]
+            return super().forward(**inputs, logits_to_keep=logits_to_keep, **kwargs)  # type: ignore[misc]
         if unknown := kwargs.keys() - {"labels"}:  # which `Trainer` passes beside
             raise TypeError(f"with shift_labels, {type(self).__name__}.forward() does not take {', '.join(unknown)}")
-        hidden = self.base_model(**given, use_cache=False).last_hidden_state  # type: ignore[attr-defined]
+        hidden = self.base_model(**inputs, use_cache=False).last_hidden_state  # type: ignore[attr-defined]
         head: nn.Linear = self.lm_head  # type: ignore[attr-defined]
         total, num_correct = chunked_cross_entropy(hidden, head.weight, head.bias, shift_labels)
         if num_items_in_batch is None:

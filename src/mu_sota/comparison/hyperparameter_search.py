@@ -1,19 +1,19 @@
 """Hyperparameters of a comparison: one grid for every model, searched by successive halving on the validation split.
 
-Every model gets the same number of trials at the same lengths. A rung trains all settings that are left, each from the
+Every model gets the same number of trials at the same lengths. A rung trains all trials that are left, each from the
 start and with the schedule of its own length, and keeps the better half (Jamieson and Talwalkar 2016, with halves). The
-last rung is as long as the trainings that count, since what is best in half of their steps need not be best in all.
+last rung is as long as the final runs, since what is best in half of their steps need not be best in all.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from mu_sota.model.errors import InputError
 
 
 class Trial(NamedTuple):
-    """Hyperparameters of a training."""
+    """Hyperparameters of a training run."""
 
     learning_rate: float
     weight_decay: float
@@ -21,65 +21,82 @@ class Trial(NamedTuple):
 
 
 LEARNING_RATES = (3e-3, 1e-2, 1e-3, 3e-2, 3e-4, 1e-1)  # in the order in which they are tried
-_CORNERS = ((0.01, 0.1), (0.1, 0.0), (0.01, 0.0), (0.1, 0.1))  # weight decay and dropout; two by two, opposite ones
+_DECAY_AND_DROPOUT = ((0.01, 0.1), (0.1, 0.0), (0.01, 0.0), (0.1, 0.1))  # two by two, opposite ones
 GRID = {
     "learning_rate": sorted(LEARNING_RATES),
-    "weight_decay": sorted({decay for decay, _ in _CORNERS}),
-    "dropout": sorted({dropout for _, dropout in _CORNERS}),
+    "weight_decay": sorted({decay for decay, _ in _DECAY_AND_DROPOUT}),
+    "dropout": sorted({dropout for _, dropout in _DECAY_AND_DROPOUT}),
 }
-"""What the settings are drawn from."""
+"""All values that trials take."""
 
-_SHORTEST = 8  # a first trial has at least an eighth of the steps
+_MAX_HALVINGS = 3  # so the first rung has at least an eighth of the steps
+_MIN_STEPS = 4
 
 
 class Rung(NamedTuple):
-    """Of successive halving: how many settings are tried, and optimizer steps of each."""
+    """A round of successive halving: the number of trials in it, and optimizer steps of each."""
 
     trials: int
     steps: int
 
 
-def settings_tried(count: int) -> list[Trial]:
-    """The first `count` of the grid, in an order in which every beginning is spread over it.
+def first_trials(count: int) -> list[Trial]:
+    """The first `count` trials of the grid, in an order in which every beginning is spread over it.
 
     Raises:
-        InputError: there are not so many, or less than 2 are asked for, which would be no tuning.
+        InputError: the grid has fewer, or `count` is below 2, which would be no tuning.
     """
-    most = len(LEARNING_RATES) * len(_CORNERS)
+    most = len(LEARNING_RATES) * len(_DECAY_AND_DROPOUT)
     if not 2 <= count <= most:
         raise InputError(f"--trials is {count}; give 2 to {most}, which is all of the grid")
-    # The learning rate matters most, so all its values come first; the second time round with the opposite corners, so
-    # that twelve settings try each rate with both values of either.
-    every = [
-        Trial(rate, *_CORNERS[number % len(_CORNERS) ^ lap])
-        for lap in range(len(_CORNERS))
+    # The learning rate matters most, so all its values come first; the second time round with the opposite pairs, so
+    # that twelve trials have each rate with both values of either.
+    grid = [
+        Trial(rate, *_DECAY_AND_DROPOUT[number % len(_DECAY_AND_DROPOUT) ^ lap])
+        for lap in range(len(_DECAY_AND_DROPOUT))
         for number, rate in enumerate(LEARNING_RATES)
     ]
-    return every[:count]
+    return grid[:count]
 
 
-def rungs(trials: int, steps: int) -> list[Rung]:
-    """Successive halving for so many settings, when the training that counts has `steps` steps.
+def make_rungs(trials: int, steps: int) -> list[Rung]:
+    """The rungs for a number of trials, when final runs have `steps` steps.
 
-    The last rung has all of them, the one before a quarter, and none less than 4.
+    The last rung has all of the steps, the one before it a quarter; none has fewer than 4.
     """
-    depth = min(math.ceil(math.log2(trials)), int(math.log2(_SHORTEST)))
-    shorter = [Rung(-(-trials // 2**level), max(steps // 2 ** (depth - level), 4)) for level in range(depth - 1)]
+    depth = min(math.ceil(math.log2(trials)), _MAX_HALVINGS)
+    shorter = [
+        Rung(-(-trials // 2**level), max(steps // 2 ** (depth - level), _MIN_STEPS)) for level in range(depth - 1)
+    ]
     return [*shorter, Rung(-(-trials // 2 ** (depth - 1)), steps)]
 
 
-def survivors(losses: Sequence[float | None], keep: int) -> list[int]:
-    """Numbers of the `keep` settings with the least loss, best first; None is a training that diverged.
+def successive_halving(
+    trials: list[Trial], rungs: Sequence[Rung], train: Callable[[int, int, Trial], float | None]
+) -> Trial:
+    """The best trial of the last rung.
+
+    Args:
+        train: called with the number of the rung, the number of the trial in it, and the trial; returns its validation
+            loss, or None if it diverged.
 
     Raises:
-        InputError: all of them diverged.
+        InputError: all trials of a rung diverged.
     """
-    finite = [(loss, number) for number, loss in enumerate(losses) if loss is not None]
+    for level in range(len(rungs)):
+        losses = [train(level, number, trial) for number, trial in enumerate(trials)]
+        trials = [trials[number] for number in _best(losses, -(-len(trials) // 2))]
+    return trials[0]
+
+
+def _best(losses: Sequence[float | None], keep: int) -> list[int]:
+    """Numbers of the `keep` trials with the least loss, best first; those that diverged are never kept."""
+    finite = sorted((loss, number) for number, loss in enumerate(losses) if loss is not None)
     if not finite:
-        raise InputError("all its trainings in a round of tuning diverged; lower max_grad_norm with --set")
-    return [number for _, number in sorted(finite)[:keep]]
+        raise InputError("all its trials in a round of tuning diverged; lower max_grad_norm with --set")
+    return [number for _, number in finite[:keep]]
 
 
-def at_edge(trial: Trial) -> list[str]:
+def at_grid_edge(trial: Trial) -> list[str]:
     """The learning rate, if it is the grid's lowest or highest: a better one may lie beyond."""
     return ["learning_rate"] if trial.learning_rate in (min(LEARNING_RATES), max(LEARNING_RATES)) else []

@@ -7,8 +7,12 @@ from typing import Any
 from tqdm.auto import tqdm
 
 
-class Bar:
-    """Progress over all trainings in seconds as planned, so that the remaining time is right for slow models too."""
+class ProgressBar:
+    """Progress over all training runs in seconds as planned, so that the remaining time is right for slow models too.
+
+    Args:
+        seconds: planned for everything.
+    """
 
     def __init__(self, seconds: float) -> None:
         self.total = seconds
@@ -22,29 +26,29 @@ class Bar:
         self.per_step, self.steps, self.last = 0.0, 0, 0
 
     def skip(self, seconds: float) -> None:
-        """Work that was finished before, and takes no time now."""
+        """Count work that an earlier process finished, which takes no time now."""
         done = min(self.bar.n + seconds, self.total)  # sums of parts round
         self.bar.initial += done - self.bar.n
         self.bar.last_print_n += done - self.bar.n  # or tqdm would think it the work of a moment
         self.bar.n = done
 
-    def begin(self, what: str, steps: int, seconds: float) -> None:
-        """Work of so many steps, planned to take `seconds`."""
-        self.bar.set_description_str(what, refresh=False)
+    def begin(self, description: str, steps: int, seconds: float) -> None:
+        """Begin work of `steps` steps that is planned to take `seconds`."""
+        self.bar.set_description_str(description, refresh=False)
         self.bar.set_postfix_str("", refresh=False)
         self.per_step, self.steps, self.last = seconds / steps, steps, 0
 
     def tick(self, step: int, loss: float) -> None:
-        """A step is done; `loss` is the last validation loss, if there is one yet."""
+        """Count a step; `loss` is the last validation loss, or NaN before the first."""
         if not self.last:  # an interrupted training may go on here
             self.skip((step - 1) * self.per_step)
             self.last = step - 1
-        said = "" if math.isnan(loss) else f", validation loss {loss:.3f}"
-        self.bar.set_postfix_str(f"step {step:,} of {self.steps:,}{said}", refresh=False)
+        shown_loss = "" if math.isnan(loss) else f", validation loss {loss:.3f}"
+        self.bar.set_postfix_str(f"step {step:,} of {self.steps:,}{shown_loss}", refresh=False)
         self._update(step)
 
     def end(self) -> None:
-        """The work is over, perhaps before its last step."""
+        """End the work, perhaps before its last step."""
         self._update(self.steps)
 
     def _update(self, step: int) -> None:

@@ -1,24 +1,25 @@
-"""What a few seeds say: means with their intervals, and differences paired by seed.
+"""Statistics of a few seeds: means with their intervals, and differences paired by seed.
 
-Intervals are Student's t at 95 %, the test is the paired t-test (Student 1908), which is the same statement: p < 0.05
-exactly where the interval of the mean difference leaves out zero. They speak of other seeds, so of other first weights
-and orders of the training windows, not of other texts. Asking several differences at once is not
-corrected for.
+Intervals are Student's t at 95 %, the test is the paired t-test (Student 1908), which agrees with them: p < 0.05
+exactly if the interval of the mean difference leaves out zero. They are about other seeds, so other initial weights
+and orders of the training windows, not about other texts. There is no correction for testing several differences.
 """
 
 import math
+import warnings
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from statistics import fmean
+from typing import Any, Literal, NamedTuple
 
-from scipy.stats import t as student
+from scipy import stats
 
 CONFIDENCE = 0.95
 
-Verdict = Literal["better", "worse", "no difference shown"]
+Outcome = Literal["better", "worse", "no difference shown"]
 
 
 class Summary(NamedTuple):
-    """Values by seed, their mean, and its interval; `low` and `high` are None where there is one seed."""
+    """Values by seed, their mean, and its interval; `low` and `high` are None for one seed."""
 
     values: list[float]
     mean: float
@@ -27,14 +28,19 @@ class Summary(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """Differences by seed, as in `Summary`, the p-value of the paired test, and what may be said of a loss."""
+    """Differences by seed, as in `Summary`, the p-value of the paired test, and the outcome for the first model."""
 
     values: list[float]
     mean: float
     low: float | None
     high: float | None
     p: float | None
-    verdict: Verdict
+    outcome: Outcome
+
+    def as_dict(self) -> dict[str, Any]:
+        """For records, where the outcome is called verdict."""
+        content = self._asdict()
+        return content | {"verdict": content.pop("outcome")}
 
 
 def summarise(values: Sequence[float]) -> Summary:
@@ -45,34 +51,35 @@ def summarise(values: Sequence[float]) -> Summary:
     """
     if not values:
         raise ValueError("there are no values to summarise")
-    count, mean = len(values), math.fsum(values) / len(values)
-    if count == 1:
-        return Summary(list(values), mean, None, None)
-    half = float(student.ppf((1 + CONFIDENCE) / 2, count - 1)) * _standard_error(values, mean)
-    return Summary(list(values), mean, mean - half, mean + half)
+    return Summary(list(values), fmean(values), *_t_test(values)[:2])
 
 
 def compare_losses(ours: Sequence[float], theirs: Sequence[float]) -> Difference:
     """The loss of one model minus that of another, seed by seed.
 
-    "Better" and "worse", of the first, are said only where the interval leaves out zero; one seed shows nothing.
+    The outcome is better or worse, of the first, only if the interval leaves out zero; one seed shows nothing.
 
     Raises:
         ValueError: not as many values on both sides, or none.
     """
     values = [mine - other for mine, other in zip(ours, theirs, strict=True)]
     summary = summarise(values)
-    if summary.low is None or summary.high is None:
-        return Difference(*summary, p=None, verdict="no difference shown")
-    error = _standard_error(values, summary.mean)
-    p = float(2 * student.sf(abs(summary.mean) / error, len(values) - 1)) if error else float(not summary.mean)
-    verdict: Verdict = "no difference shown"
-    if summary.high < 0:
-        verdict = "better"
-    elif summary.low > 0:
-        verdict = "worse"
-    return Difference(*summary, p=p, verdict=verdict)
+    p = _t_test(values)[2]
+    outcome: Outcome = "no difference shown"
+    if summary.high is not None and summary.high < 0:
+        outcome = "better"
+    elif summary.low is not None and summary.low > 0:
+        outcome = "worse"
+    return Difference(*summary, p=p, outcome=outcome)
 
 
-def _standard_error(values: Sequence[float], mean: float) -> float:
-    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values))
+def _t_test(values: Sequence[float]) -> tuple[float | None, float | None, float | None]:
+    """Low and high end of the mean's interval, and the p-value of the test whether it is zero; None for one value."""
+    if len(values) == 1:
+        return None, None, None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # values that are nearly equal
+        test = stats.ttest_1samp(values, 0.0)
+        interval = test.confidence_interval(CONFIDENCE)
+    p = float(test.pvalue)
+    return float(interval.low), float(interval.high), 1.0 if math.isnan(p) else p  # NaN: all values are zero

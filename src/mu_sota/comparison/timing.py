@@ -1,4 +1,4 @@
-"""Seconds of a training step, measured on this machine."""
+"""Timing of training steps, on this machine."""
 
 import statistics
 import time
@@ -19,14 +19,17 @@ _PROBE_SECONDS = 6.0  # of timing a model beside MU
 _ROUND = 3  # steps of one model before it is the other's turn: training meets its own weights in the caches
 
 
-class Stepper:
+class StepTimer:
     """Times training steps, those of two models in turn, so that other work on the machine meets both alike.
 
     Args:
         run: settings of the run; a step is forward, backward, clipping and AdamW on one batch.
-        micro_batch_size: sequences at once; halved where the memory does not hold them.
+        micro_batch_size: sequences at once; halved when they do not fit the memory.
         precision: fp32, bf16 or fp16.
-        device: where.
+        device: to train on.
+
+    Attributes:
+        micro_batch_size: the one that the memory has held.
     """
 
     def __init__(self, run: RunSettings, micro_batch_size: int, precision: str, device: torch.device) -> None:
@@ -37,15 +40,15 @@ class Stepper:
         return statistics.median(self._rounds([config])[0])
 
     def ratio(self, config: PreTrainedConfig, other: PreTrainedConfig) -> float:
-        """How many times as long a step of the first model takes: the median over rounds of both."""
-        ours, theirs = self._rounds([config, other])
-        return statistics.median(mine / other for mine, other in zip(ours, theirs, strict=True))
+        """Time of a step of the first model over that of the second: the median over rounds."""
+        first, second = self._rounds([config, other])
+        return statistics.median(one / other for one, other in zip(first, second, strict=True))
 
     def _rounds(self, configs: Sequence[PreTrainedConfig]) -> list[list[float]]:
         """Seconds of a step of each model in each of at least 3 rounds.
 
         Raises:
-            InputError: a single sequence at once is still too much for the memory.
+            InputError: the memory does not hold a single sequence.
         """
         while True:
             try:
@@ -72,7 +75,7 @@ class Stepper:
 
     def _step(self, config: PreTrainedConfig) -> Callable[[], float]:
         set_seed(0)
-        model: Any = build(config, 0.0)  # which is what most are trained with when a text is read but once or twice
+        model: Any = build(config, 0.0)  # as most are trained that read a text once or twice
         model.to(self.device).train()
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
         ids = torch.randint(config.vocab_size, (self.micro_batch_size, self.run.window), device=self.device)

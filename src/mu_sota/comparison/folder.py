@@ -1,0 +1,134 @@
+"""The folder of a comparison: it holds what is decided and what is finished, so that a comparison can be resumed.
+
+`plan.json` holds what was asked and decided; `trainings/` a folder for each training run, with `training.json` once it
+is finished and `scores.json` once it is evaluated; `references.json` the n-gram models; `comparison.json` the record.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from mu_sota.common.files import write_json
+from mu_sota.model.errors import InputError
+
+PLAN_FILE = "plan.json"
+RECORD_FILE = "comparison.json"
+TRAINING_FILE = "training.json"
+SCORES_FILE = "scores.json"
+REFERENCES_FILE = "references.json"
+_TRAININGS = "trainings"
+_LOCK_FILE = ".lock"
+
+
+class ComparisonFolder:
+    """The files of one comparison.
+
+    Args:
+        path: of the folder, which need not exist.
+        identity: what must be the same when the comparison is resumed, as `Inputs.identity` gives it.
+        resume: True to go on with a comparison in the folder, if there is one.
+
+    Attributes:
+        start: the content of `plan.json`; empty if the comparison is not begun.
+
+    Raises:
+        InputError: the folder holds another comparison, or this one and `resume` is False.
+    """
+
+    def __init__(self, path: Path, identity: dict[str, Any], resume: bool) -> None:
+        if path.exists() and not path.is_dir():
+            raise InputError(f"--out is {path}, which is a file; give a folder")
+        self.path = path
+        self.start = _read(path / PLAN_FILE, "give another --out")
+        if self.start:
+            _require_same(self.start, identity, path, resume)
+        elif (path / _TRAININGS).exists():
+            raise InputError(f"{path} holds trainings of a comparison, but not its {PLAN_FILE}; give another --out")
+
+    def begin(self, start: dict[str, Any]) -> None:
+        """Write `plan.json`, unless it says the same already."""
+        if start != self.start:
+            self.start = start
+            write_json(self.path / PLAN_FILE, start)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes away until the block ends.
+
+        Raises:
+            InputError: one is at work in the folder.
+        """
+        try:
+            with FileLock(self.path / _LOCK_FILE, timeout=0):
+                yield
+        except Timeout:
+            raise InputError(
+                f"another process is at work on the comparison in {self.path}; wait for it to end"
+            ) from None
+        (self.path / _LOCK_FILE).unlink(missing_ok=True)
+
+    def training(self, contender: str, run: str) -> Path:
+        """The folder of one training run."""
+        return self.path / _TRAININGS / contender / run
+
+    def read(self, file: Path) -> dict[str, Any]:
+        """The content that `write` gave a file, or nothing.
+
+        Raises:
+            InputError: the file is damaged, or belongs to another plan.
+        """
+        content = _read(file, "remove it, and it is made again with --resume")
+        if content and content.pop("plan", None) != self._plan_id:
+            raise InputError(f"{file} belongs to another comparison than {self.path / PLAN_FILE}; give another --out")
+        return content
+
+    def write(self, file: Path, content: dict[str, Any]) -> None:
+        """Write a file that belongs to this plan."""
+        write_json(file, {"plan": self._plan_id, **content})
+
+    @cached_property
+    def _plan_id(self) -> str:
+        return hashlib.sha256(json.dumps(self.start["plan"], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def recorded_request(path: Path) -> dict[str, Any]:
+    """The request of the comparison in a folder, or nothing."""
+    return dict(_read(path / PLAN_FILE, "give another --out").get("request", {}))
+
+
+def _require_same(begun: dict[str, Any], asked: dict[str, Any], path: Path, resume: bool) -> None:
+    if not resume:
+        raise InputError(f"{path} already holds a comparison; add --resume to go on with it, or give another --out")
+    if begun.get("format") != asked["format"]:
+        raise InputError(f"the comparison in {path} was started by another version of mu-sota; give another --out")
+    if begun["data_fingerprint"] != asked["data_fingerprint"]:
+        raise InputError(
+            f"the comparison in {path} was started on other text or tokens than {asked['request']['data']!r} gives "
+            f"now; resume it with its own data, or give another --out"
+        )
+    for part in ("request", "settings"):
+        for key, new in asked[part].items():
+            if key == "overrides":  # what they set is among the settings
+                continue
+            if (old := begun[part].get(key)) != new:
+                key = {"questions": "match"}.get(key, key)
+                raise InputError(
+                    f"the comparison in {path} was started with {key} {old!r}, not {new!r}; resume it as it was "
+                    f"started, or give another --out"
+                )
+
+
+def _read(file: Path, remedy: str) -> dict[str, Any]:
+    """The content of a JSON file, or nothing if there is none."""
+    if not file.is_file():
+        return {}
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{file} is damaged ({error}); {remedy}") from None
