@@ -311,7 +311,7 @@ def test_a_full_disk_gets_a_sentence_and_the_run_goes_on_afterwards(
     def full(*_: Any, **__: Any) -> None:
         raise error
 
-    asked = ("train", "--data", tiny_corpus, "--out", tmp_path / "out", *TINY_SETTINGS)
+    asked: tuple[str | Path, ...] = ("train", "--data", tiny_corpus, "--out", tmp_path / "out", *TINY_SETTINGS)
     with monkeypatch.context() as patch:
         patch.setattr(trainer.torch, "save", full)
         assert says in refused(capsys, *asked)

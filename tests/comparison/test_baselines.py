@@ -60,7 +60,7 @@ def test_the_loss_from_chunks_is_that_of_the_library(name: str) -> None:
 def test_every_token_is_learned(name: str) -> None:
     """Llama of the library leaves out the padding token, which in a vocabulary of words is the end of a line."""
     torch.manual_seed(0)
-    model = build(FAMILIES[name].config(Shape(2, 64, 96), MuConfig(vocab_size=9, pad_token_id=3)), 0.0)
+    model: Any = build(FAMILIES[name].config(Shape(2, 64, 96), MuConfig(vocab_size=9, pad_token_id=3)), 0.0)
     with torch.no_grad():
         assert model.get_input_embeddings().weight.abs().sum(1).min() > 0
     model.get_output_embeddings().weight = torch.nn.Parameter(torch.randn(9, 64))  # untied, to see the input's alone
@@ -124,4 +124,5 @@ def test_a_saved_model_is_loaded_as_what_it_was(name: str, tmp_path: Path) -> No
 def test_a_llama_of_the_library_has_no_dropout_in_its_configuration() -> None:
     """Where that changes, the hooks of `LlamaStyle` would act twice."""
     assert not hasattr(LlamaConfig(), "dropout")
-    assert not [m for m in LlamaForCausalLM(small("llama")).modules() if isinstance(m, torch.nn.Dropout)]
+    config: Any = small("llama")
+    assert not [m for m in LlamaForCausalLM(config).modules() if isinstance(m, torch.nn.Dropout)]

@@ -46,7 +46,7 @@ class MadeUpTimer(StepTimer):
 )
 def test_a_model_of_the_same_time_is_found(share: float, growth: float, noise: float) -> None:
     """Whatever part of a step does not grow with the model, and in spite of noise."""
-    timer, reported = MadeUpTimer(share, growth, noise), []
+    timer, reported = MadeUpTimer(share, growth, noise), list[Contender]()
     for one in make_contenders(LIKE, RUN, ["time"], controls=False, timer=timer, report=reported.append)[1:]:
         assert timer.true_seconds(one.config) == pytest.approx(1, abs=TIME_TOLERANCE + noise)
         assert one.match_ratio == pytest.approx(timer.true_seconds(one.config), rel=noise + 1e-9)

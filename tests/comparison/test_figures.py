@@ -17,6 +17,11 @@ RECORD = comparison()
 MODELS = [arm for arm in RECORD["arms"] if not arm["control_of"]]
 
 
+def axes_of(drawn: plots.Drawn) -> Any:
+    """The axes that a figure was drawn on; the types of matplotlib leave out much of what they have."""
+    return drawn.figure.axes[0]
+
+
 def drawn_of(record: dict[str, Any]) -> list[plots.Drawn]:
     curves = [drawn for table in record["tables"] for drawn in plots.curves(record, table)]
     return [plots.differences(record), *plots.quality(record), *curves]
@@ -37,7 +42,7 @@ def test_quality_shows_every_model_with_its_interval(place: int) -> None:
         "quality-outside": lambda arm: arm["parameters"]["outside"],
         "quality-flops": lambda arm: arm["training_flops"],
     }
-    points = {bars.get_label(): bars for bars in drawn.figure.axes[0].containers}
+    points = {bars.get_label(): bars for bars in axes_of(drawn).containers}
     assert list(points) == [arm["title"] for arm in MODELS]
     for arm in MODELS:
         (row,) = [row for table in RECORD["tables"] for row in table["rows"] if row.get("arm") == arm["name"]][:1]
@@ -49,7 +54,7 @@ def test_quality_shows_every_model_with_its_interval(place: int) -> None:
 
 
 def test_differences_shows_every_pair_once() -> None:
-    axes = plots.differences(RECORD).figure.axes[0]
+    axes = axes_of(plots.differences(RECORD))
     assert [text.get_text() for text in axes.get_yticklabels()] == [plots.short_label(arm) for arm in MODELS[1:]]
     means = [
         row["difference"]["mean"]
@@ -63,7 +68,7 @@ def test_differences_shows_every_pair_once() -> None:
 @pytest.mark.parametrize("table", RECORD["tables"], ids=lambda table: table["question"])
 def test_curves_are_means_over_seeds(table: dict[str, Any]) -> None:
     for drawn in plots.curves(RECORD, table):
-        lines = {line.get_label(): line for line in drawn.figure.axes[0].lines}
+        lines = {line.get_label(): line for line in axes_of(drawn).lines}
         for reference in RECORD["references"]:
             assert set(lines.pop(reference["label"]).get_ydata()) == {reference["validation"]["loss"]}
         arms = plots.arms_of(RECORD, table)
@@ -71,11 +76,11 @@ def test_curves_are_means_over_seeds(table: dict[str, Any]) -> None:
         for arm in arms:
             at_end = [run["curve"][-1]["validation_loss"] for run in arm["runs"]]
             assert lines[arm["title"]].get_ydata()[-1] == pytest.approx(sum(at_end) / 3)
-        assert len(drawn.figure.axes[0].collections) == len(arms)  # a band each
+        assert len(axes_of(drawn).collections) == len(arms)  # a band each
 
 
 def test_curves_are_against_steps_tokens_flops_and_seconds() -> None:
-    by_step, by_flops, by_seconds = (drawn.figure.axes[0] for drawn in plots.curves(RECORD, RECORD["tables"][0]))
+    by_step, by_flops, by_seconds = (axes_of(drawn) for drawn in plots.curves(RECORD, RECORD["tables"][0]))
     mu = RECORD["arms"][0]
     assert by_step.lines[0].get_xdata()[-1] == RECORD["steps"]
     assert by_flops.lines[0].get_xdata()[-1] * 1e12 == pytest.approx(mu["training_flops"])
@@ -87,7 +92,7 @@ def test_curves_are_against_steps_tokens_flops_and_seconds() -> None:
 
 
 def test_a_family_is_a_colour_and_a_matching_is_a_marker() -> None:
-    axes = plots.quality(RECORD)[0].figure.axes[0]
+    axes = axes_of(plots.quality(RECORD)[0])
     looks = [(to_hex(bars.lines[0].get_color()), bars.lines[0].get_marker()) for bars in axes.containers]
     assert looks == [(plots.COLOURS[arm["family"]], plots.MARKERS[arm["matched_on"]]) for arm in MODELS]
     assert len(set(looks)) == len(looks)
@@ -103,19 +108,19 @@ def test_names_do_not_touch(beyond: float) -> None:
     record["references"][-1]["validation"]["loss"] += beyond
     for drawn in drawn_of(record)[1:]:
         drawn.figure.draw_without_rendering()
-        boxes = [Text.get_window_extent(text) for text in drawn.figure.axes[0].texts]  # without the line to its point
+        boxes = [Text.get_window_extent(text) for text in axes_of(drawn).texts]  # without the line to its point
         assert len(boxes) >= 3
         for one, other in combinations(boxes, 2):
             assert not one.overlaps(other), drawn.name
-        for text, box in zip(drawn.figure.axes[0].texts, boxes, strict=True):
-            room = drawn.figure.bbox if text.arrow_patch else drawn.figure.axes[0].bbox
+        for text, box in zip(axes_of(drawn).texts, boxes, strict=True):
+            room = drawn.figure.bbox if text.arrow_patch else axes_of(drawn).bbox
             assert room.y0 <= box.y0, text
             assert box.y1 <= room.y1, text
 
 
 def test_one_seed_has_neither_bars_nor_bands() -> None:
     for drawn in drawn_of(comparison(seeds=(7,), match=("flops",))):
-        assert not drawn.figure.axes[0].collections, drawn.name
+        assert not axes_of(drawn).collections, drawn.name
 
 
 def test_the_same_record_gives_the_same_bytes() -> None:

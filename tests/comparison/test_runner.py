@@ -239,8 +239,8 @@ def test_a_trained_model_of_it_can_be_used_like_any_other(finished: Any, capsys:
 
 def small(corpus: Path, **asked: Any) -> Request:
     """The request of a small comparison: one question, two seeds, two trials."""
-    asked = {"questions": ("flops",), "seeds": 2, "trials": 2, "budget": "10steps"} | asked
-    return Request(preset="quickstart", data=str(corpus), overrides=TINY, **asked)
+    options: dict[str, Any] = {"questions": ("flops",), "seeds": 2, "trials": 2, "budget": "10steps"}
+    return Request(preset="quickstart", data=str(corpus), overrides=TINY, **options | asked)
 
 
 SETTINGS_OF_TINY = load_settings("quickstart", overrides=TINY)

@@ -62,7 +62,8 @@ def test_a_training_is_what_a_plain_loop_does(corpus: Corpus, tmp_path: Path) ->
     record = train_once(setup(corpus, micro=3), config, TRIAL, seed, steps, 3, tmp_path)
 
     set_seed(seed)
-    model = GPT2LMHeadModel(build(config, 0.0).config)
+    library_config: Any = build(config, 0.0).config
+    model = GPT2LMHeadModel(library_config)
     set_seed(seed)
     model.load_state_dict(build(config, 0.0).state_dict())
     matrices = [p for p in model.parameters() if p.ndim == 2]
@@ -124,7 +125,7 @@ def spoiled(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Tr
     """A setup in which the weights of the model in training become `value` after a step."""
 
     def make(after: int, value: float) -> TrainingSetup:
-        models: list[Any] = []
+        models: Any = []  # so that `append` can be part of an expression
         monkeypatch.setattr(
             "mu_sota.comparison.single_training.build",
             lambda *arguments: models.append(build(*arguments)) or models[-1],

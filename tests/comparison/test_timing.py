@@ -34,7 +34,12 @@ def test_the_models_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def step(config: PreTrainedConfig) -> Any:
         number = next(numbers)
-        return lambda: order.append(number) or 0.1 * (number + 1)
+
+        def seconds() -> float:
+            order.append(number)
+            return 0.1 * (number + 1)
+
+        return seconds
 
     monkeypatch.setattr(once, "_step", step)
     assert once.ratio(LIKE, LIKE) == pytest.approx(0.5)

@@ -548,7 +548,7 @@ def test_ctrl_c_in_a_terminal(
     """Stops the text and keeps all that has come; at the prompt it says how to leave. Keys, colour, kept lines."""
     one = terminal("--max-new-tokens", "7000")
     one.wait_for("> ")
-    made = []
+    made: list[int] = []
     for typed in ("the state", "/more"):
         one.type(typed + "\r")
         one.wait_for(r"\x1b\[2m[^\n]*.{0,60}\x1b\[22m.{30}")

@@ -54,6 +54,7 @@ def test_attention_rows_are_those_of_the_full_matrices(model: MuForCausalLM) -> 
     states = reference(torch.tensor([IDS])).states
     seen = trace(model, IDS)
     hidden = torch.ones(len(IDS), len(IDS), dtype=torch.bool).triu(diagonal=1)
+    layer: Any
     for number, layer in enumerate(reference.layers, start=1):
         outputs = []
         for block, attention in enumerate(layer.block_attentions):

@@ -1,5 +1,7 @@
 """The padding check."""
 
+from typing import Any
+
 import torch
 from planted import TinyLM, results
 from torch import Tensor, nn
@@ -14,7 +16,7 @@ def test_padding_on_the_right_alone_is_found() -> None:
             return super().forward(ids) + 0.1 * (mask[:, :1] - mask[:, -1:])[..., None]  # 1 if padded on the right
 
     torch.manual_seed(0)
-    model = Shifted(nn.Identity())
+    model: Any = Shifted(nn.Identity())
     model.before.forward = torch.zeros_like  # each token by itself, so that padding on the left is harmless
     found = results(check(model))["padding"]
     assert found.verdict == "differs"

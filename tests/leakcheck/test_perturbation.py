@@ -15,12 +15,12 @@ from mu_sota.leakcheck.perturbation import SIGNS, Scaling, perturb_zeros, scale_
 
 
 def test_zero_initialised_weights_are_perturbed_and_restored() -> None:
-    model = planted("behind a zero projection")
-    projection: Any = model.mixer.projection  # type: ignore[union-attr]
-    others = model.head.weight.clone()  # type: ignore[union-attr]
+    model: Any = planted("behind a zero projection")
+    projection = model.mixer.projection
+    others = model.head.weight.clone()
     with ModelUnderTest(model).state.changed_weights(perturb_zeros):
         assert projection.weight.std().item() == pytest.approx(0.02, rel=0.2)
-        assert torch.equal(model.head.weight, others)  # type: ignore[union-attr]
+        assert torch.equal(model.head.weight, others)
     assert not projection.weight.any()
 
 

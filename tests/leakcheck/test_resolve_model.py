@@ -13,8 +13,15 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHead
 from mu_sota import InputError, MuConfig, MuForCausalLM
 from mu_sota.leakcheck.resolve_model import Target, resolve
 
-GPT2 = {"vocab_size": VOCABULARY, "n_embd": 16, "n_layer": 4, "n_head": 2, "bos_token_id": 1, "eos_token_id": 2}
-GEMMA2 = {
+GPT2: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "n_embd": 16,
+    "n_layer": 4,
+    "n_head": 2,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+GEMMA2: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 16,
     "intermediate_size": 32,
@@ -27,6 +34,11 @@ GEMMA2 = {
 
 def target(name: str | Path, trust_remote_code: bool = False, **overrides: Any) -> Target:
     return resolve(str(name), overrides, trust_remote_code, torch.float32)
+
+
+def config_of(built: Target) -> Any:
+    model: Any = built.model
+    return model.config
 
 
 def same_weights(one: Any, other: Any) -> bool:
@@ -83,7 +95,7 @@ def test_a_configuration_gives_random_weights(gpt2: tuple[GPT2LMHeadModel, Path]
 def test_a_model_type_is_built_small_if_asked() -> None:
     built = target("llama", hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
     assert type(built.model).__name__ == "LlamaForCausalLM"
-    assert built.model.config.num_key_value_heads == 2  # as its class derives it
+    assert config_of(built).num_key_value_heads == 2  # as its class derives it
     with pytest.raises(InputError, match="a LlamaConfig has no field 'num_layers'; did you mean 'num_hidden_layers'"):
         target("llama", num_layers=2)
 
@@ -98,7 +110,7 @@ def test_a_model_type_is_built_small_if_asked() -> None:
         ("gpt2", {"n_positions": 10**10}),
     ],
 )
-def test_sizes_beyond_memory_are_refused_before_building(name: str, overrides: dict[str, int]) -> None:
+def test_sizes_beyond_memory_are_refused_before_building(name: str, overrides: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=r"parameters, [\d,]+ GiB, but only \d+ GiB of memory are free"):
         target(name, **overrides)
     with pytest.raises(InputError, match=r"would take more than [\d,]+ GiB"):
@@ -107,7 +119,7 @@ def test_sizes_beyond_memory_are_refused_before_building(name: str, overrides: d
 
 def test_many_layers_in_a_configuration_file_are_refused(tmp_path: Path) -> None:
     GPT2Config(**GPT2 | {"n_layer": 10**7}).save_pretrained(tmp_path)
-    for overrides in ({}, {"vocab_size": 60}):
+    for overrides in list[dict[str, Any]]([{}, {"vocab_size": 60}]):
         with pytest.raises(InputError, match=r"parameters, [\d,]+ GiB, but only \d+ GiB of memory are free"):
             target(tmp_path, **overrides)
 
@@ -116,11 +128,11 @@ def test_fewer_layers_keep_every_kind_of_layer(tmp_path: Path) -> None:
     config = Gemma2Config(**GEMMA2, layer_types=["sliding_attention"] * 5 + ["full_attention"])
     Gemma2ForCausalLM(config).save_pretrained(tmp_path)
     built = target(tmp_path, num_hidden_layers=2)
-    assert built.model.config.layer_types == ["sliding_attention", "full_attention"]
+    assert config_of(built).layer_types == ["sliding_attention", "full_attention"]
     assert built.rebuild is not None
     small: Any = built.rebuild()
     assert small.config.layer_types == ["sliding_attention", "full_attention"]
-    assert target(tmp_path, num_hidden_layers=8).model.config.num_hidden_layers == 8
+    assert config_of(target(tmp_path, num_hidden_layers=8)).num_hidden_layers == 8
 
 
 def test_rebuilt_model_is_small_and_as_configured(gpt2: tuple[GPT2LMHeadModel, Path]) -> None:

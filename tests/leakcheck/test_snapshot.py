@@ -64,6 +64,8 @@ class Grown(nn.Module):
 class Registers(nn.Module):
     """Registers its buffer in the forward pass."""
 
+    late: Tensor
+
     def forward(self, state: Tensor) -> Tensor:
         if "late" not in self._buffers:
             self.register_buffer("late", state.detach().mean((0, 1)), persistent=False)
@@ -72,6 +74,7 @@ class Registers(nn.Module):
 
 class Slotted:
     __slots__ = ("table", "uses")
+    table: Tensor
 
     def __init__(self) -> None:
         self.uses = 0
@@ -105,8 +108,9 @@ def everything() -> nn.Module:
 
         def forward(self, state: Tensor) -> Tensor:
             plain, length = self.plain, state.shape[1]
-            offset = len(plain.log) + len(plain.log[1]) + len(plain.seen) + sum(plain.last) + plain.slotted[0].uses
-            offset += float(plain.array.sum()) + float(self.frozen.sum()) + len(self.lengths) + self.calls
+            offset = float(plain.array.sum()) + float(self.frozen.sum()) + plain.slotted[0].uses
+            offset += len(plain.log) + len(plain.log[1]) + len(plain.seen) + sum(plain.last)
+            offset += len(self.lengths) + self.calls
             plain.by_length[length] = state.detach()
             plain.by_length.move_to_end(length, last=False)
             self.add(length)
@@ -158,6 +162,7 @@ class Running(nn.Module):
         self.mean = 0.9 * self.mean + 0.1 * state.mean((0, 1))
         self.total.add_(state.mean((0, 1)))
         self.norm(state.transpose(1, 2))
+        assert self.norm.running_mean is not None
         return state + 0.01 * self.norm.running_mean.detach() + self.total.detach()
 
 
@@ -251,7 +256,7 @@ def test_check_that_breaks_off_restores_the_model(error: type[BaseException], af
             return state
 
     torch.manual_seed(0)
-    model = TinyLM(Breaks())
+    model: Any = TinyLM(Breaks())
     before = described(model)
     with contextlib.suppress(InputError, KeyboardInterrupt):
         check(model)
@@ -297,6 +302,8 @@ def test_callable_object_is_restored() -> None:
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_compiled_script_is_restored() -> None:
     class Counts(nn.Module):
+        mean: Tensor
+
         def __init__(self) -> None:
             super().__init__()
             self.embedding, self.head = nn.Embedding(VOCABULARY, WIDTH), nn.Linear(WIDTH, VOCABULARY)

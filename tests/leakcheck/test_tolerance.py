@@ -62,7 +62,7 @@ def test_amplified_rounding_is_no_leak() -> None:
 def test_bfloat16_that_rounds_too_coarsely_skips_passes_of_other_shapes() -> None:
     torch.manual_seed(0)
     model = CLEAN["Llama"]()
-    for layer in model.model.layers:  # type: ignore[union-attr, operator]
+    for layer in model.model.layers:  # type: ignore[union-attr]
         layer.self_attn.q_proj.weight.data *= 30
     report = check(model.to(torch.bfloat16))
     assert results(report)["length"].verdict == "skipped"

@@ -3,6 +3,7 @@
 import math
 import random
 from itertools import count
+from typing import Any
 
 import pytest
 import torch
@@ -62,7 +63,8 @@ def test_random_draws_that_depend_on_tokens_are_refused() -> None:
 
 
 def test_nondeterministic_model_is_refused() -> None:
-    noisy, numbers = TinyLM(Attention(0)), count()
+    numbers = count()
+    noisy: Any = TinyLM(Attention(0))
     noisy.after.forward = lambda state: state + next(numbers)
     with pytest.raises(
         InputError, match="not deterministic: two passes over the same tokens, with the same random"

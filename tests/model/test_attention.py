@@ -4,6 +4,7 @@ Legend: B batch, H heads, T time, K size of a head.
 """
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -19,8 +20,8 @@ Inputs = tuple[Tensor, Tensor, Tensor]
 # 1 at tokens, 0 at padding: on the left, on the right, on both sides and in between, none.
 PADDING = torch.tensor([[0, 0, 0, 1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1, 0, 0, 0], [0, 1, 1, 0, 1, 1, 1, 1, 0], [1] * 9])
 # Float64, but for the value of the entropy, which is taken in float32.
-CLOSE = {"rtol": 1e-9, "atol": 1e-12}
-ENTROPY_CLOSE = {"rtol": 1e-5, "atol": 2e-6}
+CLOSE: dict[str, Any] = {"rtol": 1e-9, "atol": 1e-12}
+ENTROPY_CLOSE: dict[str, Any] = {"rtol": 1e-5, "atol": 2e-6}
 
 
 def bias_of(padding: Tensor | None, length: int = 9) -> Tensor | None:
@@ -54,10 +55,10 @@ KERNELS = pytest.mark.parametrize(
 
 
 def moved(inputs: Inputs, where: str) -> Inputs:
+    query, key, value = inputs
     if where == "elsewhere":
-        query, key, value = inputs
         return query.as_subclass(_Elsewhere), key, value
-    return tuple(tensor.to(where) for tensor in inputs)
+    return query.to(where), key.to(where), value.to(where)
 
 
 def random_inputs(shape: tuple[int, ...], scale: float = 1.0, seed: int = 0) -> Inputs:
@@ -114,15 +115,15 @@ def test_outputs_entropies_and_gradients_equal_the_full_matrix(
             (expected_output * into_output).sum() + (expected_entropy * into_entropy).sum(), inputs, retain_graph=True
         )
         for name, ours, theirs in zip(("query", "key", "value"), found, expected, strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6, msg=lambda m, n=name, p=part: f"{n} {p} {m}")
+            torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6, msg=f"{part}: {name}")
 
 
 @KERNELS
 def test_gradcheck(where: str) -> None:
     """The argument for leaving terms out of the derivative, held against differences of the function itself."""
 
-    def function(*inputs: Tensor) -> tuple[Tensor, ...]:
-        outputs = causal_attention_with_entropy(*moved(inputs, where), None)
+    def function(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
+        outputs = causal_attention_with_entropy(*moved((query, key, value), where), None)
         return tuple(output.as_subclass(Tensor).cpu().double() for output in outputs)
 
     # The steps are long since the entropy comes in float32.
@@ -135,19 +136,20 @@ def test_gradcheck(where: str) -> None:
 def test_lower_precisions_stay_close(where: str, padding: Tensor | None, dtype: torch.dtype) -> None:
     """Scores of ordinary size; an entropy in bfloat16 is as good as keys in bfloat16 allow."""
     exact = random_inputs((4, 4, 9, 8))
-    inputs = tuple(tensor.detach().to(dtype) for tensor in exact)
+    query, key, value = (tensor.detach().to(dtype) for tensor in exact)
     bias = bias_of(padding)
     output, entropy = causal_attention_with_entropy(
-        *moved(inputs, where), None if bias is None else bias.to("cuda" if where == "cuda" else "cpu")
+        *moved((query, key, value), where), None if bias is None else bias.to("cuda" if where == "cuda" else "cpu")
     )
-    expected_output, expected_entropy = full_attention(*(x.double() for x in inputs), visible_by_loop(padding, 9))
+    expected_output, expected_entropy = full_attention(
+        query.double(), key.double(), value.double(), visible_by_loop(padding, 9)
+    )
     tolerance = 1e-5 if dtype == torch.float32 else 4e-2
     torch.testing.assert_close(output.as_subclass(Tensor).cpu().double(), expected_output, rtol=0, atol=tolerance)
     torch.testing.assert_close(entropy.as_subclass(Tensor).cpu().double(), expected_entropy, rtol=0, atol=tolerance)
     assert output.dtype == dtype
     assert entropy.dtype == torch.float32
 
-    query, key, value = inputs
     last, last_entropy = causal_attention_with_entropy(*moved((query[..., -1:, :], key, value), where), None)
     assert last.dtype == dtype
     assert last_entropy.dtype == torch.float32
@@ -194,11 +196,10 @@ def test_entropy_is_bounded(where: str, length: int, scale: float, seed: int) ->
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_large_scores_stay_finite(where: str, dtype: torch.dtype) -> None:
     """Scores of a thousand, both signs: softmax in the kernel, its log-sum-exp, and both gradients."""
-    inputs = tuple(x.detach().to(dtype).requires_grad_() for x in random_inputs((1, 2, 20, 4), 1e3))
-    query, key, value = inputs
+    query, key, value = (x.detach().to(dtype).requires_grad_() for x in random_inputs((1, 2, 20, 4), 1e3))
     assert (query @ key.transpose(-2, -1) / 2).abs().max() > 1e3
-    output, entropy = causal_attention_with_entropy(*moved(inputs, where), None)
-    gradients = torch.autograd.grad(output.sum() + entropy.sum(), inputs)
+    output, entropy = causal_attention_with_entropy(*moved((query, key, value), where), None)
+    gradients = torch.autograd.grad(output.sum() + entropy.sum(), (query, key, value))
     assert all(tensor.isfinite().all() for tensor in (output, entropy, *gradients))
     _, expected = full_attention(query.double(), key.double(), value.double(), visible_by_loop(None, 20))
     torch.testing.assert_close(entropy.as_subclass(Tensor).cpu().double(), expected, rtol=0, atol=2e-3)
@@ -232,9 +233,9 @@ def test_new_tokens_after_cached_ones_are_the_last_rows(
     where: str, new: int, spare: int, padding: Tensor | None
 ) -> None:
     """Outputs and entropies of the last queries over all keys, and over a cache with places not yet filled."""
-    inputs = tuple(x.detach() for x in random_inputs((4, 2, 9, 4)))
-    expected, expected_entropy = full_attention(*inputs, visible_by_loop(padding, 9))
-    query, key, value = inputs[0][..., 9 - new :, :], *(F.pad(x, (0, 0, 0, spare), value=3.0) for x in inputs[1:])
+    query, key, value = (x.detach() for x in random_inputs((4, 2, 9, 4)))
+    expected, expected_entropy = full_attention(query, key, value, visible_by_loop(padding, 9))
+    query, key, value = query[..., 9 - new :, :], *(F.pad(x, (0, 0, 0, spare), value=3.0) for x in (key, value))
     bias = attention_bias(padding, queries=new, keys=9 + spare, past=9 - new, device=torch.device("cpu"))
     query, key, value = moved((query, key, value), where)
     output, entropy = causal_attention_with_entropy(query, key, value, None if bias is None else bias.to(value.device))

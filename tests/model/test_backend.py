@@ -10,7 +10,7 @@ from kernel_checks import (
     needs_kernels,
     soil_the_heap,
 )
-from reference import lively_model, reference_of, small_model, to_reference
+from reference import gradients_of, lively_model, reference_of, small_model, to_reference
 from torch import Tensor, nn
 
 from mu_sota import MuForCausalLM
@@ -60,8 +60,8 @@ def test_the_model_in_float32_equals_the_reference(
     assert_near(ours.logits, logits, 5e-5, "logits")
     assert_near(ours.loss, loss, 1e-5, "loss")
     assert ours.num_correct == (logits[:, :-1].argmax(-1) == labels[:, 1:]).sum()
-    gradients = to_reference({name: p.grad for name, p in model.named_parameters()}, reference.matrix_size)
-    expected = {name: parameter.grad for name, parameter in reference.named_parameters()}
+    gradients = to_reference(gradients_of(model), reference.matrix_size)
+    expected = gradients_of(reference)
     whole = torch.stack([gradient.norm() for gradient in expected.values()]).norm()
     for name, gradient in expected.items():
         error = (gradients[name] - gradient).norm()
@@ -113,7 +113,7 @@ def test_hooks_run(name: str) -> None:
     ids = torch.randint(37, (2, 9))
     part = model.model.layers[0].get_submodule(name)
     before = model(ids).logits
-    seen = []
+    seen: Any = []  # so that `append` can be part of an expression
     for register in (
         lambda: part.register_forward_hook(lambda module, inputs, output: seen.append(1) or output.sin()),
         lambda: part.register_forward_pre_hook(lambda module, inputs: seen.append(1) or (inputs[0].sin(),)),

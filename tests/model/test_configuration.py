@@ -63,7 +63,7 @@ def test_an_unknown_preset_is_answered_with_the_known_ones() -> None:
 def test_an_invalid_value_is_named(field: str, value: Any) -> None:
     """The message names the field and the value that it was given."""
     with pytest.raises((ValueError, StrictDataclassError)) as raised:
-        MuConfig(**{field: value})
+        MuConfig(**dict[str, Any]({field: value}))
     assert field in str(raised.value)
     assert str(value) in str(raised.value)
 
@@ -71,7 +71,7 @@ def test_an_invalid_value_is_named(field: str, value: Any) -> None:
 @pytest.mark.parametrize("field", ["vocab_size", "num_hidden_layers", "intermediate_size", "max_position_embeddings"])
 def test_one_is_enough(field: str) -> None:
     """The smallest valid value is not refused."""
-    assert getattr(MuConfig(**{field: 1}), field) == 1
+    assert getattr(MuConfig(**dict[str, Any]({field: 1})), field) == 1
 
 
 @pytest.mark.parametrize("matrix_size", [4, 8, 12, 16, 24, 32])
@@ -136,7 +136,7 @@ def test_parameters_are_counted_without_a_model(sizes: dict[str, Any]) -> None:
 )
 def test_a_size_beyond_reason_is_refused_with_the_memory_it_would_take(field: str, value: int, memory: str) -> None:
     with pytest.raises(StrictDataclassError) as error:
-        MuConfig(**{field: value})
+        MuConfig(**dict[str, Any]({field: value}))
     said = str(error.value.__cause__)
     assert said.startswith(f"{field} is {value:,}"[:50])
     assert memory in said
@@ -166,7 +166,10 @@ def test_what_does_not_fit_into_memory_is_refused_before_it_is_made(monkeypatch:
 @pytest.mark.parametrize("field", ["dropout", "layer_norm_eps"])
 def test_an_integer_is_the_float_it_says(field: str) -> None:
     value = 0 if field == "dropout" else 1
-    for config in (MuConfig(**{field: value}), MuConfig.from_dict(MuConfig().to_dict() | {field: value})):
+    for config in (
+        MuConfig(**dict[str, Any]({field: value})),
+        MuConfig.from_dict(MuConfig().to_dict() | {field: value}),
+    ):
         assert type(getattr(config, field)) is float
 
 

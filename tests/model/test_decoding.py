@@ -5,6 +5,7 @@ import pickle
 import weakref
 from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import pytest
@@ -112,11 +113,13 @@ def narrowed(feed_forward: FeedForward) -> None:
     feed_forward.down.weight.data = feed_forward.down.weight.data[:, :16].clone()
 
 
+def rolled(model: MuForCausalLM, where: str) -> Any:
+    return model.get_submodule(where).register_forward_hook(lambda module, args, output: output.roll(1, -1))
+
+
 CHANGES: dict[str, Callable[[MuForCausalLM], Any]] = {
     **{
-        f"hook on {where}": lambda model, where=where: model.get_submodule(where).register_forward_hook(
-            lambda module, args, output: output.roll(1, -1)
-        )
+        f"hook on {where}": partial(rolled, where=where)
         for where in (
             *("model.layers.1.cross_attention.qkv", "model.layers.1.sensitivity", "model.layers.1.attention_norm"),
             *("model.layers.1.feed_forward.down", "model.layers.1", "model.token_embedding", "model.norm", "lm_head"),

@@ -255,10 +255,10 @@ def test_generation_stops_at_a_string(with_tokenizer: tuple[MuForCausalLM, PreTr
     model, tokenizer = with_tokenizer
     inputs = tokenizer("the state", return_tensors="pt")
     free = model.generate(**inputs, do_sample=False, max_new_tokens=20)[0, inputs.input_ids.shape[1] :]
-    text = tokenizer.decode(free)
+    text = str(tokenizer.decode(free))
     stop = text[len(text) // 2 : len(text) // 2 + 2]
     made = model.generate(**inputs, do_sample=False, max_new_tokens=20, stop_strings=[stop], tokenizer=tokenizer)
-    new = tokenizer.decode(made[0, inputs.input_ids.shape[1] :])
+    new = str(tokenizer.decode(made[0, inputs.input_ids.shape[1] :]))
     assert text.startswith(new)
     assert stop in new
     before_last = tokenizer.decode(made[0, inputs.input_ids.shape[1] : -1])
@@ -271,7 +271,7 @@ def test_streamed_text_is_the_text(
     model, tokenizer = with_tokenizer
     inputs = tokenizer("the state é", return_tensors="pt")
     made = model.generate(**inputs, do_sample=False, max_new_tokens=8, streamer=TextStreamer(tokenizer))
-    assert capsys.readouterr().out == tokenizer.decode(made[0]) + "\n"
+    assert capsys.readouterr().out == f"{tokenizer.decode(made[0])}\n"
 
 
 def test_prompts_of_several_lengths_as_a_tokenizer_pads_them(

@@ -190,6 +190,7 @@ def test_a_compiler_without_openmp_makes_kernels_of_one_thread(
 def test_the_source_has_no_warnings(tmp_path: Path) -> None:
     """Under the compiler's common warnings, and for a processor without wide vectors."""
     real = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    assert real
     command = [real, "-std=c++17", "-fsyntax-only", "-Wall", "-Wno-unknown-pragmas", "-Wno-psabi", str(kernels.SOURCE)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert not done.stderr

@@ -34,7 +34,7 @@ from kernel_checks import (
     scaled_qkv,
     soil_the_heap,
 )
-from reference import lively_model
+from reference import lively_model, small_config
 from torch import Tensor
 
 from mu_sota.model import kernels
@@ -401,7 +401,7 @@ def test_dropout_drops_its_share_at_random(dropout: float) -> None:
 @needs_kernels
 def test_the_model_draws_a_new_mask_every_time_in_training_alone() -> None:
     """From PyTorch's generator, so that its seed gives the masks again."""
-    feed_forward = FeedForward(lively_model().config)
+    feed_forward = FeedForward(small_config())
     feed_forward.dropout.p = 0.5
     state = torch.ones(1, 3, 64)
     torch.manual_seed(3)
@@ -515,7 +515,7 @@ def test_cross_entropy_of_no_rows_is_zero() -> None:
     """An empty batch adds nothing."""
     hidden, weight, bias = randoms(0, (0, 16), (20, 16), (20,))
     loss, correct = chunked_cross_entropy(hidden, weight, bias, torch.empty(0, dtype=torch.int64))
-    assert (loss, correct) == (0, 0)
+    assert loss == correct == 0
     assert all((gradient == 0).all() for gradient in torch.autograd.grad(loss, [hidden, weight, bias]))
 
 
@@ -566,14 +566,14 @@ def test_results_do_not_depend_on_the_number_of_threads(threads: Callable[[int],
     qkv = scaled_qkv((3, 37, 5, 4), 5.0, 0)
     blocks = block_inputs((3, 37, 5, 4), 1.0, 0)
     network = feed_forward_inputs(333, 32, 64, 1.0, 0)
-    table = randoms(0, (777, 32), (391, 32), (391,))
+    table = hidden, weight, bias = randoms(0, (777, 32), (391, 32), (391,))
     labels = torch.arange(777) % 391
 
     def results() -> tuple[list[Tensor], list[Tensor]]:
         attention = kernels.fused_attention(qkv)
         mixed = kernels.fused_block_attention(*blocks)[0]
         output = kernels.fused_feed_forward(*network, 0.3, torch.tensor(11))
-        loss, correct = chunked_cross_entropy(*table, labels)
+        loss, correct = chunked_cross_entropy(hidden, weight, bias, labels)
         state, *by_thread = torch.autograd.grad(output.square().sum(), network)
         same = [
             *(tensor.detach() for tensor in (*attention, mixed, output, loss, correct)),
@@ -677,9 +677,9 @@ def test_a_number_that_does_not_fit_is_refused_before_the_kernel_runs() -> None:
         kernels._call("mu_linear", state, weight, torch.ones(4), output, 4, 16.0)
     with pytest.raises(ValueError, match="zip"):  # one number too few for the kernel
         kernels._call("mu_linear", state, weight, torch.ones(4), output, 4)
-    for wrong in (math.nan, math.inf, 1e39):
+    for beyond in (math.nan, math.inf, 1e39):
         with pytest.raises(OverflowError, match="float32"):
-            kernels._converted(wrong, "float")
+            kernels._converted(beyond, "float")
     assert not output.any()
 
 

@@ -74,7 +74,7 @@ def test_no_labelled_row_is_a_loss_of_zero() -> None:
     tensors, labels = random_problem(130, ignored=1.1)
     assert (labels == IGNORE_INDEX).all()
     loss, correct = chunked(tensors, labels)
-    assert (loss, correct) == (0, 0)
+    assert loss == correct == 0
     assert all((gradient == 0).all() for gradient in torch.autograd.grad(loss, tensors))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from reference import lively_model, small_config, small_model
+from reference import gradients_of, lively_model, small_config, small_model
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
@@ -17,7 +17,7 @@ import mu_sota.model.layers
 from mu_sota import MuConfig, MuForCausalLM, MuModel
 from mu_sota.model.attention import causal_attention, causal_attention_with_entropy
 
-CLOSE = {"rtol": 1e-5, "atol": 1e-5}  # float64, but for the entropy, which is taken in float32
+CLOSE: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-5}  # float64, but for the entropy, which is taken in float32
 LENGTH = 12
 CUTS = (1, 5, LENGTH - 1)
 
@@ -92,7 +92,7 @@ def gradients_at_the_start() -> tuple[MuForCausalLM, Tensor, dict[str, Tensor]]:
     ids = random_ids(model, length=24)
     ids[ids == 0] = 1  # token 0 is not used
     model(ids, labels=ids).loss.backward()
-    return model, ids, {name: parameter.grad for name, parameter in model.named_parameters()}
+    return model, ids, gradients_of(model)
 
 
 def assert_alive(part: Tensor, whole: Tensor, what: str) -> None:
@@ -187,6 +187,7 @@ def leak_of_gradients(model: MuForCausalLM, time: int) -> float:
     leak = 0.0
     for tensor in read:
         gradient = tensor.grad
+        assert gradient is not None
         assert (gradient[:, time] != 0).any(-1).all()
         leak = max(leak, float(gradient[:, time + 1 :].abs().max() / gradient.abs().max()))
     return leak
@@ -196,7 +197,8 @@ def leak_of_gradients(model: MuForCausalLM, time: int) -> float:
 @pytest.mark.parametrize("cut", CUTS)
 def test_the_future_does_not_move_the_past(cut: int, dtype: torch.dtype) -> None:
     """The defect behind every number of the earlier implementation: whole model, several rows, every later token."""
-    assert leak_of_values(lively_model().to(dtype), cut) < 1e-6
+    model: Any = lively_model()
+    assert leak_of_values(model.to(dtype), cut) < 1e-6
 
 
 @pytest.mark.parametrize("time", [0, 4, LENGTH - 2])
@@ -313,7 +315,7 @@ def test_bfloat16_autocast_is_close_to_float32() -> None:
         assert (mixed.logits.float() - exact.logits)[real].abs().max() < 0.15 * exact.logits.std()
         model.zero_grad()
         mixed.loss.backward()
-        assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+        assert all(gradient.isfinite().all() for gradient in gradients_of(model).values())
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
@@ -322,7 +324,8 @@ def test_a_model_loaded_in_half_precision_works(dtype: torch.dtype) -> None:
     model = small_model()
     ids = random_ids(model)
     exact = model(ids, labels=ids)
-    halved = small_model().to(dtype)
+    halved: Any = small_model()
+    halved.to(dtype)
     output = halved(ids, labels=ids)
     assert output.logits.dtype == dtype
     assert (output.logits.float() - exact.logits).abs().max() < 0.15 * exact.logits.std()
@@ -389,7 +392,7 @@ def test_a_few_steps_learn_a_pattern() -> None:
     """Everything together: the model learns a fixed successor for each token."""
     model = small_model().train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    first = None
+    first = 0.0
     for step in range(30):
         start = torch.randint(0, 10, (8, 1), generator=torch.Generator().manual_seed(step))
         ids = (start + torch.arange(LENGTH)) % 10
@@ -483,7 +486,7 @@ def test_saved_and_loaded_by_the_auto_classes(tmp_path: Path) -> None:
 
     config = AutoConfig.from_pretrained(tmp_path)
     assert type(config) is MuConfig
-    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert type(loaded) is MuForCausalLM
     assert not loaded.training
     assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in model.state_dict().items())

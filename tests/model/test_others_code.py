@@ -54,7 +54,7 @@ def mu(**overrides: Any) -> MuForCausalLM:
 
 def gpt2() -> GPT2LMHeadModel:
     torch.manual_seed(0)
-    sizes = {"vocab_size": 300, "n_layer": 2, "n_embd": 32, "n_head": 2, "n_positions": 32}
+    sizes: dict[str, Any] = {"vocab_size": 300, "n_layer": 2, "n_embd": 32, "n_head": 2, "n_positions": 32}
     return GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=2, eos_token_id=3)).eval()
 
 
@@ -151,18 +151,19 @@ def test_texts_packed_in_one_row_are_refused(tokenizer: PreTrainedTokenizerFast)
 
 
 def test_unknown_fields_of_the_configuration() -> None:
+    unknown: dict[str, Any] = {"vocab_sise": 300}
     with pytest.raises(TypeError, match="MuConfig has no field 'vocab_sise'; did you mean 'vocab_size'"):
-        MuConfig(vocab_sise=300)
+        MuConfig(**unknown)
     for name in ("max_length", "to_dict", "from_preset", "num_parameters"):
         with pytest.raises(TypeError, match=name):
-            MuConfig(**{name: 20})
+            MuConfig(**dict[str, Any]({name: 20}))
         with pytest.raises(InputError, match=name):
             MuConfig.from_preset("quickstart", **{name: 20})
     with pytest.raises(TypeError, match="'hidden_size' of its own: set matrix_size"):
-        MuConfig(hidden_size=64)
+        MuConfig(**dict[str, Any](hidden_size=64))
     assert MuConfig(**small_config().to_dict()).vocab_size == 37
     # A file can be of another version.
-    assert MuConfig(**small_config().to_dict(), of_another_version=1).vocab_size == 37
+    assert MuConfig(**small_config().to_dict() | {"of_another_version": 1}).vocab_size == 37
 
 
 def test_loading_names_an_unknown_argument(tmp_path: Path) -> None:
@@ -287,7 +288,7 @@ def test_labels_at_padding_count_for_nothing(side: str, tokenizer: PreTrainedTok
     total = count = 0.0
     for text in texts:
         ids = tokenizer(text, return_tensors="pt").input_ids
-        total += F.cross_entropy(model(ids).logits[0, :-1], ids[0, 1:], reduction="sum")
+        total += F.cross_entropy(model(ids).logits[0, :-1], ids[0, 1:], reduction="sum").item()
         count += ids.shape[1] - 1
     output = model(**batch, labels=batch.input_ids)
     torch.testing.assert_close(output.loss, total / count, rtol=1e-5, atol=1e-5)
@@ -341,7 +342,7 @@ def test_the_trainer_of_transformers_as_it_comes(
         disable_tqdm=True,
         dataloader_pin_memory=False,
     )
-    trainer = Trainer(
+    trainer: Any = Trainer(
         make().train(),
         arguments,
         train_dataset=rows,

@@ -1,6 +1,6 @@
 """The page's functions, called as Gradio calls them: what they put where, also when the model fails."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,7 +29,7 @@ class Asked:
         """Of the fields: blocks that are on, layer, attention, and how to sample."""
         return [NAMES, 1, "mean", *Generation(max_new_tokens=3).model_dump().values()]
 
-    def generate(self) -> Iterator[dict[str, Any]]:
+    def generate(self) -> Generator[dict[str, Any]]:
         visitor = SimpleNamespace(session_hash="someone")
         for update in self.functions["on_generate"](visitor, "the state", *self.values()):
             yield self.by_id(update)

@@ -52,7 +52,8 @@ def page(browser: Any, served: str) -> Iterator[Any]:
     elsewhere: list[str] = []
     page.on("console", lambda message: errors.append(message.text) if message.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on("dialog", lambda dialog: (errors.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+    page.on("dialog", lambda dialog: errors.append(f"dialog: {dialog.message}"))
+    page.on("dialog", lambda dialog: dialog.dismiss())
     page.on(
         "request",
         lambda request: None if request.url.startswith((served, "data:", "blob:")) else elsewhere.append(request.url),

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from playground_model import Tags
@@ -21,7 +22,7 @@ def test_the_chosen_attention_is_shown(small_run: Path) -> None:
     reading = session.read(session.ids("the state of a token", 1), Generation(max_new_tokens=1))
     position = 3
     rows = reading.trace.attention(position, 2)
-    kinds = {"mean": sum(rows.cross) / len(rows.cross), "K": rows.block[NAMES.index("K")]}
+    kinds: dict[str, Any] = {"mean": sum(rows.cross) / len(rows.cross), "K": rows.block[NAMES.index("K")]}
     kinds |= {f"head {number}": row for number, row in enumerate(rows.cross, start=1)}
     shown = {}
     for kind, weights in kinds.items():

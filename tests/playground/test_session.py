@@ -6,8 +6,9 @@ from threading import Event, Thread
 import pytest
 
 from mu_sota.generation.continuation import continued
+from mu_sota.inspection.tracing import Trace
 from mu_sota.playground.reading_views import ReadingViews
-from mu_sota.playground.session import Reading, Session
+from mu_sota.playground.session import Reading, Session, Step
 from mu_sota.saved.load_save import load_trained
 from mu_sota.settings.sampling import Generation
 
@@ -24,8 +25,9 @@ def test_streamed_tokens_are_those_of_the_finished_reading(session: Session) -> 
     done = steps.pop()
     assert isinstance(done, Reading)
     assert done.ids == continued(session.model, session.tokenizer, ids, generation, 12, 4)
+    assert isinstance(first, Trace)
     views = ReadingViews(session.tokenizer)
-    shown = views.shown(first, len(ids)) + [views.step(step) for step in steps]
+    shown = views.shown(first, len(ids)) + [views.step(step) for step in steps if isinstance(step, Step)]
     for streamed, read in zip(shown, views.shown(done.trace, len(ids)), strict=True):
         assert (streamed.text, streamed.written) == (read.text, read.written)
         assert streamed.probability == (read.probability and pytest.approx(read.probability, rel=1e-4))

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mu_sota import MuConfig, MuForCausalLM
 
@@ -13,6 +13,7 @@ __all__ = [
     "ReferenceMu",
     "ReferenceOutput",
     "copy_weights",
+    "gradients_of",
     "lively_model",
     "reference_of",
     "small_config",
@@ -62,6 +63,15 @@ def lively_model(seed: int = 0, **overrides: Any) -> MuForCausalLM:
             else:
                 nn.init.normal_(parameter, std=1.5 * parameter.shape[-1] ** -0.5)
     return model
+
+
+def gradients_of(model: nn.Module) -> dict[str, Tensor]:
+    """The gradient of every parameter, by its name; each must have one."""
+    gradients = {}
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        gradients[name] = parameter.grad
+    return gradients
 
 
 def reference_of(model: MuForCausalLM) -> ReferenceMu:

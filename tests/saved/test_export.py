@@ -91,7 +91,7 @@ def test_it_loads_in_a_python_that_has_no_mu_sota(exported: Path, trained: tuple
 
 def test_with_the_package_nobody_is_asked_to_trust(exported: Path, trained: tuple[Path, Path]) -> None:
     """The installed class is used, and gives what the run's own folder gives."""
-    model = AutoModelForCausalLM.from_pretrained(exported)
+    model: Any = AutoModelForCausalLM.from_pretrained(exported)
     assert type(model) is MuForCausalLM
     ours, _ = load_trained(trained[1])
     assert all(torch.equal(tensor, ours.state_dict()[name]) for name, tensor in model.state_dict().items())
@@ -132,7 +132,7 @@ def test_generation_starts_from_the_settings_of_the_run(exported: Path) -> None:
 
 def test_a_conversation_is_joined_text(exported: Path) -> None:
     """The model knows no speakers; `<EOS>` in a message stays text."""
-    tokenizer = AutoTokenizer.from_pretrained(exported)
+    tokenizer: Any = AutoTokenizer.from_pretrained(exported)
     talk = [{"role": "user", "content": "the <EOS> state"}, {"role": "assistant", "content": "of a block"}]
     assert tokenizer.apply_chat_template(talk, tokenize=False) == "the <EOS> state\nof a block"
     ids = tokenizer.apply_chat_template(talk, return_dict=True)["input_ids"]

@@ -14,7 +14,7 @@ def rates(steps: int, warmup_steps: int) -> list[float]:
     schedule = one_cycle(optimizer, PEAK, steps, warmup_steps)
     found = []
     for _ in range(steps):
-        found.append(schedule.get_last_lr()[0])
+        found.append(float(schedule.get_last_lr()[0]))
         optimizer.step()
         schedule.step()
     return found

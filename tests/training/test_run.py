@@ -226,14 +226,15 @@ def test_ctrl_c_saves_and_says_how_to_go_on(finished: Any, tmp_path: Path, capsy
         [sys.executable, "-m", "mu_sota", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     while not (out / "metrics.jsonl").exists() or not (out / "metrics.jsonl").read_text():
-        assert process.poll() is None, process.stderr.read()
+        assert process.poll() is None, process.communicate()[1]
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert re.search(r"mu-sota: interrupted: saved at step \d+ of \d+; the same command with --resume", errors)
+    left = re.search(r"mu-sota: interrupted: saved at step (\d+) of (\d+); the same command with --resume", errors)
+    assert left
     assert "Traceback" not in errors
-    saved, steps = re.search(r"saved at step (\d+) of (\d+)", errors).groups()
+    saved, steps = left.groups()
     run(corpus, out, resume=True, **AS_USERS_DO)
     assert f"Going on after step {saved} of {steps}." in capsys.readouterr().out
     assert rows(out) == rows(whole)
@@ -272,7 +273,7 @@ def test_folders_that_are_not_its_own_are_left_alone(tiny_corpus: Path, tmp_path
 
 def test_two_processes_give_the_losses_of_one(tiny_corpus: Path, tmp_path: Path) -> None:
     """Global batches of 7, so that the processes' shares differ; without dropout, whose masks do."""
-    same = {"batch_size": 7, "dropout": 0.0}
+    same: dict[str, Any] = {"batch_size": 7, "dropout": 0.0}
     run(tiny_corpus, tmp_path / "one", **same)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
