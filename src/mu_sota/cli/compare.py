@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from mu_sota.comparison.folder import recorded_request
+from mu_sota.comparison.folder import recorded_request, refuse_existing_comparison
 from mu_sota.comparison.request import Request
+from mu_sota.data.sources import require_source
 from mu_sota.model.errors import InputError
 from mu_sota.settings.load import load_settings, merge_settings, parse_assignments, read_yaml
 
@@ -50,7 +51,8 @@ def compare(
     """
     if out is None and not plan:
         raise InputError("give --out, a folder for the comparison, or --plan to see what it would do")
-
+    if out is not None and not resume and not plan:
+        refuse_existing_comparison(out)
     changed = {**(read_yaml(config) if config else {}), **parse_assignments(assignments or [])}
     merge_settings(preset or "mu-sota", overrides=changed)  # refuses wrong names before anything is loaded
     begun = recorded_request(out) if resume and out is not None else {}
@@ -73,7 +75,7 @@ def compare(
     kept = {key: value for key, value in begun.items() if key in options}
     changed_options = {key: value for key, value in options.items() if value is not None}
     request = Request(**kept | changed_options, overrides={**begun.get("overrides", {}), **changed})
-
+    require_source(request.data)
     load_libraries()
     from mu_sota.comparison.conclusions import as_text
     from mu_sota.comparison.runner import describe_comparison, run_comparison

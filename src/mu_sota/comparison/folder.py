@@ -45,9 +45,11 @@ class ComparisonFolder:
         if path.exists() and not path.is_dir():
             raise InputError(f"--out is {path}, which is a file; give a folder")
         self.path = path
+        if not resume:
+            refuse_existing_comparison(path)
         self.start = _read(path / PLAN_FILE, "give another --out")
         if self.start:
-            _require_same(self.start, identity, path, resume)
+            _require_same(self.start, identity, path)
         elif (path / _TRAININGS).exists():
             raise InputError(f"{path} holds trainings of a comparison, but not its {PLAN_FILE}; give another --out")
 
@@ -102,9 +104,17 @@ def recorded_request(path: Path) -> dict[str, Any]:
     return dict(_read(path / PLAN_FILE, "give another --out").get("request", {}))
 
 
-def _require_same(begun: dict[str, Any], asked: dict[str, Any], path: Path, resume: bool) -> None:
-    if not resume:
+def refuse_existing_comparison(path: Path) -> None:
+    """A comparison is not overwritten.
+
+    Raises:
+        InputError: the folder holds a comparison.
+    """
+    if (path / PLAN_FILE).exists():
         raise InputError(f"{path} already holds a comparison; add --resume to go on with it, or give another --out")
+
+
+def _require_same(begun: dict[str, Any], asked: dict[str, Any], path: Path) -> None:
     if begun.get("format") != asked["format"]:
         raise InputError(f"the comparison in {path} was started by another version of mu-sota; give another --out")
     if begun["data_fingerprint"] != asked["data_fingerprint"]:
