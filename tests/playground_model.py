@@ -22,7 +22,7 @@ from mu_sota.data.tokenizer import train_bpe
 
 SENTENCES = [
     "the state of a token is a matrix of named blocks. ",
-    "every block reads what the blocks before it have said. ",
+    "every block reads what the blocks before it have rest. ",
     "a small model of the state moves the blocks it keeps. ",
 ]
 MARKUP = "<img src=x onerror=alert(1)>"
@@ -114,8 +114,8 @@ def served(small_run: Path) -> Iterator[str]:
             assert address, second
             yield address.group()
             server.send_signal(signal.SIGINT)
-            said, _ = server.communicate(timeout=20)
-            assert (server.returncode, said) == (0, "")
+            rest, _ = server.communicate(timeout=20)
+            assert (server.returncode, rest) == (0, "")
         finally:
             server.kill()
             server.wait()

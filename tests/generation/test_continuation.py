@@ -45,7 +45,7 @@ def test_every_setting_of_sampling_acts(
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_predictions_that_are_not_numbers_are_said(
+def test_predictions_that_are_not_numbers_are_refused(
     with_tokenizer: tuple[MuForCausalLM, PreTrainedTokenizerFast],
 ) -> None:
     model, tokenizer = with_tokenizer

@@ -1,4 +1,4 @@
-"""The terminal session: what it prints for what is typed, in a pipe and in a terminal of its own."""
+"""The terminal session: its output for typed lines, in a pipe and in a terminal of its own."""
 
 import codecs
 import io
@@ -56,14 +56,14 @@ def model(tokenizer: PreTrainedTokenizerFast) -> MuForCausalLM:
 
 @pytest.fixture(autouse=True)
 def ctrl_c() -> Iterator[None]:
-    """Ctrl-C is what it is in a terminal, also where the tests run without, as under nohup."""
+    """Ctrl-C interrupts, also where the tests run with it ignored, as under nohup."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
 class Written(io.StringIO):
-    """Standard output that knows what has been written at every flush."""
+    """Standard output that keeps the text written so far at every flush."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class Typed(io.StringIO):
 def session(
     model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Any]:
-    """Runs a session on given lines: what came out, line by line without the first, the errors, and the flushes."""
+    """Runs a session on lines: its first line of output, the rest, the lines of errors, and the text at every flush."""
 
     def run(*lines: str, settings: Generation = FEW, typed: bool = False, **other: Any) -> Any:
         out, errors = Written(), io.StringIO()
@@ -100,9 +100,9 @@ def session(
 
 @pytest.fixture
 def says(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[list[int], int]]]:
-    """Has the model say given token ids, one list for each time it is asked; None is a Ctrl-C, -1 a failure.
+    """Makes the model write these token ids, one list for each continuation; None is a Ctrl-C, -1 a failure.
 
-    Returns what it is asked, as that comes: the ids to go on with, and how many more.
+    Returns a list that every continuation adds to: its ids to start from, and how many more are asked for.
     """
 
     def prepare(answers: list[list[int | None]]) -> list[tuple[list[int], int]]:
@@ -138,15 +138,15 @@ def shown(text: str) -> str:
 def test_a_text_is_continued_as_generate_does_and_each_time_with_the_next_seed(
     session: Any, model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    said = session("the state", "the state", "/set seed 5", "the state", settings=FEW.changed("seed", 4))
+    result = session("the state", "the state", "/set seed 5", "the state", settings=FEW.changed("seed", 4))
     four, five = (shown(sample(model, tokenizer, "the state", FEW, 6, seed)) for seed in (4, 5))
     assert four != five
-    assert said.out == (
+    assert result.out == (
         f"{four}\n[seed 4, 6 tokens]\n{five}\n[seed 5, 6 tokens]\n"
         f"  seed               5      same seed, same text\n{five}\n[seed 5, 6 tokens]\n"
     )
-    assert said.errors == []
-    assert said.first == f"{model.num_parameters():,} parameters, {POSITIONS} positions. " + (
+    assert result.errors == []
+    assert result.first == f"{model.num_parameters():,} parameters, {POSITIONS} positions. " + (
         "Type the beginning of a text, or /help."
     )
 
@@ -161,30 +161,30 @@ def test_every_token_is_on_the_screen_before_the_next_one_is_made(
         assert any(written.endswith(f"\n{text}") for written in flushed), text
 
 
-def test_more_goes_on_where_the_text_ended_and_again_takes_another_way(
+def test_more_continues_from_the_end_and_again_from_the_same_start_with_the_next_seed(
     session: Any, model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    said = session("the state", "/more", "/again", "/more", "/history", "/history 1", "/history 2")
+    result = session("the state", "/more", "/again", "/more", "/history", "/history 1", "/history 2")
     first = continued(model, tokenizer, encode(tokenizer, "the state").tolist(), FEW, 6, 0)
     ways = [continued(model, tokenizer, first, FEW, 6, seed) for seed in (1, 2)]
     ways[1] = continued(model, tokenizer, ways[1], FEW, 6, 3)
     one, two = (shown(text_of(tokenizer, way)) for way in ways)
-    assert said.out.endswith(f"{one}\n{two}\n")
-    assert len(re.findall(r"^ +\d ", said.out, re.MULTILINE)) == 2
-    assert [int(seed) for seed in re.findall(r"\[seed (\d)", said.out)] == [0, 1, 2, 3]
+    assert result.out.endswith(f"{one}\n{two}\n")
+    assert len(re.findall(r"^ +\d ", result.out, re.MULTILINE)) == 2
+    assert [int(seed) for seed in re.findall(r"\[seed (\d)", result.out)] == [0, 1, 2, 3]
 
 
-def test_a_text_from_the_history_can_be_gone_on_with(session: Any, says: Any, tokenizer: Any) -> None:
+def test_more_continues_a_text_chosen_from_the_history(session: Any, says: Any, tokenizer: Any) -> None:
     says([encode(tokenizer, word).tolist() for word in (" one", " two", " three")])
-    said = session("a", "b", "/history 1", "/more", "/history")
-    assert "   1 a one three\n   2 b two\n" in said.out
+    result = session("a", "b", "/history 1", "/more", "/history")
+    assert "   1 a one three\n   2 b two\n" in result.out
 
 
 def test_equal_texts_are_two(session: Any, says: Any, tokenizer: Any) -> None:
     says([encode(tokenizer, word).tolist() for word in (" one", " one", " more")])
-    said = session("a", "a", "/history", "/more", "/history").out
-    assert "\n   1 a one\n   2 a one\na one more\n" in said
-    assert said.endswith("\n   1 a one\n   2 a one more\n")
+    result = session("a", "a", "/history", "/more", "/history").out
+    assert "\n   1 a one\n   2 a one\na one more\n" in result
+    assert result.endswith("\n   1 a one\n   2 a one more\n")
 
 
 def test_a_long_text_takes_one_line_of_the_list_and_is_cut_where_it_goes_on(
@@ -192,48 +192,52 @@ def test_a_long_text_takes_one_line_of_the_list_and_is_cut_where_it_goes_on(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "30")
     says([encode(tokenizer, "\nb\tc" + "d" * 70).tolist(), encode(tokenizer, "!").tolist()])
-    said = session("a", "/history", "/more", model=small(tokenizer, 200))
-    line = re.search(r"^   1 .*$", said.out, re.MULTILINE)
+    result = session("a", "/history", "/more", model=small(tokenizer, 200))
+    line = re.search(r"^   1 .*$", result.out, re.MULTILINE)
     assert line is not None
     assert line[0] == r"   1 a\nb c" + "d" * 15 + "..."
-    assert f"\n...{'d' * 60}!\n" in said.out
+    assert f"\n...{'d' * 60}!\n" in result.out
 
 
-def test_what_stands_for_other_characters(session: Any, says: Any) -> None:
+def test_escapes_in_a_typed_text(session: Any, says: Any) -> None:
     says([[]] * 5)
-    said = session("//etc", r"a\nb\tc\\n\d", " /x", "", "/new")
-    assert said.out == "".join(
+    result = session("//etc", r"a\nb\tc\\n\d", " /x", "", "/new")
+    assert result.out == "".join(
         f"{text}\n[seed {n}, 0 tokens]\n" for n, text in enumerate(["/etc", "a\nb\tc\\n\\d", " /x", ""])
     )
-    assert said.errors == []
+    assert result.errors == []
 
 
-def test_what_was_used_stands_on_a_line_of_its_own(session: Any, says: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_the_seed_used_is_on_a_line_of_its_own(session: Any, says: Any, tokenizer: PreTrainedTokenizerFast) -> None:
     says([encode(tokenizer, "b\n").tolist(), encode(tokenizer, "c").tolist()])
     assert session("a", "/more").out == "ab\n[seed 0, 2 tokens]\nab\nc\n[seed 1, 1 token]\n"
 
 
-def test_new_begins_where_a_text_begins(session: Any, model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_new_begins_a_text_without_a_prompt(
+    session: Any, model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast
+) -> None:
     assert session("/new").out.startswith(shown(sample(model, tokenizer, "", FEW, 6, 0)) + "\n[seed 0")
 
 
 def test_only_whole_characters_are_printed(session: Any, says: Any, tokenizer: PreTrainedTokenizerFast) -> None:
-    """What is cut off at the end is shown as such, and is whole once /more has brought the rest."""
+    """A character cut off at the end is shown as such, and complete once /more has added the rest."""
     ids = encode(tokenizer, "x🙂y→").tolist()
     assert len(ids) == 9  # one for each byte
     says([ids[:8], ids[8:]])
-    said = session("a", "/more", "/history 1")
-    assert said.out == "ax🙂y\ufffd\n[seed 0, 8 tokens]\nax🙂y→\n[seed 1, 1 token]\nax🙂y→\n"
-    until_the_end = [written for written in said.flushed if written.endswith(("x", "🙂", "y"))]
+    result = session("a", "/more", "/history 1")
+    assert result.out == "ax🙂y\ufffd\n[seed 0, 8 tokens]\nax🙂y→\n[seed 1, 1 token]\nax🙂y→\n"
+    until_the_end = [written for written in result.flushed if written.endswith(("x", "🙂", "y"))]
     assert len(until_the_end) >= 3
     assert not any("\ufffd" in written for written in until_the_end[:3])
 
 
-def test_the_model_cannot_drive_the_terminal(session: Any, says: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_control_characters_of_the_model_are_printed_as_codes(
+    session: Any, says: Any, tokenizer: PreTrainedTokenizerFast
+) -> None:
     says([encode(tokenizer, "\x1b[2J\r\x07\x7f\x9b1m\t\n.").tolist()])
-    said = session("\x1b[1mx", "/history", "/history 1")
+    result = session("\x1b[1mx", "/history", "/history 1")
     escaped = r"\x1b[1mx\x1b[2J\x0d\x07\x7f\x9b1m"
-    assert said.out == f"{escaped}\t\n.\n[seed 0, 14 tokens]\n   1 {escaped} \\n.\n{escaped}\t\n.\n"
+    assert result.out == f"{escaped}\t\n.\n[seed 0, 14 tokens]\n   1 {escaped} \\n.\n{escaped}\t\n.\n"
 
 
 def test_the_model_cannot_turn_or_hide_what_is_on_the_screen(
@@ -241,58 +245,64 @@ def test_the_model_cannot_turn_or_hide_what_is_on_the_screen(
 ) -> None:
     """Characters that change the direction of writing or cannot be seen are shown by their codes."""
     says([encode(tokenizer, "\u202e\u2066\u200b\u2028").tolist()])
-    said = session("\u202ex 漢\u3000é 👩\u200d👧", "/history", "/history 1").out
+    result = session("\u202ex 漢\u3000é 👩\u200d👧", "/history", "/history 1").out
     text = "\\u202ex 漢\u3000é 👩\u200d👧\\u202e\\u2066\\u200b\\u2028"
-    assert said == f"{text}\n[seed 0, 12 tokens]\n   1 {text}\n{text}\n"
+    assert result == f"{text}\n[seed 0, 12 tokens]\n   1 {text}\n{text}\n"
 
 
-def test_what_has_come_before_a_failure_can_be_gone_on_with(session: Any, says: Any, tokenizer: Any) -> None:
+def test_tokens_before_a_failure_are_kept_and_more_continues_them(session: Any, says: Any, tokenizer: Any) -> None:
     says([[*encode(tokenizer, " b").tolist(), -1], [-1], encode(tokenizer, " c").tolist()])
-    said = session("a", "/more", "/more", "/history")
+    result = session("a", "/more", "/more", "/history")
     tokens = len(encode(tokenizer, " b"))
-    assert said.out.startswith(f"a b\n[seed 0, {tokens} token{'s' * (tokens != 1)}, failed]\na b\n[seed 1, 0 tokens, f")
-    assert said.out.endswith("   1 a b c\n")
-    assert said.errors == ["the model has no probabilities"] * 2
+    assert result.out.startswith(
+        f"a b\n[seed 0, {tokens} token{'s' * (tokens != 1)}, failed]\na b\n[seed 1, 0 tokens, f"
+    )
+    assert result.out.endswith("   1 a b c\n")
+    assert result.errors == ["the model has no probabilities"] * 2
 
 
 def test_a_text_that_the_model_ends(session: Any, says: Any, tokenizer: PreTrainedTokenizerFast) -> None:
-    """The end mark is not shown, and what /more brings belongs to the same text."""
+    """The end mark is not shown, and /more adds to the same text."""
     asked = says([[*encode(tokenizer, " b").tolist(), tokenizer.eos_token_id], encode(tokenizer, " c").tolist()])
-    said = session("a", "/more", "/history")
-    assert re.search(r"^a b\n\[seed 0, \d tokens?, then the model ended the text\]$", said.out, re.MULTILINE)
-    assert said.out.endswith("   1 a b c\n")
+    result = session("a", "/more", "/history")
+    assert re.search(r"^a b\n\[seed 0, \d tokens?, then the model ended the text\]$", result.out, re.MULTILINE)
+    assert result.out.endswith("   1 a b c\n")
     assert asked[1][0] == encode(tokenizer, "a b").tolist()
 
 
 def test_in_the_word_vocabulary_the_end_of_a_line_is_a_word(session: Any, says: Any) -> None:
     words = train_words([CORPUS])
     says([encode(words, "block\n").tolist(), encode(words, "model").tolist()])
-    said = session(r"the\nstrange", "/more", "/history", model=small(words, POSITIONS), tokenizer=words)
-    assert "the <eos> <unk> block <eos>\n[seed 0, 2 tokens, then the model ended the text]\n" in said.out
-    assert said.out.endswith("   1 the <eos> <unk> block <eos> model\n")
+    result = session(r"the\nstrange", "/more", "/history", model=small(words, POSITIONS), tokenizer=words)
+    assert "the <eos> <unk> block <eos>\n[seed 0, 2 tokens, then the model ended the text]\n" in result.out
+    assert result.out.endswith("   1 the <eos> <unk> block <eos> model\n")
 
 
 def test_the_seed_after_the_last_is_the_first(session: Any, says: Any) -> None:
     says([[], []])
-    said = session("a", "a", settings=FEW.changed("seed", 2**31 - 1))
-    assert re.findall(r"seed \d+", said.out) == [f"seed {2**31 - 1}", "seed 0"]
+    result = session("a", "a", settings=FEW.changed("seed", 2**31 - 1))
+    assert re.findall(r"seed \d+", result.out) == [f"seed {2**31 - 1}", "seed 0"]
 
 
-def test_as_many_tokens_as_fit(session: Any, model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_a_text_ends_at_the_last_position(
+    session: Any, model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast
+) -> None:
     asked = FEW.changed("max_new_tokens", 100)
     prompt = "the state of a block"
-    said = session(prompt, "/more", "the " * POSITIONS, "/again", settings=asked)
+    result = session(prompt, "/more", "the " * POSITIONS, "/again", settings=asked)
     room = POSITIONS - len(encode(tokenizer, prompt))
     full = f", {room} tokens, all that fit into the model's {POSITIONS} positions]"
     text = shown(sample(model, tokenizer, prompt, asked, room, 0))
-    assert said.out.startswith(f"{text}\n[seed 0{full}\n")
-    assert said.out.endswith(f"[seed 1{full}\n")  # what was refused has used no seed
-    assert said.errors[0] == f"the text fills the model's {POSITIONS} positions; type the beginning of another"
-    assert re.match(r"the prompt 'the the .* tokens .* 40 positions; shorten the prompt", said.errors[1])
-    assert len(said.errors) == 2
+    assert result.out.startswith(f"{text}\n[seed 0{full}\n")
+    assert result.out.endswith(f"[seed 1{full}\n")  # a refused line uses no seed
+    assert result.errors[0] == f"the text fills the model's {POSITIONS} positions; type the beginning of another"
+    assert re.match(r"the prompt 'the the .* tokens .* 40 positions; shorten the prompt", result.errors[1])
+    assert len(result.errors) == 2
 
 
-def test_no_more_is_asked_for_than_fits(session: Any, says: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_no_more_tokens_are_asked_of_the_model_than_fit(
+    session: Any, says: Any, tokenizer: PreTrainedTokenizerFast
+) -> None:
     """The model would cut it too, but with a warning."""
     asked = says([[], [], []])
     session("the", "the", settings=FEW.changed("max_new_tokens", 100))
@@ -304,15 +314,15 @@ def test_no_more_is_asked_for_than_fits(session: Any, says: Any, tokenizer: PreT
 # --- Commands -------------------------------------------------------------------------------------------------------
 
 
-def test_set_shows_and_changes(session: Any) -> None:
-    said = session("/set temperature 0.5", "/set top_k=7", "/set  top_p = 1", "/set", "/set seed 9 ")
-    lines = said.out.splitlines()
+def test_set_shows_and_changes_settings(session: Any) -> None:
+    result = session("/set temperature 0.5", "/set top_k=7", "/set  top_p = 1", "/set", "/set seed 9 ")
+    lines = result.out.splitlines()
     table = {line.split()[0]: line.split()[1] for line in lines[3:-1]}
     assert list(table) == list(Generation.model_fields)
     assert list(table.values()) == ["0.5", "7", "1.0", "1.2", "6", "0"]
     assert lines[0].split()[:2] == ["temperature", "0.5"]
     assert lines[0].endswith(str(Generation.model_fields["temperature"].description))
-    assert said.errors == []
+    assert result.errors == []
 
 
 @pytest.mark.parametrize(
@@ -326,27 +336,27 @@ def test_set_shows_and_changes(session: Any) -> None:
         ("/set =", "/set takes a name and a value"),
         ("/mroe", "there is no command '/mroe'; did you mean '/more'? (a text that begins with / is typed with //)"),
         ("/", "there is no command '/'; /help lists them"),
-        ("/more 5", "/more stands alone, but is followed by '5'"),
-        ("/quit now", "/quit stands alone, but is followed by 'now'"),
+        ("/more 5", "/more takes no argument, but got '5'"),
+        ("/quit now", "/quit takes no argument, but got 'now'"),
         ("/more", "/more needs a text, and there is none yet"),
         ("/again", "/again needs a text"),
         ("/history", "/history needs a text"),
         ("caf\udce9", "The text has the lone surrogate '\\udce9'"),
     ],
 )
-def test_what_cannot_be_done_is_said_and_the_session_goes_on(session: Any, line: str, says: str) -> None:
-    said = session(line, "the")
-    assert said.errors[0].startswith(says)
-    assert len(said.errors) == 1
-    assert re.fullmatch(r"the.*\n\[seed 0, 6 tokens\]\n", said.out, re.DOTALL), "and nothing was changed"
+def test_a_line_that_cannot_be_used_gets_a_sentence_and_the_session_goes_on(session: Any, line: str, says: str) -> None:
+    result = session(line, "the")
+    assert result.errors[0].startswith(says)
+    assert len(result.errors) == 1
+    assert re.fullmatch(r"the.*\n\[seed 0, 6 tokens\]\n", result.out, re.DOTALL), "and nothing was changed"
 
 
 @pytest.mark.parametrize("start", ["/", "/more ", "/set ", "/history "])
-def test_of_a_very_long_line_little_is_shown_again(session: Any, start: str) -> None:
-    said = session("the", start + "x" * 1_000_000)
-    assert len(said.errors) == 1
-    assert "xxx..." in said.errors[0]
-    assert len(said.errors[0]) < 200
+def test_an_error_shows_only_the_start_of_a_very_long_line(session: Any, start: str) -> None:
+    result = session("the", start + "x" * 1_000_000)
+    assert len(result.errors) == 1
+    assert "xxx..." in result.errors[0]
+    assert len(result.errors[0]) < 200
 
 
 @pytest.mark.parametrize("name", ["stdin", "stdout"])
@@ -360,18 +370,18 @@ def test_without_standard_input_or_output_there_is_no_session(
 
 
 @pytest.mark.parametrize("number", ["0", "2", "-1", "x"])
-def test_a_text_that_is_not_there(session: Any, number: str) -> None:
+def test_history_refuses_a_number_that_no_text_has(session: Any, number: str) -> None:
     assert session("the", f"/history {number}").errors == [
         f"/history takes the number of a text, 1 to 1, but got {number!r}"
     ]
 
 
 def test_help_names_every_command_and_quit_leaves(session: Any) -> None:
-    said = session("/help", "/quit", "the")
+    result = session("/help", "/quit", "the")
     for command in interactive.COMMANDS:
-        assert f"\n  {command} " in said.out
-    assert "not to answer" in said.out
-    assert "seed" not in said.out.splitlines()[-1]
+        assert f"\n  {command} " in result.out
+    assert "not to answer" in result.out
+    assert "seed" not in result.out.splitlines()[-1]
 
 
 # --- Ctrl-C ---------------------------------------------------------------------------------------------------------
@@ -383,16 +393,16 @@ def test_ctrl_c_stops_after_the_token_and_loses_none(
     ids = encode(tokenizer, "bcd").tolist()
     says([[ids[0], None, ids[1], ids[2]], [ids[2]]])
     handler = signal.getsignal(signal.SIGINT)
-    said = session("a", "/more", "/history", typed=True)
-    assert said.out == ("> abc\n[seed 0, 2 tokens, stopped]\n> abcd\n[seed 1, 1 token]\n>    1 abcd\n> \n")
+    result = session("a", "/more", "/history", typed=True)
+    assert result.out == ("> abc\n[seed 0, 2 tokens, stopped]\n> abcd\n[seed 1, 1 token]\n>    1 abcd\n> \n")
     assert signal.getsignal(signal.SIGINT) is handler
 
 
 def test_a_character_that_ctrl_c_cut_off_can_still_be_completed(session: Any, says: Any, tokenizer: Any) -> None:
     ids = encode(tokenizer, "🙂").tolist()
     says([[ids[0], None, ids[1]], ids[2:]])
-    said = session("a", "/more", typed=True)
-    assert said.out == "> a\ufffd\n[seed 0, 2 tokens, stopped]\n> a🙂\n[seed 1, 2 tokens]\n> \n"
+    result = session("a", "/more", typed=True)
+    assert result.out == "> a\ufffd\n[seed 0, 2 tokens, stopped]\n> a🙂\n[seed 1, 2 tokens]\n> \n"
 
 
 def test_a_second_ctrl_c_does_not_wait_for_the_token(
@@ -417,8 +427,8 @@ def test_ctrl_c_leaves_model_and_random_numbers_as_they_were(
     before, state = torch.random.get_rng_state(), {key: value.clone() for key, value in model.state_dict().items()}
     with monkeypatch.context() as patch:
         patch.setattr(TokenStream, "put", interrupted)
-        said = session("the", typed=True, settings=FEW.changed("max_new_tokens", 20))
-    assert ", stopped]" in said.out
+        result = session("the", typed=True, settings=FEW.changed("max_new_tokens", 20))
+    assert ", stopped]" in result.out
     assert torch.equal(torch.random.get_rng_state(), before)
     assert torch.is_grad_enabled()
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
@@ -458,7 +468,7 @@ def test_prompt_and_interactive_exclude_each_other(folder: Path, capsys: pytest.
         assert "give either --prompt" in capsys.readouterr().err
 
 
-def test_in_a_pipe(folder: Path, tmp_path: Path) -> None:
+def test_in_a_pipe_there_are_no_prompts_colours_or_history(folder: Path, tmp_path: Path) -> None:
     """No escape codes, no prompts, no history; a broken text gets its sentence."""
     done = subprocess.run(
         [sys.executable, "-m", "mu_sota", "generate", folder, "--interactive", "--max-new-tokens", "3"],
@@ -480,7 +490,7 @@ def test_in_a_pipe(folder: Path, tmp_path: Path) -> None:
 
 
 class Terminal:
-    """A program in a terminal of its own: type into it, wait for what it prints."""
+    """A program in a terminal of its own: type into it, wait for its output."""
 
     def __init__(self, arguments: list[str], cache: Path) -> None:
         import pty
@@ -509,7 +519,7 @@ class Terminal:
         os.write(self.screen, keys.encode())
 
     def wait_for(self, pattern: str) -> re.Match[str]:
-        """The first match; what stands before it and the match itself are then gone."""
+        """The first match; it and the text before it are dropped."""
         deadline = time.monotonic() + 60
         while not (found := re.search(pattern, self.text, re.DOTALL)):
             assert time.monotonic() < deadline, f"no {pattern!r} in {self.text!r}"
@@ -530,7 +540,7 @@ class Terminal:
 def terminal(folder: Path, tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
     pytest.importorskip("pty")
     if "GNU" not in str(pytest.importorskip("readline").__doc__):
-        pytest.skip("what the keys do is tested with GNU readline")
+        pytest.skip("keys are tested with GNU readline")
     opened = []
 
     def open_one(*arguments: str) -> Terminal:
@@ -557,11 +567,11 @@ def test_ctrl_c_in_a_terminal(
         assert int(found[1]) == len(made)
         made.append(int(found[2]))
     one.type("/history 1\r")
-    whole = one.wait_for("/history 1\n(.*)\n> $")[1]
+    text = one.wait_for("/history 1\n(.*)\n> $")[1]
     ids, model = encode(tokenizer, "the state").tolist(), MuForCausalLM.from_pretrained(folder).eval()
     for seed, number in enumerate(made):
         ids = continued(model, tokenizer, ids, FEW, number, seed)
-    assert whole == shown(text_of(tokenizer, ids))
+    assert text == shown(text_of(tokenizer, ids))
 
     one.type("half a line\x03")
     one.wait_for("\n/quit or Ctrl-D leaves\n.*> ")

@@ -10,7 +10,7 @@ import pytest
 from mu_sota.generation.typed_lines import edit_lines
 
 
-def test_lines_of_earlier_sessions_are_nobody_else_s_business(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_history_file_is_readable_by_its_owner_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where the file is written anew, because it has grown too long."""
     readline = SimpleNamespace(__doc__="")
     for name in ("set_completer", "set_completer_delims", "parse_and_bind", "add_history"):
@@ -30,7 +30,7 @@ def test_lines_of_earlier_sessions_are_nobody_else_s_business(tmp_path: Path, mo
     assert kept.stat().st_mode & 0o777 == 0o600
 
 
-def test_without_readline_or_a_place_to_keep_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_readline_or_a_folder_for_the_history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("MU_SOTA_CACHE", str(tmp_path / "file"))
     monkeypatch.setitem(sys.modules, "readline", None)

@@ -49,7 +49,7 @@ def test_probabilities_are_those_of_the_full_pass(model: MuForCausalLM) -> None:
 
 @torch.no_grad()
 def test_attention_rows_are_those_of_the_full_matrices(model: MuForCausalLM) -> None:
-    """The matrices come from 17 modules of `torch` a layer; hooks record what goes in, the modules run again."""
+    """The matrices come from 17 modules of `torch` a layer; hooks record their inputs, the modules run again."""
     reference = reference_of(model)
     states = reference(torch.tensor([IDS])).states
     seen = trace(model, IDS)

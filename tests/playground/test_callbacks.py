@@ -1,4 +1,4 @@
-"""The page's functions, called as Gradio calls them: what they put where, also when the model fails."""
+"""The page's functions, called as Gradio calls them: which components they change, also when the model fails."""
 
 from collections.abc import Generator
 from pathlib import Path
@@ -18,7 +18,7 @@ from mu_sota.settings.sampling import Generation
 
 
 class Asked:
-    """The page's functions, called as Gradio calls them, with what they put where."""
+    """The page's functions, called as Gradio calls them, with the components they change."""
 
     def __init__(self, model: MuForCausalLM, tokenizer: Any) -> None:
         self.page = built(model, tokenizer)
@@ -55,7 +55,7 @@ def test_a_finished_generation_can_no_longer_be_stopped(small_run: Path) -> None
     assert not asked.stopped
 
 
-def test_a_model_that_fails_is_answered_with_what_happened(
+def test_an_error_of_the_model_is_shown_on_the_page(
     small_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = Asked(*load_trained(small_run))
@@ -76,7 +76,7 @@ def test_a_model_that_fails_is_answered_with_what_happened(
         assert ("Traceback" in capsys.readouterr().err) == isinstance(error, RuntimeError)
 
 
-def test_a_model_without_numbers_is_answered_with_a_sentence(small_run: Path) -> None:
+def test_a_model_whose_predictions_are_not_numbers_gets_a_sentence_on_the_page(small_run: Path) -> None:
     model, tokenizer = load_trained(small_run)
     with torch.no_grad():
         model.lm_head.weight.fill_(float("nan"))

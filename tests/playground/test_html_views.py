@@ -71,14 +71,14 @@ def test_every_character_of_a_token_is_in_sight(text: str) -> None:
     assert len(shown) >= len(text)
 
 
-def test_what_cannot_be_printed_is_written_as_a_code() -> None:
+def test_unprintable_characters_are_written_as_codes() -> None:
     assert visible("a b\n\t\0\x9f\u202e\ud800\U000e0041") == r"a·b⏎⇥\x00\x9f\u202e\ud800\U000e0041"
     assert visible("a b\n\t\r\0\u202e\u2066\u200b\u2028\ufeff", spaces=False) == (
         r"a b~\x0d\x00\u202e\u2066\u200b\u2028\ufeff".replace("~", "\n\t")
     )
 
 
-def test_what_people_write_is_as_it_was() -> None:
+def test_letters_spaces_and_emoji_of_all_scripts_are_kept() -> None:
     """Letters of all scripts, their spaces and joiners, emoji of several characters."""
     for text in ("naïve\u00a0café", "漢字\u3000かな", "می\u200cخواهم", "क्\u200dष", "👩\u200d👩\u200d👧", "❤\ufe0f"):
         assert visible(text, spaces=False) == text
@@ -168,7 +168,7 @@ def test_a_value_of_the_state_has_the_colour_of_its_sign() -> None:
     assert found[:2] == [("positive", "100"), ("negative", "50")]
 
 
-def test_attention_names_what_was_looked_at_most() -> None:
+def test_attention_names_the_tokens_with_the_largest_weights() -> None:
     texts = ["a", "b", "c", "d", "e"]
     weights = torch.tensor([0.1, 0.3, 0.05, 0.15, 0.4])
     blocks = torch.zeros(16, 5)

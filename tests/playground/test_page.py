@@ -13,7 +13,7 @@ from mu_sota.saved.load_save import load_trained, save_trained
 from mu_sota.settings.sampling import Generation, Sampling
 
 
-def test_the_page_tells_a_model_s_name_and_not_where_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_title_is_the_folder_s_name_without_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mu_sota.playground.page import _title
 
     run = tmp_path / "runs" / "quickstart"
@@ -99,19 +99,19 @@ def test_a_text_is_written_token_by_token_with_alternatives(page: Any) -> None:
     page.locator("#mu-prompt textarea").press("Control+Enter")
     message(page, "Wrote 30 tokens")
     counts = set(page.evaluate("window.counts"))
-    given = max(counts) - 30
-    assert given > 1
+    prompt = max(counts) - 30
+    assert prompt > 1
     assert len(counts) > 8, "the tokens did not stream in"
-    assert "".join(tokens(page)[:given]).replace("·", " ") == "the state of"
+    assert "".join(tokens(page)[:prompt]).replace("·", " ") == "the state of"
     text = page.locator("#mu-ask .mu-prose").text_content()
     assert text.startswith("the state of")
     assert text == page.locator("#mu-continuations .mu-prose").first.text_content()
     buttons = page.locator("#mu-strip button")
     assert buttons.nth(0).locator(".mu-own").inner_text() == "first"
-    for place in (1, given + 3):
-        assert re.fullmatch(r"<?[\d.]+ %", buttons.nth(place).locator(".mu-own").inner_text())
-        assert buttons.nth(place).locator(".mu-alt").count() == 3
-        assert buttons.nth(place).locator(".mu-alt i").first.inner_text().endswith("%")
+    for position in (1, prompt + 3):
+        assert re.fullmatch(r"<?[\d.]+ %", buttons.nth(position).locator(".mu-own").inner_text())
+        assert buttons.nth(position).locator(".mu-alt").count() == 3
+        assert buttons.nth(position).locator(".mu-alt i").first.inner_text().endswith("%")
 
 
 def test_a_token_opens_with_a_click_and_with_the_keyboard(page: Any) -> None:
@@ -145,7 +145,7 @@ def test_a_token_opens_with_a_click_and_with_the_keyboard(page: Any) -> None:
     assert page.locator("#mu-sensitivity th.mu-asked").inner_text() == "1"
 
 
-def test_a_layer_between_two_and_an_emptied_box(page: Any) -> None:
+def test_a_fractional_layer_is_rounded_and_an_emptied_number_box_keeps_its_first_value(page: Any) -> None:
     generated(page)
     box = page.locator("#mu-layer input[type=number]")
     box.fill("1.5")
@@ -158,7 +158,7 @@ def test_a_layer_between_two_and_an_emptied_box(page: Any) -> None:
     assert page.locator(".toast-body").count() == 0
 
 
-def test_a_folder_whose_name_is_markup_is_called_by_it(page: Any, small_run: Path) -> None:
+def test_a_folder_name_that_is_markup_is_shown_as_text(page: Any, small_run: Path) -> None:
     assert small_run.name == MARKUP
     assert page.title() == f"mu-sota playground: {MARKUP}"
     header = page.locator("#mu-header p")
@@ -194,20 +194,20 @@ def test_a_block_switched_off_changes_probability_and_continuation(page: Any) ->
     table = page.locator("#mu-probability tbody tr").first.locator("td")
     boxes = page.locator("#mu-continuations .mu-prose")
     assert boxes.count() == 1
-    whole, own = table.nth(0).inner_text(), boxes.inner_text()
+    all_on, own = table.nth(0).inner_text(), boxes.inner_text()
     page.locator("#mu-switches input[name='I']").focus()
     page.keyboard.press("Space")
     page.get_by_role("heading", name="Without I").wait_for()
-    assert table.nth(0).inner_text() == whole
-    assert float(table.nth(1).inner_text()) != float(whole)
+    assert table.nth(0).inner_text() == all_on
+    assert float(table.nth(1).inner_text()) != float(all_on)
     change = float(table.nth(2).inner_text().replace("−", "-"))
-    assert change == pytest.approx(float(table.nth(1).inner_text()) - float(whole), abs=0.002)
+    assert change == pytest.approx(float(table.nth(1).inner_text()) - float(all_on), abs=0.002)
     changes = [float(each.replace("−", "-")) for each in page.locator("#mu-strip .mu-change").all_inner_texts()]
     assert sum(changes) / len(changes) == pytest.approx(change, abs=0.01)
     assert boxes.count() == 2
     assert boxes.nth(0).inner_text() == own
     assert boxes.nth(1).inner_text() != own
-    assert tokens(page) == shown  # the given text stays
+    assert tokens(page) == shown  # the text does not change
     assert page.locator("#mu-state .mu-name").first.inner_text() == "I off"
     page.get_by_role("button", name="All on").click()
     page.locator("#mu-strip .mu-change").first.wait_for(state="detached")
@@ -222,12 +222,12 @@ def test_stop_ends_a_text_early(page: Any) -> None:
     for _ in range(10):  # on a busy machine the text can be done before the browser has clicked
         page.get_by_role("button", name="Generate", exact=True).click()
         page.locator("#mu-stop:enabled").click(force=True)
-        said = message(page, "; the prompt has 1.")
-        if said.startswith("Stopped after"):
+        shown_message = message(page, "; the prompt has 1.")
+        if shown_message.startswith("Stopped after"):
             break
         page.locator("#mu-stop:disabled").wait_for()
-    assert said.startswith("Stopped after")
-    written = int(said.split()[2])
+    assert shown_message.startswith("Stopped after")
+    written = int(shown_message.split()[2])
     assert 1 <= written < 380
     assert len(tokens(page)) == 1 + written
     page.locator("#mu-stop:disabled").wait_for()
@@ -249,7 +249,7 @@ def test_hostile_text_is_shown_as_text(page: Any) -> None:
     assert hostile[:-2] in page.locator("#mu-continuations .mu-prose").first.inner_text()
 
 
-def test_what_cannot_be_read_is_answered_with_the_limit(page: Any) -> None:
+def test_a_text_that_cannot_be_read_gets_a_sentence_with_the_limit(page: Any) -> None:
     read = page.get_by_role("button", name="Read", exact=True)
     write(page, "<b>" * 34_000)
     read.click()
@@ -259,10 +259,10 @@ def test_what_cannot_be_read_is_answered_with_the_limit(page: Any) -> None:
     generated(page)
     write(page, "<i>state</i> " * 60)
     page.get_by_role("button", name="Generate", exact=True).click()
-    said = message(page, "positions")
-    assert tokens(page) == []  # nothing of the text before stands below the sentence
+    shown_message = message(page, "positions")
+    assert tokens(page) == []  # nothing of the earlier text is left below the sentence
     assert page.locator("#mu-ask .mu-prose, #mu-state h3").count() == 0
-    assert "but the model has 400 positions; shorten the prompt" in said
+    assert "but the model has 400 positions; shorten the prompt" in shown_message
     assert page.locator("#mu-message i").count() == 0
     assert page.locator("#mu-message [role='alert']").count() == 1
     page.locator("#mu-prompt textarea").evaluate(
@@ -273,7 +273,7 @@ def test_what_cannot_be_read_is_answered_with_the_limit(page: Any) -> None:
     generated(page)  # all is well after it
 
 
-def test_what_does_not_fit_is_left_out_and_said(page: Any) -> None:
+def test_generation_ends_at_the_last_position_and_the_page_says_so(page: Any) -> None:
     write(page, "the state of a token is a matrix of named blocks. " * 40)
     page.get_by_role("button", name="Read", exact=True).click()
     first = message(page, "positions")
@@ -281,8 +281,8 @@ def test_what_does_not_fit_is_left_out_and_said(page: Any) -> None:
     unit = length / 40
     write(page, "the state of a token is a matrix of named blocks. " * int(390 / unit))
     page.get_by_role("button", name="Generate", exact=True).click()
-    said = message(page, "That is all that fits into 400 positions.")
-    assert int(said.split()[1]) + int(said.split(" has ")[1].split(".")[0]) == 400
+    shown_message = message(page, "That is all that fits into 400 positions.")
+    assert int(shown_message.split()[1]) + int(shown_message.split(" has ")[1].split(".")[0]) == 400
 
 
 def test_an_empty_prompt_begins_a_text(page: Any) -> None:

@@ -19,7 +19,7 @@ def answered(url: str, **headers: str) -> int:
 
 
 @pytest.mark.parametrize("path", ["", "/config", "/gradio_api/info", "/gradio_api/queue/data?session_hash=a"])
-def test_no_name_but_this_machine_s_own_is_answered(served: str, path: str) -> None:
+def test_requests_under_another_host_name_are_refused(served: str, path: str) -> None:
     """A page elsewhere may have its name lead here (DNS rebinding)."""
     port = served.rpartition(":")[2]
     for host in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", "0.0.0.0"):
@@ -47,7 +47,7 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path, capsys: pytest.Capt
     assert "there is no folder" in refused(capsys, str(tmp_path / "none"), "--no-browser")
 
 
-def test_without_gradio_it_says_what_to_install(
+def test_without_gradio_an_error_says_how_to_install_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)

@@ -48,7 +48,7 @@ def test_a_page_closed_while_the_model_writes_does_not_block_the_next_question(s
 
 
 def test_one_question_waits_until_another_is_answered(session: Session) -> None:
-    """What one visitor switches off must not be off in what another one is reading."""
+    """A block that one visitor switches off must not be off in the text of another."""
     reading = session.read(session.ids("the state", 1), Generation(max_new_tokens=1))
     without = session.switch(reading, ("I",))
     for question in (

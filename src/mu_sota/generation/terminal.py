@@ -33,7 +33,7 @@ Type the beginning of a text, and the model continues it. It has learned to cont
 
 {commands}
 
-In a text, \n stands for a new line, \t for a tab, \\ for a backslash; // at the start for a slash.
+In a text, \n is a new line, \t a tab, \\ a backslash; // at its start is a slash.
 Ctrl-C stops the model and keeps the text so far. Tab completes commands and settings, arrow keys recall lines.
 The same seed gives the same text; after each, the seed goes up by one. The seed used is printed below the text.
 """
@@ -207,5 +207,5 @@ def _parse_command(line: str) -> tuple[str, str]:
         hint = suggestion(command, COMMANDS) or "/help lists them"
         raise InputError(f"there is no command {cut(command)!r}; {hint} (a text that begins with / is typed with //)")
     if argument and command not in _TAKE_AN_ARGUMENT:
-        raise InputError(f"{command} stands alone, but is followed by {cut(argument)!r}")
+        raise InputError(f"{command} takes no argument, but got {cut(argument)!r}")
     return command, argument

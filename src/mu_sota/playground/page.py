@@ -28,7 +28,7 @@ def serve(folder: str | Path, port: int, open_browser: bool) -> None:
 
     Args:
         folder: of a run, or of a model in Hugging Face layout.
-        port: 0 for any that is free; one that is taken gives way to the next free one.
+        port: 0 for any free one; if it is taken, the next free one is used.
 
     Raises:
         InputError: there is no MU model in the folder, or no port is free.
