@@ -25,6 +25,7 @@ from mu_sota import MuConfig, MuForCausalLM
 from mu_sota.common import environment
 from mu_sota.common.files import write_json
 from mu_sota.common.text import duration
+from mu_sota.comparison.statistics import compare_losses
 from mu_sota.data.corpus import load_corpus
 from mu_sota.data.windows import TrainWindows
 from mu_sota.evaluation.metrics import evaluate
@@ -40,7 +41,6 @@ from mu_sota.training.batches import WindowOrder
 
 PRESET, DATA = "quickstart", "pydocs"
 SEEDS = (0, 1, 2)
-T_95 = 4.302652729911275  # Student's t, 97.5 % quantile at 2 degrees of freedom: 3 paired differences
 SAY_SECONDS = 20
 
 
@@ -144,14 +144,12 @@ def compare(runs: list[dict[str, Any]]) -> dict[str, Any]:
         speeds = [run["cpu_seconds_per_step"] for run in runs if run["variant"] == variant]
         compared[variant] = {"mean_loss": statistics.mean(mine), "cpu_seconds_per_step": statistics.median(speeds)}
         if variant != "base":
-            differences = [loss - losses["base", seed] for loss, seed in zip(mine, SEEDS, strict=True)]
-            mean = statistics.mean(differences)
-            half = T_95 * statistics.stdev(differences) / len(SEEDS) ** 0.5
+            found = compare_losses(mine, [losses["base", seed] for seed in SEEDS])
             compared[variant] |= {
-                "differences_to_base": differences,
-                "mean_difference": mean,
-                "interval_95": [mean - half, mean + half],
-                "difference_shown": abs(mean) > half,
+                "differences_to_base": found.values,
+                "mean_difference": found.mean,
+                "interval_95": [found.low, found.high],
+                "difference_shown": found.outcome != "no difference shown",
             }
     return compared
 

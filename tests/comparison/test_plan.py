@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from mu_sota import MuConfig
 from mu_sota.comparison.baselines import FAMILIES, Shape
 from mu_sota.comparison.contenders import Contender
+from mu_sota.comparison.folder import ComparisonFolder
 from mu_sota.comparison.inputs import Inputs
 from mu_sota.comparison.plan import Plan, describe, fit_to_budget
 from mu_sota.comparison.request import Request
@@ -47,6 +49,7 @@ def corpus() -> Corpus:
 
 
 CORPUS = corpus()
+OLD = json.loads((Path(__file__).parent.parent / "fixtures/comparison_plan.json").read_text(encoding="utf-8"))
 
 
 def inputs(run: RunSettings = RUN, **asked: Any) -> Inputs:
@@ -120,3 +123,24 @@ def test_the_page_of_a_plan_names_every_model_with_its_size() -> None:
     page = describe(plan(budget="100steps"), inputs(), torch.device("cpu"))
     for expected in ("GPT-2, same FLOPs", "900", "500", "0.01 M", "100.14%", "0.400", "51 trainings, about"):
         assert expected in page
+
+
+def test_a_plan_written_before_the_rooms_is_read_as_it_was() -> None:
+    """`comparison_plan.json` holds a plan, and the id that the files of its trainings carry, by mu-sota at 11dbdc8."""
+    found = Plan.from_dict(OLD["plan"])
+    mu, gpt2, llama, again = found.contenders
+    assert (mu.parameters, llama.matched_on, again.control_of) == ((97_292, 52_768, 4_800), "trunk", "gpt2-params")
+    written = found.as_dict()
+    assert list(written) == list(OLD["plan"])
+    for new, before in zip(written["arms"], OLD["plan"]["arms"], strict=True):
+        assert list(new) == list(before)
+        assert {**new, "config": None} == {**before, "config": None}
+    assert {**written, "arms": None} == {**OLD["plan"], "arms": None}
+    assert gpt2.config.model_type == "gpt2"
+
+
+def test_files_of_trainings_written_before_the_rooms_belong_to_their_plan(tmp_path: Path) -> None:
+    folder = ComparisonFolder(tmp_path, {}, resume=False)
+    folder.begin({"plan": OLD["plan"]})
+    (tmp_path / "training.json").write_text(json.dumps({"plan": OLD["plan_id"], "loss": 1.0}), encoding="utf-8")
+    assert folder.read(tmp_path / "training.json") == {"loss": 1.0}
