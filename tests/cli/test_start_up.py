@@ -76,7 +76,7 @@ def test_generate_loads_no_file_that_it_does_not_use(tmp_path: Path, trained: tu
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     loaded = done.stdout.splitlines()[-1]
     assert "mu_sota.generation.continuation" in loaded
-    for unused in ("leakcheck.checks", "training.", "comparison.runner", "playground.page", "inspection.", "evaluation.", "corpus"):
+    for unused in ("leakcheck.checks", "training.run", "comparison.runner", "playground.page", "evaluation.", "corpus"):
         assert unused not in loaded
 
 
