@@ -68,7 +68,8 @@ def causal_attention_with_entropy(
     q . (p k) / sqrt(K): attention over the values [v, k] gives it at the cost of K more columns, and the T x T matrix
     is never held. In the derivative of that formula the terms through logsumexp and through q outside of p cancel
     against each other, as do those through k inside p k; what is left is the path through p alone. So both are taken
-    as constants, and the kernel's own backward pass gives the exact gradient.
+    as constants, and the kernel's own backward pass gives the exact gradient. (`mu_attention_backward` in `kernels.cpp`
+    has it as a formula.)
     """
     scale = query.shape[-1] ** -0.5
     bias = None if bias is None else bias.to(query.dtype)

@@ -17,7 +17,7 @@ from transformers import Cache
 
 from .kernels import library
 
-LARGEST_HEAD = 16  # values of a head; PyTorch's attention is as fast from here on
+LARGEST_HEAD = 16  # largest head size that a kernel takes; above it PyTorch's attention is as fast
 _ENOUGH_TOKENS = 16  # for the feed-forward kernel, which first transposes its weights
 _LARGEST_DROPOUT = 0.999  # kept values are divided by 1 - p, in float32
 
@@ -56,7 +56,7 @@ def kernels_take(tensor: Tensor, head_size: int = LARGEST_HEAD) -> bool:
 
 
 def kernels_take_eagerly(tensor: Tensor, head_size: int = LARGEST_HEAD) -> bool:
-    """As `kernels_take`, for kernels that are no operators of PyTorch: not while a graph is traced."""
+    """As `kernels_take`, for kernels that are not registered as operators of PyTorch: not while a graph is traced."""
     traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
     return not traced and type(tensor) in (Tensor, nn.Parameter) and kernels_take(tensor, head_size)
 

@@ -68,6 +68,8 @@ class GrowingLayer(DynamicLayer):
     def takes(self, shape: Sequence[int], like: Tensor, past: int | None = None) -> bool:
         """True if batch, heads, size, dtype and device match those of the cached keys, or nothing is cached.
 
+        Keys and values that were assigned from outside are moved into the buffer first.
+
         Args:
             shape: [B, H, new, K] of the new keys.
             like: has their dtype and device.
@@ -106,7 +108,10 @@ class GrowingLayer(DynamicLayer):
         return buffer
 
     def _store_assigned(self) -> None:
-        """Put assigned keys and values into the buffer; after a crop they are only fewer of the same."""
+        """Move assigned keys and values into the buffer.
+
+        After a crop they are still views of the buffer's beginning: then only the length changes.
+        """
         if self._assigned is None:
             return
         keys, values = self._assigned
@@ -127,7 +132,7 @@ def _begins(cached: Tensor | None, buffer: Tensor) -> bool:
 
 
 def add_cache_layers(cache: Cache, count: int) -> None:
-    """Give an empty cache as many layers as the model fills; `generate` makes caches of one for each model layer.
+    """Bring an empty cache to `count` layers: `generate` makes one for each layer of the model, which needs two.
 
     Raises:
         ValueError: another model has filled the cache.

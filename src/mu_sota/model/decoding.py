@@ -23,22 +23,22 @@ from .layers import MuLayer
 class DecodingWeights:
     """The weights of a model in the order of the kernel, gathered once and again when a user has changed the model.
 
-    To look at all modules of 24 layers for every token would take as long as the kernel. So the changes that users make
-    are noticed by what is cheap to compare: hooks by PyTorch's own counter; adapters, quantised layers and new weights
-    as other objects in the place of the gathered ones.
+    Checking every module of 24 layers for every token would take as long as the kernel. So three cheap signs of a change
+    are compared: PyTorch's counter of hooks; which objects all modules and weights are, for adapters, quantised layers
+    and new weights; and the number of attributes of each module, for a patched method.
     """
 
     def __init__(self, model: Any) -> None:
         self.hooks_made = RemovableHandle.next_id
         _, *modules = model.modules()
-        self.changed = next((module for module in modules if not unchanged(module)), None)
+        self.first_changed = next((module for module in modules if not unchanged(module)), None)
         self.dropouts = [module for module in modules if type(module) is nn.Dropout]
         self.attributes = [vars(module) for module in model.modules()]
         self.holders = [(of, name) for of in self.attributes for name in ("_parameters", "_modules") if of[name]]
         self.objects, self.counts = self._look()
         self.weights: list[Tensor] = []
         self.cache_layers: list[int] = []
-        if self.changed is None:
+        if self.first_changed is None:
             of_model, of_layer = (attrgetter(*weight_names(name)) for name in ("ModelWeights", "LayerWeights"))
             self.weights = [*of_model(model), *chain.from_iterable(map(of_layer, model.layers))]
             indices = attrgetter("block_attention.cache_layer", "cross_attention.cache_layer")
@@ -69,8 +69,8 @@ class DecodingWeights:
 
     def are_current(self) -> bool:
         """True if the model is as it was when its weights were gathered; their values may have changed."""
-        if self.changed is not None:
-            return not unchanged(self.changed)
+        if self.first_changed is not None:  # nothing to gather before a user has taken that change back
+            return not unchanged(self.first_changed)
         if self.hooks_made != RemovableHandle.next_id:  # it counts all hooks that were ever set
             return False
         objects, counts = self._look()
@@ -83,7 +83,7 @@ class DecodingWeights:
         Raises:
             TypeError: some weights are of another dtype, or on another device.
         """
-        if self.changed is not None or not self.fits or any_hook_on_all_modules():
+        if self.first_changed is not None or not self.fits or any_hook_on_all_modules():
             return None
         if any(module.training and module.p for module in self.dropouts):
             return None

@@ -146,9 +146,9 @@ class MuLayer(GradientCheckpointingLayer):
 
     def forward(self, state: Tensor, affinity: Tensor, bias: Tensor | None, cache: Cache | None = None) -> Tensor:
         """State [B, T, D] and the tokens' affinities [B, T, N] to the next state [B, T, D]."""
-        blocks = self.block_attention(state, bias, cache)
-        crossed, entropy = self.cross_attention(blocks, bias, cache)
-        output = self.attention_norm(blocks + crossed)
-        output = self.feed_forward_norm(output + self.feed_forward(output))
+        attended = self.block_attention(state, bias, cache)
+        crossed, entropy = self.cross_attention(attended, bias, cache)
+        candidate = self.attention_norm(attended + crossed)
+        candidate = self.feed_forward_norm(candidate + self.feed_forward(candidate))
         sensitivity = self.sensitivity(affinity, entropy)
-        return state + join_blocks(sensitivity[..., None] * split_blocks(output - state))
+        return state + join_blocks(sensitivity[..., None] * split_blocks(candidate - state))

@@ -57,8 +57,8 @@ class MuPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        # Post-norm layers write states of unit scale into the gate, so token embeddings start there too. Linear maps
-        # keep the scale of their input (LeCun), whatever its width: 0.02 would silence the 4-wide block attentions.
+        # A layer's candidate state leaves a LayerNorm at unit scale, so token embeddings start at unit scale too.
+        # Linear maps keep the scale of their input (LeCun): 0.02 would make block attentions over 4 values nearly 0.
         if isinstance(module, nn.Linear | BlockLinear):
             init.normal_(module.weight, std=getattr(module, "init_std", module.weight.shape[-1] ** -0.5))
             if module.bias is not None:
@@ -173,7 +173,7 @@ class MuModel(MuPreTrainedModel):
         if not isinstance(past, Tensor) and past + new > positions:
             raise ValueError(f"the input has {past + new} tokens, but this model has learned {positions} positions")
         bias = attention_bias(attention_mask, new, keys, past, device)
-        if bias is None:
+        if bias is None:  # one kernel call for a new token of cached texts; a first reader may skip it
             decoded = decode(self, input_ids, position_ids, cache, past)
             if decoded is not None:
                 return MuModelOutput(last_hidden_state=decoded, **named_cache(cache))
@@ -274,7 +274,7 @@ class MuForCausalLM(MuPreTrainedModel, MuGenerationMixin):
             kwargs: `shift_labels`, and which further outputs to return; see `LossInputs`.
 
         Returns:
-            `loss` in nats a token, `logits` [B, T, V], `num_correct`, the cache; `hidden_states`, `sensitivities` and
+            `loss` in nats a token, `logits` [B, T, V], `num_correct`, the cache; `hidden_states`, `sensitivities`
             and `entropies` if asked for.
 
         Raises:
@@ -346,6 +346,6 @@ class MuForCausalLM(MuPreTrainedModel, MuGenerationMixin):
         return head(hidden)
 
 
-# Under label smoothing, `Trainer` shifts labels for the classes that it finds here. Others learn to predict what they
-# read.
+# With label smoothing, `Trainer` shifts the labels by one only for classes in this mapping. Any other class would be
+# trained to repeat its current token.
 MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.setdefault(MuConfig.model_type, MuForCausalLM.__name__)
