@@ -1,4 +1,4 @@
-"""One training of a comparison, against a plain loop in PyTorch, and across an interruption."""
+"""One training run of a comparison, against a plain loop in PyTorch, and across an interruption."""
 
 import math
 from collections.abc import Callable
@@ -28,7 +28,7 @@ TRIAL = Trial(learning_rate=3e-3, weight_decay=0.1, dropout=0.0)
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory, make_corpus: Callable[[Path], Path]) -> Corpus:
-    place = tmp_path_factory.mktemp("course")
+    place = tmp_path_factory.mktemp("training")
     return load_corpus(str(make_corpus(place)), vocab_size=300, cache_dir=place / "cache")
 
 
@@ -56,7 +56,7 @@ def loss_of(model: Any, corpus: Corpus) -> float:
     return total / corpus.validation.n_predicted
 
 
-def test_a_training_is_what_a_plain_loop_does(corpus: Corpus, tmp_path: Path) -> None:
+def test_a_training_run_equals_a_plain_loop(corpus: Corpus, tmp_path: Path) -> None:
     """AdamW on the mean loss of the batch, clipped, one cycle with a tenth of warm-up, decay on matrices alone."""
     steps, seed, config = 30, 3, configs(corpus)["gpt2"]
     record = train_once(setup(corpus, micro=3), config, TRIAL, seed, steps, 3, tmp_path)
@@ -95,7 +95,7 @@ def test_a_training_is_what_a_plain_loop_does(corpus: Corpus, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("name", ["mu", "gpt2", "llama"])
-def test_an_interrupted_training_ends_as_if_it_had_not_been(name: str, corpus: Corpus, tmp_path: Path) -> None:
+def test_an_interrupted_training_run_ends_as_if_it_had_not_been(name: str, corpus: Corpus, tmp_path: Path) -> None:
     config, trial, arguments = configs(corpus)[name], TRIAL._replace(dropout=0.1), (0, 20, 4)
     whole = train_once(setup(corpus), config, trial, *arguments, tmp_path / "whole")
 
@@ -140,7 +140,7 @@ def spoiled(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Tr
     return make
 
 
-def test_the_best_weights_are_kept_and_not_the_last(
+def test_the_best_weights_are_saved_and_not_the_last(
     corpus: Corpus, tmp_path: Path, spoiled: Callable[..., TrainingSetup]
 ) -> None:
     record = train_once(spoiled(17, 0.0), configs(corpus)["gpt2"], TRIAL, 0, 20, 4, tmp_path)
@@ -150,14 +150,14 @@ def test_the_best_weights_are_kept_and_not_the_last(
     assert loss_of(load(tmp_path / "best"), corpus) == pytest.approx(record["loss"], abs=1e-4)
 
 
-def test_a_training_that_breaks_down_says_where(
+def test_a_training_run_that_diverges_says_at_which_step(
     corpus: Corpus, tmp_path: Path, spoiled: Callable[..., TrainingSetup]
 ) -> None:
     record = train_once(spoiled(7, math.nan), configs(corpus)["gpt2"], TRIAL, 0, 20, 4, tmp_path / "late")
     assert (record["diverged"], record["best_step"], len(record["curve"])) == (10, 5, 1)
 
 
-def test_of_a_training_that_breaks_down_at_once_the_first_weights_count(
+def test_of_a_training_run_that_diverges_at_once_the_initial_weights_are_the_best(
     corpus: Corpus, tmp_path: Path, spoiled: Callable[..., TrainingSetup]
 ) -> None:
     config = configs(corpus)["gpt2"]
@@ -170,7 +170,7 @@ def test_of_a_training_that_breaks_down_at_once_the_first_weights_count(
     assert record["loss"] == pytest.approx(loss_of(kept, corpus), abs=1e-4)
 
 
-def test_a_single_evaluation_leaves_no_weights(corpus: Corpus, tmp_path: Path) -> None:
+def test_a_single_evaluation_saves_no_weights(corpus: Corpus, tmp_path: Path) -> None:
     """Trials of tuning are many, and only their loss counts."""
     record = train_once(setup(corpus), configs(corpus)["gpt2"], TRIAL, 0, 4, 1, tmp_path)
     assert record["loss"] > 0
