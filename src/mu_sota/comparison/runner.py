@@ -9,8 +9,9 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, set_seed
 
 from mu_sota.common import environment
-from mu_sota.common.environment import default_device
+from mu_sota.common.environment import default_device, release_memory
 from mu_sota.common.files import write_json
+from mu_sota.common.memory import smaller_micro_batch
 from mu_sota.common.text import duration, timestamp
 from mu_sota.evaluation.metrics import evaluate
 from mu_sota.generation.continuation import sample
@@ -186,15 +187,13 @@ class Comparison:
         try:
             trained = train_once(self.setup, contender.config, trial, seed, steps, points, folder)
         except (RuntimeError, MemoryError) as error:
-            if not environment.is_out_of_memory(error):
-                raise
-            less = max(self.setup.micro_batch_size // 2, 1)
+            less = smaller_micro_batch(error, self.setup.micro_batch_size)
             raise InputError(
                 f"out of memory while {contender.title} was trained; go on with --resume --set "
                 f"micro_batch_size={less}: the same batches, in more parts"
             ) from error
         finally:
-            environment.release_memory()
+            release_memory()
         record = {"seed": seed, **trial._asdict(), "steps": steps, **trained}
         self.folder.write(folder / TRAINING_FILE, record)
         finish(folder)

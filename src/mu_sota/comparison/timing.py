@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig, set_seed
 
-from mu_sota.common.environment import is_out_of_memory, release_memory
-from mu_sota.model.errors import InputError
+from mu_sota.common.memory import halve_until_it_fits
 from mu_sota.settings.run import RunSettings
 
 from .baselines import build
@@ -50,19 +49,12 @@ class StepTimer:
         Raises:
             InputError: the memory does not hold a single sequence.
         """
-        while True:
-            try:
-                return self._time([self._step(config) for config in configs])
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-            if self.micro_batch_size == 1:
-                raise InputError(
-                    "out of memory with a single sequence at once: lower window, num_hidden_layers or matrix_size "
-                    "with --set"
-                )
-            self.micro_batch_size //= 2
-            release_memory()
+
+        def attempt(micro_batch_size: int) -> list[list[float]]:
+            self.micro_batch_size = micro_batch_size
+            return self._time([self._step(config) for config in configs])
+
+        return halve_until_it_fits(attempt, self.micro_batch_size, tell=lambda _: None)
 
     def _time(self, steps: Sequence[Callable[[], float]]) -> list[list[float]]:
         first = sum(step() for step in steps)  # untimed: caches and allocators warm up
