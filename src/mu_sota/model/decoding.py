@@ -23,9 +23,9 @@ from .layers import MuLayer
 class DecodingWeights:
     """The weights of a model in the order of the kernel, gathered once and again when a user has changed the model.
 
-    Checking every module of 24 layers for every token would take as long as the kernel. So three cheap signs of a change
-    are compared: PyTorch's counter of hooks; which objects all modules and weights are, for adapters, quantised layers
-    and new weights; and the number of attributes of each module, for a patched method.
+    Checking every module of 24 layers for every token would take as long as the kernel. So three cheap signs of a
+    change are compared: PyTorch's counter of hooks; which objects all modules and weights are, for adapters, quantised
+    layers and new weights; and the number of attributes of each module, for a patched method.
     """
 
     def __init__(self, model: Any) -> None:
