@@ -3,8 +3,10 @@
 from datetime import datetime, timedelta, timezone
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from mu_sota.common.text import duration, one_line, readable, timestamp
+from mu_sota.common.text import duration, one_line, readable, timestamp, visible
 
 
 @pytest.mark.parametrize(
@@ -57,3 +59,25 @@ def test_figure_is_readable_at_every_size(value: float | None, expected: str) ->
 
 def test_figure_has_the_digits_asked_for() -> None:
     assert readable(1.23456, digits=4) == "1.2346"
+
+
+@given(st.text())
+def test_every_character_of_a_token_is_in_sight(text: str) -> None:
+    shown = visible(text)
+    assert shown.isprintable()
+    assert " " not in shown
+    assert len(shown) >= len(text)
+
+
+def test_unprintable_characters_are_written_as_codes() -> None:
+    assert visible("a b\n\t\0\x9f\u202e\ud800\U000e0041") == r"a·b⏎⇥\x00\x9f\u202e\ud800\U000e0041"
+    assert visible("a b\n\t\r\0\u202e\u2066\u200b\u2028\ufeff", spaces=False) == (
+        r"a b~\x0d\x00\u202e\u2066\u200b\u2028\ufeff".replace("~", "\n\t")
+    )
+
+
+def test_letters_spaces_and_emoji_of_all_scripts_are_kept() -> None:
+    """Letters of all scripts, their spaces and joiners, emoji of several characters."""
+    for text in ("naïve\u00a0café", "漢字\u3000かな", "می\u200cخواهم", "क्\u200dष", "👩\u200d👩\u200d👧", "❤\ufe0f"):
+        assert visible(text, spaces=False) == text
+    assert visible("👩\u200d👧\u00a0") == r"👩\u200d👧\xa0"  # but of a token, nothing is out of sight

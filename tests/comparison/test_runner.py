@@ -28,7 +28,7 @@ from mu_sota.comparison.request import Request
 from mu_sota.comparison.runner import Comparison, run_comparison
 from mu_sota.comparison.single_training import train_once
 from mu_sota.data.corpus import load_corpus
-from mu_sota.data.tokenizer import load
+from mu_sota.data.tokenizer import load_tokenizer
 from mu_sota.data.windows import EvalWindows
 from mu_sota.model.errors import InputError
 from mu_sota.settings.load import load_settings
@@ -142,7 +142,7 @@ def test_the_test_loss_is_that_of_the_saved_weights_in_the_library(finished: Any
     """From full logits of the model as `transformers` loads it."""
     corpus_folder, out = finished
     folder = weights(out, arm, 1)
-    corpus = load_corpus(str(corpus_folder), tokenizer=load(folder))
+    corpus = load_corpus(str(corpus_folder), tokenizer=load_tokenizer(folder))
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
     windows, nll = EvalWindows(corpus.test.tokens, 16, 16), 0.0
     with torch.no_grad():

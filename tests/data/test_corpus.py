@@ -13,7 +13,7 @@ from made_up_text import LINES, small, splits, texts, write_jsonl
 
 from mu_sota.data import corpus as module
 from mu_sota.data.corpus import Corpus, load_corpus
-from mu_sota.data.tokenizer import encode, load, train_bpe
+from mu_sota.data.tokenizer import encode, load_tokenizer, train_bpe
 from mu_sota.data.windows import EvalWindows, TrainWindows
 from mu_sota.model.errors import InputError
 
@@ -154,7 +154,7 @@ def test_corpus_of_an_old_run_has_the_same_fingerprint_tokens_and_windows(tiny_c
     old = Path(__file__).parents[1] / "fixtures" / "old_run"
     corpus = load_corpus(str(tiny_corpus), vocab_size=270)
     assert corpus.fingerprint == json.loads((old / "run.json").read_text())["data_fingerprint"]
-    assert corpus.tokenizer.get_vocab() == load(old / "mu_sota_tokenizer.json").get_vocab()
+    assert corpus.tokenizer.get_vocab() == load_tokenizer(old / "mu_sota_tokenizer.json").get_vocab()
     assert [digest(split.tokens) for split in splits(corpus).values()] == [
         "ee67d5a3465c3735",
         "6e2e733e8bf95c1a",

@@ -14,7 +14,15 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from mu_sota.data import tokenizer as module
-from mu_sota.data.tokenizer import TOKENIZER_FILE, encode, is_word_level, load, save, train_bpe, train_words
+from mu_sota.data.tokenizer import (
+    TOKENIZER_FILE,
+    encode,
+    is_word_level,
+    load_tokenizer,
+    save_tokenizer,
+    train_bpe,
+    train_words,
+)
 from mu_sota.model.errors import InputError
 
 SPECIALS = ["<PAD>", "<UNK>", "<BOS>", "<EOS>"]
@@ -44,11 +52,11 @@ def any_bpe(
     if request.param == "trained":
         return bpe
     if request.param == "json":
-        save(bpe, folder / TOKENIZER_FILE)
-        return load(folder / TOKENIZER_FILE)
+        save_tokenizer(bpe, folder / TOKENIZER_FILE)
+        return load_tokenizer(folder / TOKENIZER_FILE)
     bpe.save_pretrained(folder)
     if request.param == "folder":
-        return load(folder)
+        return load_tokenizer(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert isinstance(tokenizer, PreTrainedTokenizerFast)
     return tokenizer
@@ -64,7 +72,7 @@ def test_every_text_survives(any_bpe: PreTrainedTokenizerFast, text: str) -> Non
 
 
 def test_every_text_survives_the_file_read_by_tokenizers_alone(bpe: PreTrainedTokenizerFast, tmp_path: Path) -> None:
-    save(bpe, tmp_path / TOKENIZER_FILE)
+    save_tokenizer(bpe, tmp_path / TOKENIZER_FILE)
     plain = Tokenizer.from_file(str(tmp_path / TOKENIZER_FILE))
     text = "a <PAD><EOS> b"
     assert plain.decode(plain.encode(text).ids) == text
@@ -148,10 +156,10 @@ def test_word_vocabulary_has_no_holes_and_no_additional_entries(text: str) -> No
 def test_words_survive_saving(form: str, tmp_path: Path) -> None:
     words = train_words(["a <unk> b\n" * 3])
     if form == "json":
-        save(words, tmp_path / TOKENIZER_FILE)
+        save_tokenizer(words, tmp_path / TOKENIZER_FILE)
     else:
         words.save_pretrained(tmp_path)
-    loaded = load(tmp_path)
+    loaded = load_tokenizer(tmp_path)
     text = "a c <unk> <eos>\n b<eos>\n"
     expected = ["a", "<unk>", "<unk>", "<eos>", "<eos>", "<unk>", "<eos>"]
     assert spelled(loaded, text) == expected
@@ -161,22 +169,22 @@ def test_words_survive_saving(form: str, tmp_path: Path) -> None:
 
 def test_missing_tokenizer_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"No tokenizer at .*mu_sota_tokenizer.json"):
-        load(tmp_path)
+        load_tokenizer(tmp_path)
     with pytest.raises(InputError, match=r"No tokenizer at .*nowhere"):
-        load(tmp_path / "nowhere")
+        load_tokenizer(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("name", [TOKENIZER_FILE, "tokenizer.json"])
 def test_damaged_tokenizer_is_named(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text('{"version": "1.0"', encoding="utf-8")
     with pytest.raises(InputError, match=re.escape(str(tmp_path))):
-        load(tmp_path)
+        load_tokenizer(tmp_path)
 
 
 def test_foreign_vocabulary_is_refused(tmp_path: Path) -> None:
     Tokenizer(models.BPE({"a": 0}, [])).save(str(tmp_path / TOKENIZER_FILE))
     with pytest.raises(InputError, match="lacks <PAD>, <UNK>, <BOS>, <EOS>"):
-        load(tmp_path)
+        load_tokenizer(tmp_path)
 
 
 def test_wikitext2_survives_the_bpe_and_pieces_equal_the_whole(wikitext2: Path) -> None:
@@ -204,7 +212,7 @@ def test_wikitext2_words_are_the_published_vocabulary_and_counts(wikitext2: Path
 
 
 def test_file_is_plain_json_in_the_tokenizers_format(bpe: PreTrainedTokenizerFast, tmp_path: Path) -> None:
-    save(bpe, tmp_path / TOKENIZER_FILE)
+    save_tokenizer(bpe, tmp_path / TOKENIZER_FILE)
     content = json.loads((tmp_path / TOKENIZER_FILE).read_text(encoding="utf-8"))
     assert content["model"]["type"] == "BPE"
     assert [path.name for path in tmp_path.iterdir()] == [TOKENIZER_FILE]

@@ -1,7 +1,10 @@
 """Phrases that several files print or record."""
 
 import math
+import unicodedata
 from datetime import datetime, timezone
+
+_READ_AS_THEY_ARE = "\n\t\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"
 
 RULE = "=" * 80
 """The line above and below a heading."""
@@ -33,3 +36,29 @@ def readable(value: float | None, digits: int = 2) -> str:
     if value is None or not math.isfinite(value):
         return "beyond all numbers"
     return f"{value:,.{digits}f}" if abs(value) < 1e6 else f"{value:.3g}".replace("e+", "e")
+
+
+def visible(text: str, spaces: bool = True) -> str:
+    """Write characters that drive a terminal, turn the direction of writing or have no shape as their codes.
+
+    The codes are `\\xNN`, `\\uNNNN` and `\\UNNNNNNNN`. All letters and emoji stay.
+
+    Args:
+        spaces: True for a token, which then shows every character: spaces, line ends and tabs are `·`, `⏎` and `⇥`.
+            False for a text to read: these stay, and so do the two joiners of emoji, Persian and Hindi.
+    """
+    if spaces:
+        text = text.replace(" ", "·").replace("\n", "⏎").replace("\t", "⇥")
+    return "".join(
+        character if character.isprintable() or (not spaces and _needed_to_read(character)) else _code(character)
+        for character in text
+    )
+
+
+def _needed_to_read(character: str) -> bool:
+    return character in _READ_AS_THEY_ARE or unicodedata.category(character) == "Zs"  # spaces of all widths
+
+
+def _code(character: str) -> str:
+    number = ord(character)
+    return f"\\x{number:02x}" if number < 256 else f"\\u{number:04x}" if number < 65536 else f"\\U{number:08x}"

@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mu_sota.common.files import replacing
-from mu_sota.data.tokenizer import visible
+from mu_sota.common.text import visible
 
 from . import figures as plots
 

@@ -25,7 +25,7 @@ from mu_sota.model.errors import InputError
 from .readers import read_file
 from .sources import find_source
 from .splits import SPLITS, Documents
-from .tokenizer import TOKENIZER_FILE, encode, is_word_level, load, save, train_bpe, train_words
+from .tokenizer import TOKENIZER_FILE, encode, is_word_level, load_tokenizer, save_tokenizer, train_bpe, train_words
 
 _CACHE_FORMAT = 1  # raise it when documents, splits or token streams change
 
@@ -180,7 +180,7 @@ def _build(folder: Path, documents: Documents, tokenizer: TokenizerChoice, vocab
         if not isinstance(tokenizer, PreTrainedTokenizerFast):
             texts = documents["train"]
             tokenizer = train_words(texts) if tokenizer == "word" else train_bpe(texts, vocab_size)
-            save(tokenizer, temporary / TOKENIZER_FILE)
+            save_tokenizer(tokenizer, temporary / TOKENIZER_FILE)
         meta = {}
         for name, texts in documents.items():
             split = _tokenize(texts, tokenizer)
@@ -194,7 +194,7 @@ def _open(folder: Path, source: str, tokenizer: TokenizerChoice) -> Corpus | Non
     """The cached corpus, or None where there is none or it is damaged."""
     try:
         if not isinstance(tokenizer, PreTrainedTokenizerFast):
-            tokenizer = load(folder / TOKENIZER_FILE)
+            tokenizer = load_tokenizer(folder / TOKENIZER_FILE)
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         splits = {}
         for name in SPLITS:

@@ -8,7 +8,6 @@ special token: `<EOS>` typed by a user is five ordinary characters to the BPE. (
 import json
 import os
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -28,12 +27,10 @@ _WORD_SPECIALS = {"pad_token": "<eos>", "unk_token": "<unk>", "bos_token": "<eos
 _LINE_ENDS = normalizers.Replace("\n", " <eos> ")
 _SMALLEST_BPE = len(_BPE_SPECIALS) + 256
 
-_READABLE = "\n\t\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"
-
 _PIECE_CHARACTERS = 16_384
 _PIECES_A_BATCH = 64
-# Both pre-tokenizers start a new pre-token wherever white space follows something else, and neither looks behind, so
-# text cut at such a place has the same tokens as the whole.
+# Both pre-tokenizers start a new pre-token wherever white space follows something else, and neither looks behind: text
+# that is cut there has the same tokens as before.
 _CUT = re.compile(r"\S(?=[ \n])")
 
 
@@ -87,14 +84,14 @@ def train_words(texts: Iterable[str]) -> PreTrainedTokenizerFast:
 
 
 def is_word_level(tokenizer: PreTrainedTokenizerFast) -> bool:
-    """Whether tokens are whole words of a closed vocabulary, with an `<eos>` for every end of line."""
+    """True if tokens are words of a closed vocabulary, with an `<eos>` for every end of line."""
     return isinstance(tokenizer.backend_tokenizer.model, models.WordLevel)
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> np.ndarray:
     """Return the token ids of `text`, uint32 of shape (tokens,), without special tokens added or parsed.
 
-    Large texts are encoded in parallel pieces that give exactly the tokens of the whole.
+    Large texts are encoded in parallel pieces, which gives exactly the same tokens.
 
     Raises:
         InputError: the text holds a lone surrogate.
@@ -109,17 +106,17 @@ def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> np.ndarray:
     return np.concatenate(ids)
 
 
-def save(tokenizer: PreTrainedTokenizerFast, path: str | os.PathLike[str]) -> None:
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, path: str | os.PathLike[str]) -> None:
     """Write the tokenizer to one JSON file in the format of the `tokenizers` library."""
     with replacing(path) as temporary:
         temporary.write_text(_bare_json(tokenizer.backend_tokenizer), encoding="utf-8")
 
 
-def load(path: str | os.PathLike[str]) -> PreTrainedTokenizerFast:
-    """Load a tokenizer from the JSON file of `save`, or from a folder with that file or a Hugging Face tokenizer.
+def load_tokenizer(path: str | os.PathLike[str]) -> PreTrainedTokenizerFast:
+    """Load a tokenizer from the file of `save_tokenizer`, or from a folder with that file or a Hugging Face tokenizer.
 
     Raises:
-        InputError: there is no tokenizer at `path`, or the file is not one that `save` wrote.
+        InputError: there is no tokenizer at `path`, or its file cannot be read as one.
     """
     path = Path(path)
     if path.is_dir():
@@ -175,7 +172,7 @@ def _bare_json(backend: Tokenizer) -> str:
 
 
 def _cuts_exactly(backend: Tokenizer) -> bool:
-    """Whether the tokenizer is of one of the two kinds trained here, for which `_CUT` holds."""
+    """True for the two kinds of tokenizer that are trained here: their texts may be cut at `_CUT`."""
     before = backend.pre_tokenizer
     if isinstance(before, pre_tokenizers.ByteLevel):
         return backend.normalizer is None and before.use_regex and not before.add_prefix_space
@@ -202,29 +199,3 @@ def _encodable(text: str) -> str:
             "hold: decode the text again as UTF-8, or remove that character."
         ) from None
     return text
-
-
-def visible(text: str, spaces: bool = True) -> str:
-    """The text with nothing in it that drives a terminal, turns the direction of writing, or cannot be seen.
-
-    What cannot be printed is written as `\\xNN`, `\\uNNNN` or `\\UNNNNNNNN`. All letters and emoji are as they were.
-
-    Args:
-        spaces: of a single token: every character is in sight, spaces, line ends and tabs as `·`, `⏎` and `⇥`. In a
-            text to be read they stay as they are, as do the two joiners that emoji, Persian and Hindi are written with.
-    """
-    if spaces:
-        text = text.replace(" ", "·").replace("\n", "⏎").replace("\t", "⇥")
-    return "".join(
-        character if character.isprintable() or (not spaces and _readable(character)) else _code(character)
-        for character in text
-    )
-
-
-def _readable(character: str) -> bool:
-    return character in _READABLE or unicodedata.category(character) == "Zs"  # spaces of all widths
-
-
-def _code(character: str) -> str:
-    number = ord(character)
-    return f"\\x{number:02x}" if number < 256 else f"\\u{number:04x}" if number < 65536 else f"\\U{number:08x}"

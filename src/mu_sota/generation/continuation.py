@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from mu_sota.data import tokenizer as tokenizers
+from mu_sota.data.tokenizer import encode, is_word_level
 from mu_sota.model.errors import InputError, cut
 from mu_sota.settings.sampling import Generation, Sampling
 
@@ -29,7 +29,7 @@ def prompt_ids(tokenizer: PreTrainedTokenizerFast, prompt: str, max_new_tokens: 
     Raises:
         InputError: prompt and new tokens together exceed the model's positions.
     """
-    ids: list[int] = tokenizers.encode(tokenizer, prompt).tolist() or [tokenizer.bos_token_id]
+    ids: list[int] = encode(tokenizer, prompt).tolist() or [tokenizer.bos_token_id]
     if len(ids) + max_new_tokens > positions:
         raise InputError(
             f"the prompt {cut(prompt)!r} has {len(ids)} tokens and {max_new_tokens} more are asked for, but the model "
@@ -87,7 +87,7 @@ def continued(
 def text_of(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> str:
     """Text of token ids, without the marks that begin and end a text."""
     # The word vocabulary's special tokens, <unk> and <eos>, are words of its text.
-    return str(tokenizer.decode(ids, skip_special_tokens=not tokenizers.is_word_level(tokenizer)))
+    return str(tokenizer.decode(ids, skip_special_tokens=not is_word_level(tokenizer)))
 
 
 def sample(

@@ -9,7 +9,8 @@ from io import TextIOWrapper
 
 from transformers import PreTrainedTokenizerFast
 
-from mu_sota.data.tokenizer import is_word_level, visible
+from mu_sota.common.text import visible
+from mu_sota.data.tokenizer import is_word_level
 from mu_sota.model.errors import InputError, cut, suggestion
 from mu_sota.model.modeling import MuForCausalLM
 from mu_sota.settings.sampling import Generation

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 from transformers.generation.streamers import BaseStreamer
 
-from mu_sota.data.tokenizer import visible
+from mu_sota.common.text import visible
 
 from .continuation import text_of
 

@@ -14,8 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from mu_sota.common.text import readable
-from mu_sota.data.tokenizer import visible
+from mu_sota.common.text import readable, visible
 from mu_sota.model.blocks import BLOCKS, GRID, from_matrix, split_blocks
 
 LIKELIEST = 3

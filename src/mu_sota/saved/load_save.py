@@ -9,7 +9,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from mu_sota.data import tokenizer as tokenizers
+from mu_sota.data.tokenizer import load_tokenizer
 from mu_sota.model.configuration import MuConfig
 from mu_sota.model.errors import InputError
 from mu_sota.model.modeling import MuForCausalLM
@@ -39,7 +39,7 @@ def load_trained(
         wrong = sorted(key for part in ("missing_keys", "unexpected_keys") for key in loading[part])
         if wrong:
             raise InputError(f"the weights in {best} do not fit its config.json: {', '.join(wrong[:3])} ...")
-        tokenizer = tokenizers.load(best)
+        tokenizer = load_tokenizer(best)
     except InputError:
         raise
     except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:

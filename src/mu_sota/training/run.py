@@ -12,8 +12,7 @@ from mu_sota.common.files import write_json
 from mu_sota.common.memory import halve_until_it_fits
 from mu_sota.common.text import readable, timestamp
 from mu_sota.data.corpus import load_corpus
-from mu_sota.data.tokenizer import TOKENIZER_FILE
-from mu_sota.data.tokenizer import save as save_tokenizer
+from mu_sota.data.tokenizer import TOKENIZER_FILE, save_tokenizer
 from mu_sota.data.windows import TrainWindows
 from mu_sota.evaluation.ngram import unigram
 from mu_sota.leakcheck.report import Report
