@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -16,6 +17,7 @@ LOSS = 1.6399434482633992
 """Validation loss after the last step in the older version, on the machine that the run's record names."""
 
 
+@pytest.mark.skipif(np.__version__.startswith("1."), reason="numpy 2 wrote the random state of the old checkpoint")
 def test_an_old_run_resumes_to_the_loss_it_had_then(
     make_corpus: Callable[[Path], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
