@@ -291,7 +291,7 @@ def test_labels_at_padding_count_for_nothing(side: str, tokenizer: PreTrainedTok
         total += F.cross_entropy(model(ids).logits[0, :-1], ids[0, 1:], reduction="sum").item()
         count += ids.shape[1] - 1
     output = model(**batch, labels=batch.input_ids)
-    torch.testing.assert_close(output.loss, total / count, rtol=1e-5, atol=1e-5)
+    assert output.loss.item() == pytest.approx(total / count, rel=1e-5, abs=1e-5)
     shifted = F.pad(batch.input_ids[:, 1:], (0, 1), value=-100)
     assert torch.equal(model(**batch, shift_labels=shifted).loss, output.loss)
 
