@@ -27,10 +27,10 @@ class Matching(NamedTuple):
 MATCHINGS: dict[Matched, Matching] = {
     "params": Matching("params", "same total parameters", "same total", "total parameters"),
     "trunk": Matching(
-        "params", "same non-embedding parameters", "same non-embedding", "non-embedding parameters"
+        "params", "same non-embedding parameters", "same non-emb.", "non-embedding parameters"
     ),  # "trunk" and "outside" are their names in files
-    "flops": Matching("flops", "same FLOPs", "same FLOPs", "FLOPs per token"),
-    "time": Matching("time", "same time", "same time", "seconds per step"),
+    "flops": Matching("flops", "same FLOPs", "same FLOPs", "FLOPs a token"),
+    "time": Matching("time", "same time", "same time", "seconds a step"),
 }
 NON_EMBEDDING = "without token and position embeddings, MU's token tables and the output projection"
 """The definition of non-embedding parameters, for people."""

@@ -4,111 +4,107 @@ import math
 import re
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from mu_sota.common.files import replacing
-from mu_sota.common.text import visible
+from mu_sota.common.text import duration, visible
 
-from . import figures as plots
+from . import drawing, figures
+from .questions import MATCHINGS, NON_EMBEDDING
 
-_SI = {15: "P", 12: "T", 9: "G", 6: "M", 3: "k"}
-_MATCHED = {
-    "params": "total parameters",
-    "trunk": "parameters outside",
-    "flops": "FLOPs a token",
-    "time": "seconds a step",
-}
+_SI_PREFIXES = {15: "P", 12: "T", 9: "G", 6: "M", 3: "k"}
 
 
 def write(record: dict[str, Any], folder: Path) -> None:
     """Write report.html, report.md and the figures that report.md shows."""
-    record = _readable(record)
-    with replacing(folder / "figures") as figures:
-        figures.mkdir()
-        for drawn in _all_figures(record):
-            (figures / f"{drawn.name}.svg").write_text(drawn.svg(), encoding="utf-8")
+    record = _printable(record)
+    with replacing(folder / "figures") as temporary:
+        temporary.mkdir()
+        for drawn in figures.all_figures(record):
+            (temporary / f"{drawn.name}.svg").write_text(drawn.svg(), encoding="utf-8")
     for name, text in (("report.html", html(record)), ("report.md", markdown(record))):
         with replacing(folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
 
 def html(record: dict[str, Any]) -> str:
-    """The whole report as one page, which loads nothing from elsewhere and runs no script."""
-    return _render("report.html.jinja", _readable(record))
+    """The report as one page, which loads nothing from elsewhere and runs no script."""
+    return _render("report.html.jinja", _printable(record))
 
 
 def markdown(record: dict[str, Any]) -> str:
     """The short version; it shows the figures that `write` puts beside it."""
-    return _render("report.md.jinja", _readable(record))
+    return _render("report.md.jinja", _printable(record))
 
 
 def _render(template: str, record: dict[str, Any]) -> str:
     environment = Environment(
         loader=PackageLoader("mu_sota.comparison", ""),
-        autoescape=template == "report.html.jinja",
+        autoescape=select_autoescape(["html.jinja"]),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
     environment.filters |= {
-        "cell": _cell,
-        "chance": _chance,
-        "duration": _duration,
+        "duration": duration,
         "fixed": _fixed,
         "inline": _inline,
+        "integer": partial(_fixed, digits=0),
         "interval": _interval,
+        "markdown": _markdown,
+        "p_value": _p_value,
         "plain": _plain,
         "si": _si,
-        "significant": _significant,
         "signed": partial(_fixed, sign="+"),
-        "whole": partial(_fixed, digits=0),
+        "significant": _significant,
     }
-    arms = {arm["name"]: arm for arm in record["arms"]}
+    contenders = record["arms"]
     return environment.get_template(template).render(
         record=record,
-        arms=arms,
+        contenders={one["name"]: one for one in contenders},
         references={reference["name"]: reference for reference in record["references"]},
-        families=list(dict.fromkeys(arm["label"] for arm in record["arms"] if arm["matched_on"])),
-        leaking=[arm for arm in record["arms"] if not arm["leak_check"]["clean"]],
-        matched=_MATCHED,
-        mean=lambda values: sum(values) / len(values),
+        families=list(dict.fromkeys(one["label"] for one in contenders if one["matched_on"])),
+        leaking=[one for one in contenders if not one["leak_check"]["clean"]],
+        matchings=MATCHINGS,
+        non_embedding=NON_EMBEDDING,
+        mean=fmean,
         trials=_trials,
-        differences=plots.differences(record),
-        quality=plots.quality(record),
-        curves={table["question"]: plots.curves(record, table) for table in record["tables"]},
+        differences=figures.differences(record),
+        quality=figures.quality(record),
+        curves={table["question"]: figures.learning_curves(record, table) for table in record["tables"]},
     )
 
 
-def _all_figures(record: dict[str, Any]) -> list[plots.Drawn]:
-    curves = [drawn for table in record["tables"] for drawn in plots.curves(record, table)]
-    return [plots.differences(record), *plots.quality(record), *curves]
-
-
-def _readable(value: Any) -> Any:
-    """The record, its texts without characters that cannot be seen or written."""
+def _printable(value: Any) -> Any:
+    """The record without characters in its texts that cannot be seen or written."""
     if isinstance(value, str):
         return visible(value, spaces=False)
     if isinstance(value, dict):
-        return {key: _readable(each) for key, each in value.items()}
-    return [_readable(each) for each in value] if isinstance(value, list) else value
+        return {key: _printable(each) for key, each in value.items()}
+    return [_printable(each) for each in value] if isinstance(value, list) else value
 
 
-def _trials(arm: dict[str, Any], names: list[str]) -> list[dict[str, Any]]:
-    """A model's trials, those that came furthest first: the settings, and the loss of each rung that was reached."""
-    found: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for rung in arm["tuning"]:
+def _trials(contender: dict[str, Any], names: list[str]) -> list[dict[str, Any]]:
+    """A contender's trials, those that came furthest first: the settings, and the loss of each rung that was reached.
+
+    Args:
+        names: of the hyperparameters.
+    """
+    trials: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for rung in contender["tuning"]:
         for trial in rung["trials"]:
             key = tuple(trial[name] for name in names)
-            found.setdefault(key, {"settings": key, "losses": []})["losses"].append(trial["loss"])
+            trials.setdefault(key, {"settings": key, "losses": []})["losses"].append(trial["loss"])
 
     def order(trial: dict[str, Any]) -> tuple[int, float]:
         last = trial["losses"][-1]
         return -len(trial["losses"]), math.inf if last is None else last
 
-    return sorted(found.values(), key=order)
+    return sorted(trials.values(), key=order)
 
 
 # --- Numbers and texts -----------------------------------------------------------------------------------------------
@@ -127,27 +123,20 @@ def _significant(value: float | None, digits: int = 4) -> str:
 
 
 def _si(value: float) -> str:
-    power = next((power for power in _SI if value >= 10**power), 0)
-    return f"{_significant(value / 10**power, 3)} {_SI.get(power, '')}".strip()
+    power = next((power for power in _SI_PREFIXES if value >= 10**power), 0)
+    return f"{_significant(value / 10**power, 3)} {_SI_PREFIXES.get(power, '')}".strip()
 
 
 def _interval(summary: dict[str, Any], sign: str = "") -> str:
     return "" if summary["low"] is None else f"{_fixed(summary['low'], 4, sign)} to {_fixed(summary['high'], 4, sign)}"
 
 
-def _chance(p: float | None) -> str:
+def _p_value(p: float | None) -> str:
     return "< 0.001" if p is not None and p < 0.001 else _fixed(p, 3)
 
 
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
-
-
 def _plain(value: Any) -> str:
-    """A setting, or what a record says of the machine, as a reader would write it."""
+    """A setting, or a fact about the machine, as a reader would write it."""
     if isinstance(value, dict):
         return ", ".join(f"{key} {_plain(each)}" for key, each in value.items())
     if isinstance(value, list):
@@ -157,15 +146,15 @@ def _plain(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _cell(text: str) -> str:
-    """A text in Markdown, also in a table: on one line, and nothing in it means anything."""
+def _markdown(text: str) -> str:
+    """A text in Markdown, also in a table: on one line, and nothing in it has a meaning."""
     return re.sub(r"([\\`*_\[\]<>|#&~$])", r"\\\1", " ".join(text.split()))
 
 
-def _inline(drawn: plots.Drawn) -> str:
+def _inline(drawn: drawing.Drawn) -> str:
     """A figure in the page's colours, as markup: its texts are escaped."""
-    names = {plots.INK: "ink", plots.SOFT: "soft", plots.FAINT: "faint", plots.PAPER: "paper"}
-    names |= {colour: family for family, colour in plots.COLOURS.items()}
+    names = {drawing.INK: "ink", drawing.SOFT: "soft", drawing.FAINT: "faint", drawing.PAPER: "paper"}
+    names |= {colour: family for family, colour in drawing.COLOURS.items()}
     text = drawn.svg()
     for colour, name in names.items():
         text = text.replace(colour, f"var(--{name})")

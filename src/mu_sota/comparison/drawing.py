@@ -1,0 +1,149 @@
+"""How the figures of a comparison are drawn: colours and markers, names that do not touch, SVG with a description.
+
+A colour and a line is a family, a marker is what is matched.
+"""
+
+import io
+import math
+import re
+from collections.abc import Sequence
+from html import escape
+from typing import Any, NamedTuple
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+INK, SOFT, FAINT, PAPER = "#1a2230", "#5a6577", "#d9dee6", "#ffffff"
+# Of the colours of Okabe and Ito, which all common kinds of colour blindness tell apart.
+COLOURS = {"mu": "#0072b2", "gpt2": "#d55e00", "llama": "#009e73"}
+LINES: dict[str, Any] = {"mu": "-", "gpt2": (0, (5, 2)), "llama": (0, (5, 1.5, 1, 1.5))}
+MARKERS = {None: "*", "params": "o", "trunk": "^", "flops": "s", "time": "D"}
+
+STYLE: dict[Any, Any] = {
+    "svg.hashsalt": "mu-sota",  # the same figures give the same file
+    "svg.fonttype": "none",  # text stays text, to be searched and read aloud
+    "text.parse_math": False,
+    "font.sans-serif": ["DejaVu Sans", "Arial"],
+    "font.size": 9,
+    "figure.facecolor": PAPER,
+    "axes.facecolor": PAPER,
+    "axes.edgecolor": SOFT,
+    "axes.labelcolor": INK,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.6,
+    "text.color": INK,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+}
+
+
+class Drawn(NamedTuple):
+    """A figure, with a title and a description for those who do not see it."""
+
+    name: str
+    title: str
+    description: str
+    figure: Figure
+
+    def svg(self) -> str:
+        """The figure as an SVG element: the same bytes for the same record, and no identifier of another figure."""
+        written = io.StringIO()
+        with matplotlib.rc_context(STYLE):
+            nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+            self.figure.savefig(written, format="svg", metadata=nothing)
+        text = written.getvalue()
+        head, body = text[text.index("<svg") :].split(">", 1)
+        body = re.sub(r'(?<=\bid=")|(?<=href="#)|(?<=url\(#)', f"{self.name}-", body)
+        return (
+            f'{head} role="img" aria-labelledby="{self.name}-title {self.name}-description">\n'
+            f' <title id="{self.name}-title">{escape(self.title)}</title>\n'
+            f' <desc id="{self.name}-description">{escape(self.description)}</desc>{body}'
+        )
+
+
+def draw_point(axes: Axes, contender: dict[str, Any], x: float, y: float, **bars: Any) -> None:
+    """A contender's point, with error bars."""
+    mu = contender["family"] == "mu"
+    axes.errorbar(
+        *(x, y),
+        **bars,
+        color=COLOURS[contender["family"]],
+        marker=MARKERS[contender["matched_on"]],
+        markersize=11 if mu else 6.5,
+        markerfacecolor=PAPER if contender["family"] == "llama" else None,
+        markeredgewidth=0 if mu else 1.4,
+        elinewidth=1.2,
+        capsize=2.5,
+        zorder=4 if mu else 3,
+        label=contender["title"],
+    )
+
+
+def error_bars(summary: dict[str, Any]) -> list[list[float]] | None:
+    """How far an interval reaches below and above its mean, as matplotlib wants it; None without an interval."""
+    if summary["low"] is None:
+        return None
+    return [[summary["mean"] - summary["low"]], [summary["high"] - summary["mean"]]]
+
+
+def write_in_margin(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
+    """Write names right of the axes, none over another, each with a thin line to its point.
+
+    Args:
+        points: x, y and name of each.
+    """
+    bottom, top = axes.get_ylim()
+    gap = 0.075  # of the height: a line of small text
+    order = sorted(points, key=lambda point: point[1])
+    # The least squares way to move heights apart: names that would touch share a pool, whose middle stays.
+    pools: list[tuple[float, int]] = []  # height without the gaps between names, and number of names
+    for rank, (_, y, _) in enumerate(order):
+        height, count = (y - bottom) / (top - bottom) - rank * gap, 1
+        while pools and pools[-1][0] > height:
+            below, members = pools.pop()
+            height, count = (below * members + height * count) / (members + count), members + count
+        pools.append((height, count))
+    heights = [min(max(height, 0), 1 - gap * (len(order) - 1)) for height, count in pools for _ in range(count)]
+    for rank, (x, y, name) in enumerate(order):
+        axes.annotate(
+            name,
+            xy=(x, y),
+            xytext=(1.08, heights[rank] + rank * gap),
+            textcoords="axes fraction",
+            fontsize=8,
+            verticalalignment="center",
+            arrowprops={
+                "arrowstyle": "-",
+                "color": SOFT,
+                "linewidth": 0.5,
+                "relpos": (0, 0.5),
+                "shrinkA": 1,
+                "shrinkB": 3,
+            },
+        )
+
+
+def log_ticks(axis: Axis) -> None:
+    """Ticks of a logarithmic axis at round numbers, few enough to be read."""
+    low, high = axis.get_view_interval()
+    subs = (1, 1.5, 2, 3, 5, 7) if high < 8 * low else (1, 2, 5) if high < 50 * low else (1,)
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axis.set_minor_locator(NullLocator())
+
+
+def power_of_ten(largest: float) -> tuple[float, str]:
+    """A number to divide by, and its words, so that numbers have at most three digits before the point."""
+    power = 3 * int(math.log10(largest) // 3)
+    if not power:
+        return 1, ""
+    return 10.0**power, f" (×10{str(power).translate(str.maketrans('0123456789', '⁰¹²³⁴⁵⁶⁷⁸⁹'))})"
