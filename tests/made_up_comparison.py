@@ -10,7 +10,7 @@ from mu_sota.comparison.questions import MATCHINGS, QUESTIONS, matchings_of
 
 WORDS, BYTES, TOKENS, UNIGRAM, KNESER_NEY = 120_000, 640_000, 190_000, 6.412, 4.905
 
-# total parameters, outside, FLOPs per token, seconds per step, test loss
+# total parameters, non-embedding, FLOPs per token, seconds per step, test loss
 MODELS = {
     "mu": (1_243_456, 316_032, 7_012_352, 0.1402, 4.8123),
     "gpt2-params": (1_244_928, 720_640, 9_904_128, 0.0689, 4.7212),
@@ -45,7 +45,7 @@ def score(loss: float) -> dict[str, float]:
 def comparison(
     seeds: Sequence[int] = (0, 1, 2), match: Sequence[str] = QUESTIONS, controls: bool = True, sample: str = ""
 ) -> dict[str, Any]:
-    """The record of a whole comparison.
+    """The record of a comparison.
 
     Args:
         match: which of the questions were asked.
@@ -56,10 +56,10 @@ def comparison(
     matchings = [matched for question in QUESTIONS if question in match for matched in matchings_of(question)]
     steps, tokens = 400, 819_200
 
-    def arm(
+    def contender(
         name: str, family: str, label: str, sizes: tuple[int, int, int, float, float], **more: Any
     ) -> dict[str, Any]:
-        total, outside, flops, seconds, loss = sizes
+        total, non_embedding, flops, seconds, loss = sizes
         runs = []
         for seed in seeds:
             final = loss + chance.gauss(0, 0.008)
@@ -89,7 +89,7 @@ def comparison(
             "control_of": None,
             "new_seeds": False,
             "config": {"model_type": family, "vocab_size": 4096, "num_hidden_layers": 6, "dropout": 0.1},
-            "parameters": {"total": total, "outside": outside, "tables": 393_216 if family == "mu" else 0},
+            "parameters": {"total": total, "outside": non_embedding, "tables": 393_216 if family == "mu" else 0},
             "flops_per_token": flops,
             "training_flops": float(flops * tokens),
             "seconds_per_step": seconds,
@@ -105,20 +105,22 @@ def comparison(
             ],
         } | more
 
-    arms = [arm("mu", "mu", "MU", MODELS["mu"])]
+    contenders = [contender("mu", "mu", "MU", MODELS["mu"])]
     for matched in matchings:
         column = {"params": 0, "trunk": 1, "flops": 2, "time": 3}[matched]
         for family, label in (("gpt2", "GPT-2"), ("llama", "Llama")):
             sizes = MODELS[f"{family}-{matched}"]
             ratio = sizes[column] / MODELS["mu"][column]
-            arms.append(arm(f"{family}-{matched}", family, label, sizes, matched_on=matched, match_ratio=ratio))
+            contenders.append(
+                contender(f"{family}-{matched}", family, label, sizes, matched_on=matched, match_ratio=ratio)
+            )
     if controls:
-        of = arms[1]["name"]
+        of = contenders[1]["name"]
         slow = (*MODELS[of][:4], MODELS[of][4] + 0.9)
         bare = {"control_of": of, "tuning": []}
-        arms += [
-            arm("control-again", "gpt2", "GPT-2, other seeds", MODELS[of], new_seeds=True, **bare),
-            arm("control-slow", "gpt2", "GPT-2, learning rate x 0.1", slow, **bare),
+        contenders += [
+            contender("control-again", "gpt2", "GPT-2, other seeds", MODELS[of], new_seeds=True, **bare),
+            contender("control-slow", "gpt2", "GPT-2, learning rate x 0.1", slow, **bare),
         ]
     references = [
         {"name": "unigram", "label": "unigram model", "seconds": 0.1, "entries": 4096},
@@ -170,12 +172,12 @@ def comparison(
         "other_machines": [],
         "started": "2026-11-25T18:00:00+00:00",
         "finished": "2026-11-25T21:41:07+00:00",
-        "arms": arms,
+        "arms": contenders,
         "prompts": ["The quick brown", "Once upon a time"],
         "references": references,
         "shares": {"tables": 0.316, "outside": 0.254, "embeddings": 0.43},
         **conclude(
-            arms, references, [question for question in QUESTIONS if question in match], kernels=True, epochs=0.31
+            contenders, references, [question for question in QUESTIONS if question in match], kernels=True, epochs=0.31
         ),
     }
 

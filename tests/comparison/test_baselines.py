@@ -57,7 +57,7 @@ def test_the_loss_from_chunks_is_that_of_the_library(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_every_token_is_learned(name: str) -> None:
+def test_every_token_gets_a_gradient_padding_too(name: str) -> None:
     """Llama of the library leaves out the padding token, which in a vocabulary of words is the end of a line."""
     torch.manual_seed(0)
     model: Any = build(FAMILIES[name].config(Shape(2, 64, 96), MuConfig(vocab_size=9, pad_token_id=3)), 0.0)
@@ -70,7 +70,7 @@ def test_every_token_is_learned(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_without_labels_it_is_the_library_s_model(name: str) -> None:
+def test_without_labels_a_baseline_is_the_library_s_model(name: str) -> None:
     ours, theirs = (model.eval() for model in pair(name, dropout=0.5))
     ids = torch.arange(20)[None]
     assert torch.equal(ours(ids).logits, theirs(ids).logits)
@@ -93,8 +93,8 @@ def test_dropout_acts_on_the_embedding_and_on_both_parts_of_every_layer(name: st
         shares.append((output == 0).float().mean().item())
 
     attention = first.attn.resid_dropout if name == "gpt2" else first.self_attn.o_proj
-    for place in (embedded, attention, first.mlp):
-        place.register_forward_hook(note)
+    for module in (embedded, attention, first.mlp):
+        module.register_forward_hook(note)
     ids = torch.randint(300, (8, 32), generator=torch.Generator().manual_seed(0))
     model(ids)
     assert shares == pytest.approx([0.25] * 3, abs=0.02)
@@ -104,14 +104,14 @@ def test_dropout_acts_on_the_embedding_and_on_both_parts_of_every_layer(name: st
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_the_leak_check_asks_a_baseline_all_that_it_asks_mu(name: str) -> None:
+def test_the_leak_check_runs_the_same_checks_on_a_baseline_as_on_mu(name: str) -> None:
     """The padding check needs a model that takes a mask by name."""
-    asked = {result.check for result in assert_causal(build(small(name), 0.1)).results if result.verdict == "ok"}
-    assert asked == {result.check for result in assert_causal(build(LIKE, 0.1)).results if result.verdict == "ok"}
+    checks = {result.check for result in assert_causal(build(small(name), 0.1)).results if result.verdict == "ok"}
+    assert checks == {result.check for result in assert_causal(build(LIKE, 0.1)).results if result.verdict == "ok"}
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_saved_model_is_loaded_as_what_it_was(name: str, tmp_path: Path) -> None:
+def test_a_saved_baseline_is_loaded_with_its_class_and_weights(name: str, tmp_path: Path) -> None:
     model = build(small(name), dropout=0.1).eval()
     model.save_pretrained(tmp_path)
     loaded = load(tmp_path)

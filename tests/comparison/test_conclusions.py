@@ -1,4 +1,4 @@
-"""From test losses to a verdict: said only where the seeds show it."""
+"""From test losses to conclusions: better or worse only if the seeds show it."""
 
 import re
 from typing import Any
@@ -22,7 +22,7 @@ def runs(*losses: float) -> list[dict[str, Any]]:
     ]
 
 
-def arm(name: str, matched_on: str | None, *losses: float, **more: Any) -> dict[str, Any]:
+def contender(name: str, matched_on: str | None, *losses: float, **more: Any) -> dict[str, Any]:
     label = {"mu": "MU", "gpt2": "GPT-2", "llama": "Llama"}.get(name.split("-")[0], name)
     return {
         "name": name,
@@ -39,23 +39,23 @@ def arm(name: str, matched_on: str | None, *losses: float, **more: Any) -> dict[
     }
 
 
-MU = arm("mu", None, 4.00, 4.01, 3.99)
-BETTER = arm("gpt2-params", "params", 4.50, 4.52, 4.51)
-WORSE = arm("gpt2-trunk", "trunk", 3.50, 3.52, 3.49)
-EQUAL = arm("llama-flops", "flops", 4.02, 3.98, 4.01)
+MU = contender("mu", None, 4.00, 4.01, 3.99)
+BETTER = contender("gpt2-params", "params", 4.50, 4.52, 4.51)
+WORSE = contender("gpt2-trunk", "trunk", 3.50, 3.52, 3.49)
+EQUAL = contender("llama-flops", "flops", 4.02, 3.98, 4.01)
 REFERENCES = [{"name": "unigram", "label": "unigram model"} | runs(6.0)[0]]
 
 
-def found(*arms: dict[str, Any], questions: Any = ("params", "flops")) -> dict[str, Any]:
-    return conclude([MU, *arms], REFERENCES, questions, kernels=False, epochs=1)
+def found(*baselines: dict[str, Any], questions: Any = ("params", "flops")) -> dict[str, Any]:
+    return conclude([MU, *baselines], REFERENCES, questions, kernels=False, epochs=1)
 
 
-def test_every_question_has_its_opponents_and_all_have_the_references() -> None:
+def test_every_question_has_its_baselines_and_all_have_the_references() -> None:
     tables = found(BETTER, WORSE, EQUAL)["tables"]
     names = [[row.get("arm") or row["reference"] for row in table["rows"]] for table in tables]
     assert names == [["mu", "gpt2-params", "gpt2-trunk", "unigram"], ["mu", "llama-flops", "unigram"]]
-    verdicts = [[row["difference"] and row["difference"]["verdict"] for row in table["rows"]] for table in tables]
-    assert verdicts == [[None, "MU better", "MU worse", "MU better"], [None, "no difference shown", "MU better"]]
+    outcomes = [[row["difference"] and row["difference"]["verdict"] for row in table["rows"]] for table in tables]
+    assert outcomes == [[None, "MU better", "MU worse", "MU better"], [None, "no difference shown", "MU better"]]
 
 
 def test_means_and_differences_are_of_the_test_losses() -> None:
@@ -70,9 +70,9 @@ def test_means_and_differences_are_of_the_test_losses() -> None:
     assert unigram["metrics"]["loss"] == {"values": [6.0], "mean": 6.0, "low": None, "high": None}, "counted once"
 
 
-def test_the_verdict_says_both_directions_and_what_is_not_shown() -> None:
-    said = found(BETTER, WORSE, EQUAL)["verdict"]
-    assert said == [
+def test_the_sentences_name_better_worse_and_no_difference() -> None:
+    sentences = found(BETTER, WORSE, EQUAL)["verdict"]
+    assert sentences == [
         "The same number of parameters: MU is better than GPT-2 (same total parameters) by 0.510 nats a token; MU is "
         "worse than GPT-2 (same non-embedding parameters) by 0.497 nats a token.",
         "The same number of operations: no difference is shown to Llama (same FLOPs).",
@@ -81,8 +81,8 @@ def test_the_verdict_says_both_directions_and_what_is_not_shown() -> None:
 
 
 def test_the_tables_for_a_terminal() -> None:
-    arms = [MU, BETTER]
-    lines = as_text({"arms": arms, "references": REFERENCES} | found(BETTER, questions=["params"])).splitlines()
+    contenders = [MU, BETTER]
+    lines = as_text({"arms": contenders, "references": REFERENCES} | found(BETTER, questions=["params"])).splitlines()
     assert re.split(r"\s{2,}", lines[0]) == [
         "The same number of parameters",
         "PPL/word",
@@ -95,15 +95,15 @@ def test_the_tables_for_a_terminal() -> None:
     assert lines[2].endswith("-0.5100 (-0.5348 to -0.4852) MU better")
 
 
-def test_what_weakens_a_verdict_stands_in_it() -> None:
-    quick = arm("gpt2-time", "time", 4.5, 4.5, 4.6)
+def test_remarks_name_time_off_grid_edges_and_divergence() -> None:
+    quick = contender("gpt2-time", "time", 4.5, 4.5, 4.6)
     for run, seconds in zip(quick["runs"], (9.3, 9.2, 30.0), strict=True):  # other work met the last one
         run["seconds"] = seconds
-    edge = arm("llama-flops", "flops", 4.5, 4.5, 4.6, at_edge=["learning_rate"])
-    broken = arm("gpt2-params", "params", 4.5, 4.5, 9.0)
+    edge = contender("llama-flops", "flops", 4.5, 4.5, 4.6, at_edge=["learning_rate"])
+    broken = contender("gpt2-params", "params", 4.5, 4.5, 9.0)
     broken["runs"][2]["diverged"] = 120
-    said = found(quick, edge, broken, questions=["params", "flops", "time"])["verdict"][-3:]
-    assert said == [
+    sentences = found(quick, edge, broken, questions=["params", "flops", "time"])["verdict"][-3:]
+    assert sentences == [
         "The same time was not quite met, since sizes are timed before anything is tuned: the trainings of these took "
         "so many times as long as MU's: GPT-2 (0.93).",
         "The best learning rate was the lowest or highest of the grid for Llama: one beyond it might serve better "
@@ -112,9 +112,9 @@ def test_what_weakens_a_verdict_stands_in_it() -> None:
     ]
 
 
-def test_a_short_training_is_called_so() -> None:
-    said = conclude([MU, BETTER], [], ["params"], kernels=False, epochs=0.1234)["verdict"]
-    assert said[1:] == ["The models read 0.12 of the text, once: what holds so early need not hold later."]
+def test_a_training_below_one_epoch_is_remarked() -> None:
+    sentences = conclude([MU, BETTER], [], ["params"], kernels=False, epochs=0.1234)["verdict"]
+    assert sentences[1:] == ["The models read 0.12 of the text, once: what holds so early need not hold later."]
 
 
 def test_kernels_are_named_where_time_is_the_question() -> None:
@@ -122,17 +122,17 @@ def test_kernels_are_named_where_time_is_the_question() -> None:
     assert "MU's layers ran on kernels of their own" in table["asks"]
 
 
-def test_one_seed_gives_no_verdict() -> None:
+def test_one_seed_shows_no_difference() -> None:
     single = [dict(one, runs=one["runs"][:1]) for one in (MU, BETTER)]
-    said = conclude(single, [], ["params"], kernels=False, epochs=1)["verdict"]
-    assert said == ["The same number of parameters: no difference is shown to GPT-2 (same total parameters)."]
+    sentences = conclude(single, [], ["params"], kernels=False, epochs=1)["verdict"]
+    assert sentences == ["The same number of parameters: no difference is shown to GPT-2 (same total parameters)."]
 
 
 def control(name: str, new_seeds: bool, *losses: float) -> dict[str, Any]:
-    return arm(name, None, *losses, control_of="gpt2-params", new_seeds=new_seeds)
+    return contender(name, None, *losses, control_of="gpt2-params", new_seeds=new_seeds)
 
 
-def test_controls_that_come_out_as_they_must() -> None:
+def test_controls_with_the_expected_outcome_pass() -> None:
     again, slow = control("control-again", True, 4.53, 4.50, 4.49), control("control-slow", False, 5.0, 5.02, 5.01)
     result = found(BETTER, again, slow)
     assert [(one["expected"], one["passed"]) for one in result["controls"]] == [
@@ -147,7 +147,7 @@ def test_controls_that_come_out_as_they_must() -> None:
     "rigged",
     [control("control-again", True, 4.40, 4.42, 4.41), control("control-slow", False, 4.53, 4.50, 4.49)],
 )
-def test_a_control_that_fails_comes_first(rigged: dict[str, Any]) -> None:
+def test_a_failed_control_comes_first(rigged: dict[str, Any]) -> None:
     result = found(BETTER, rigged)
     assert not result["controls"][0]["passed"]
     assert result["verdict"][0] == (

@@ -44,7 +44,7 @@ def test_the_same_record_gives_the_same_bytes() -> None:
     ]
 
 
-def test_an_svg_is_well_formed_stands_alone_and_says_what_it_shows() -> None:
+def test_an_svg_is_well_formed_with_title_and_description_and_loads_nothing() -> None:
     identifiers: list[str] = []
     for drawn in figures.all_figures(RECORD):
         text = drawn.svg()
@@ -59,7 +59,7 @@ def test_an_svg_is_well_formed_stands_alone_and_says_what_it_shows() -> None:
     assert len(identifiers) == len(set(identifiers))  # so all of them can stand in one page
 
 
-def test_a_label_is_only_text() -> None:
+def test_a_label_is_escaped() -> None:
     record = comparison(match=("flops",))
     record["arms"][1]["label"] = "<b>$x_1$ & co"
     (name,) = [

@@ -20,7 +20,7 @@ from mu_sota.comparison.hyperparameter_search import (
 from mu_sota.model.errors import InputError
 
 
-def test_all_of_the_grid_is_tried_once() -> None:
+def test_24_trials_are_the_grid() -> None:
     tried = first_trials(24)
     assert len(set(tried)) == 24
     for trial in tried:
@@ -42,7 +42,7 @@ def test_fewer_trials_are_spread_over_the_grid(count: int) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 0, -1, 25])
-def test_more_than_the_grid_holds_is_refused(count: int) -> None:
+def test_a_number_of_trials_that_the_grid_does_not_have_is_refused(count: int) -> None:
     with pytest.raises(InputError, match=f"--trials is {count}; give 2 to 24"):
         first_trials(count)
 
@@ -72,8 +72,8 @@ def test_successive_halving_keeps_the_better_half_and_never_a_trial_that_diverge
 
     assert successive_halving(trials, [Rung(5, 4), Rung(3, 8), Rung(2, 16)], train) == trials[2]
     assert trained[5:] == [
-        *((1, number, trials[place]) for number, place in enumerate((2, 4, 0))),
-        *((2, number, trials[place]) for number, place in enumerate((2, 4))),
+        *((1, number, trials[kept]) for number, kept in enumerate((2, 4, 0))),
+        *((2, number, trials[kept]) for number, kept in enumerate((2, 4))),
     ]
 
 
@@ -82,7 +82,7 @@ def test_tuning_in_which_every_trial_diverges_is_refused() -> None:
         successive_halving(first_trials(2), [Rung(2, 4)], lambda *_: None)
 
 
-def test_the_edges_of_the_learning_rate() -> None:
+def test_a_learning_rate_at_the_grid_edge_is_found() -> None:
     assert at_grid_edge(Trial(min(LEARNING_RATES), 0.01, 0.1)) == ["learning_rate"]
     assert at_grid_edge(Trial(max(LEARNING_RATES), 0.01, 0.1)) == ["learning_rate"]
     assert at_grid_edge(Trial(1e-3, 0.1, 0.0)) == []

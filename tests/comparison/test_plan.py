@@ -62,7 +62,7 @@ def plan(run: RunSettings = RUN, **asked: Any) -> Plan:
 
 
 @given(minutes=st.integers(1, 5000), seeds=st.integers(2, 5), trials=st.integers(2, 24))
-def test_the_plan_takes_what_the_budget_gives(minutes: int, seeds: int, trials: int) -> None:
+def test_a_plan_uses_its_budget(minutes: int, seeds: int, trials: int) -> None:
     try:
         found = plan(budget=f"{minutes}min", seeds=seeds, trials=trials)
     except InputError as error:
@@ -102,7 +102,7 @@ def test_a_control_has_seeds_of_its_own() -> None:
     assert [list(found.seeds_of(one)) for one in found.contenders] == [[0, 1, 2], [0, 1, 2], [3, 4, 5]]
 
 
-def test_too_short_a_budget_is_refused_with_what_it_takes() -> None:
+def test_a_budget_that_is_too_short_is_refused() -> None:
     with pytest.raises(
         InputError, match=r"--budget is '5s', but 10 steps of each of 51 trainings, .* about .*; give more"
     ):
@@ -125,7 +125,7 @@ def test_the_page_of_a_plan_names_every_model_with_its_size() -> None:
         assert expected in page
 
 
-def test_a_plan_written_before_the_rooms_is_read_as_it_was() -> None:
+def test_a_plan_written_by_an_older_version_is_read_as_it_was() -> None:
     """`comparison_plan.json` holds a plan, and the id that the files of its trainings carry, by mu-sota at 11dbdc8."""
     found = Plan.from_dict(OLD["plan"])
     mu, gpt2, llama, again = found.contenders
@@ -139,7 +139,7 @@ def test_a_plan_written_before_the_rooms_is_read_as_it_was() -> None:
     assert gpt2.config.model_type == "gpt2"
 
 
-def test_files_of_trainings_written_before_the_rooms_belong_to_their_plan(tmp_path: Path) -> None:
+def test_files_of_trainings_written_by_an_older_version_belong_to_their_plan(tmp_path: Path) -> None:
     folder = ComparisonFolder(tmp_path, {}, resume=False)
     folder.begin({"plan": OLD["plan"]})
     (tmp_path / "training.json").write_text(json.dumps({"plan": OLD["plan_id"], "loss": 1.0}), encoding="utf-8")

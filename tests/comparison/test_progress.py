@@ -7,7 +7,7 @@ import pytest
 from mu_sota.comparison.progress import ProgressBar
 
 
-def test_work_of_before_does_not_shorten_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_skipped_work_does_not_shorten_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trainings and half of one are done; the other half takes twice as long as planned, so will what is left."""
     now = [0.0]
     monkeypatch.setattr("tqdm.std.time", lambda: now[0])

@@ -85,7 +85,7 @@ def test_the_conclusions_come_first() -> None:
 
 
 @pytest.mark.parametrize("one", RECORD["arms"], ids=lambda one: one["name"])
-def test_every_model_is_there_with_its_figures(one: dict[str, Any]) -> None:
+def test_every_model_is_shown_with_its_numbers(one: dict[str, Any]) -> None:
     assert one["title"] in PAGE.text
     if one["control_of"]:
         return
@@ -95,7 +95,7 @@ def test_every_model_is_there_with_its_figures(one: dict[str, Any]) -> None:
     assert [text for text in expected if text not in PAGE.text] == []
 
 
-def test_every_difference_is_there_with_its_interval() -> None:
+def test_every_difference_is_shown_with_its_interval() -> None:
     markdown = report.markdown(RECORD)
     differences = [row["difference"] for table in RECORD["tables"] for row in table["rows"] if row["difference"]]
     for difference in differences + [control["difference"] for control in RECORD["controls"]]:
@@ -112,7 +112,7 @@ def test_tuning_says_what_diverged_and_what_is_at_the_edge() -> None:
     assert PAGE.text.count("at the end of the grid") == 1  # only MU's learning rate is
 
 
-def test_how_it_was_made_is_there() -> None:
+def test_command_commit_and_machine_are_shown() -> None:
     for text in (RECORD["command"], RECORD["machine"]["commit"], RECORD["started"], "Example CPU 9000", "torch 2.13.0"):
         assert text in PAGE.text
 
@@ -151,7 +151,7 @@ def test_a_leak_and_a_failed_control_come_first() -> None:
     ("value", "text"),
     [(0.98765, "0.9877"), (98.765, "98.77"), (123.456, "123.5"), (26264.2, "26,264"), (float("inf"), "∞"), (0.0, "0")],
 )
-def test_digits_are_sensible(value: float, text: str) -> None:
+def test_numbers_have_four_significant_digits(value: float, text: str) -> None:
     assert report._significant(value) == text
 
 
@@ -162,7 +162,7 @@ def test_flops_are_readable() -> None:
 # --- A page that stands alone ---------------------------------------------------------------------------------------
 
 
-def test_nothing_is_loaded_and_nothing_runs() -> None:
+def test_the_page_loads_nothing_and_runs_nothing() -> None:
     assert not set(PAGE.tags()) & {"script", "link", "iframe", "img", "object", "embed", "base", "form"}
     for tag, attributes in PAGE.elements:
         for name, value in attributes.items():
@@ -174,7 +174,7 @@ def test_nothing_is_loaded_and_nothing_runs() -> None:
     assert "@import" not in PAGE.css
 
 
-def test_tables_and_figures_can_be_heard() -> None:
+def test_tables_and_figures_have_names_for_screen_readers() -> None:
     tags = PAGE.tags()
     assert tags.count("table") == tags.count("caption") > 0
     assert all(attributes.get("scope") in ("col", "row") for tag, attributes in PAGE.elements if tag == "th")
@@ -188,7 +188,7 @@ def test_tables_and_figures_can_be_heard() -> None:
 
 
 def everywhere(value: Any, text: str) -> Any:
-    """The value with `text` in place of every free text."""
+    """The value with `text` instead of every free text."""
     free = {"command", "data", "title", "asks", "text", "verdict", "prompts", "samples", "preset", "processor"}
     if isinstance(value, dict):
         return {
@@ -262,8 +262,8 @@ def test_only_tables_scroll_sideways(page: Any, width: int, scheme: str) -> None
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     wide = page.evaluate(
         """() => [...document.querySelectorAll('body *')].filter((each) => {
-          const place = each.getBoundingClientRect();
-          return !each.closest('.wide > *') && (place.right > innerWidth + 1 || place.left < -1);
+          const box = each.getBoundingClientRect();
+          return !each.closest('.wide > *') && (box.right > innerWidth + 1 || box.left < -1);
         }).map((each) => each.outerHTML.slice(0, 120))"""
     )
     assert not wide
@@ -296,7 +296,7 @@ def test_text_has_contrast(page: Any, scheme: str) -> None:
     assert {name: ratio for name, ratio in ratios.items() if ratio < (3 if name in ("gpt2", "llama") else 4.5)} == {}
 
 
-def test_it_prints(page: Any) -> None:
+def test_the_page_prints(page: Any) -> None:
     page.emulate_media(color_scheme="dark")
     pdf = page.pdf(prefer_css_page_size=True)
     assert pdf.startswith(b"%PDF")

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from filelock import FileLock
 from safetensors import safe_open
 from scipy import stats
 from transformers import AutoModelForCausalLM, logging
@@ -128,20 +127,20 @@ def test_the_saved_models_match_mu_in_parameters_and_flops(finished: Any, record
     )
     assert total == pytest.approx(count(mu), rel=0.005)
     assert non_embedding == pytest.approx(count(mu, EMBEDDINGS), rel=0.005)
-    arms = {arm["name"]: arm for arm in record["arms"]}
-    assert arms["mu"]["parameters"]["total"] == count(mu)
-    assert arms["mu"]["parameters"]["outside"] == count(mu, EMBEDDINGS)
-    assert arms[f"{family}-params"]["match_ratio"] == total / count(mu)
-    ours, theirs = arms["mu"]["flops_per_token"], arms[f"{family}-flops"]["flops_per_token"]
+    contenders = {one["name"]: one for one in record["arms"]}
+    assert contenders["mu"]["parameters"]["total"] == count(mu)
+    assert contenders["mu"]["parameters"]["outside"] == count(mu, EMBEDDINGS)
+    assert contenders[f"{family}-params"]["match_ratio"] == total / count(mu)
+    ours, theirs = contenders["mu"]["flops_per_token"], contenders[f"{family}-flops"]["flops_per_token"]
     assert theirs == pytest.approx(ours, rel=0.005)
-    assert arms[f"{family}-flops"]["training_flops"] == 10 * 8 * 16 * theirs
+    assert contenders[f"{family}-flops"]["training_flops"] == 10 * 8 * 16 * theirs
 
 
-@pytest.mark.parametrize("arm", ["mu", "gpt2-trunk", "llama-flops", "control-slow"])
-def test_the_test_loss_is_that_of_the_saved_weights_in_the_library(finished: Any, record: Any, arm: str) -> None:
+@pytest.mark.parametrize("one", ["mu", "gpt2-trunk", "llama-flops", "control-slow"])
+def test_the_test_loss_is_that_of_the_saved_weights_in_the_library(finished: Any, record: Any, one: str) -> None:
     """From full logits of the model as `transformers` loads it."""
     corpus_folder, out = finished
-    folder = weights(out, arm, 1)
+    folder = weights(out, one, 1)
     corpus = load_corpus(str(corpus_folder), tokenizer=load_tokenizer(folder))
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
     windows, nll = EvalWindows(corpus.test.tokens, 16, 16), 0.0
@@ -150,14 +149,14 @@ def test_the_test_loss_is_that_of_the_saved_weights_in_the_library(finished: Any
             window = windows[index]
             logits = model(window["input_ids"][None]).logits[0]
             nll += F.cross_entropy(logits, window["shift_labels"], reduction="sum").item()
-    (entry,) = [one for one in record["arms"] if one["name"] == arm]
+    (entry,) = [entry for entry in record["arms"] if entry["name"] == one]
     (run,) = [run for run in entry["runs"] if run["seed"] == 1]
     assert run["test"]["num_tokens"] == corpus.test.n_predicted
     assert run["test"]["nll"] == pytest.approx(nll, rel=1e-4)
 
 
 def test_the_statistics_are_those_of_scipy(record: dict[str, Any]) -> None:
-    losses = {arm["name"]: [run["test"]["loss"] for run in arm["runs"]] for arm in record["arms"]}
+    losses = {one["name"]: [run["test"]["loss"] for run in one["runs"]] for one in record["arms"]}
     for table in record["tables"]:
         for row in table["rows"]:
             if "arm" in row and row["difference"]:
@@ -170,41 +169,41 @@ def test_the_statistics_are_those_of_scipy(record: dict[str, Any]) -> None:
 
 def test_every_model_is_tuned_alike_and_keeps_what_was_best(record: dict[str, Any]) -> None:
     tried = None
-    for arm in record["arms"]:
-        if arm["control_of"]:
-            assert arm["tuning"] == []
+    for one in record["arms"]:
+        if one["control_of"]:
+            assert one["tuning"] == []
             continue
-        (rung,) = arm["tuning"]
+        (rung,) = one["tuning"]
         settings = [{key: trial[key] for key in record["grid"]} for trial in rung["trials"]]
         tried = tried or settings
         assert settings == tried
         assert rung["steps"] == 10
         best = min(rung["trials"], key=lambda trial: trial["loss"])
-        assert arm["chosen"] == {key: best[key] for key in record["grid"]}
-        for run in arm["runs"]:
-            assert {key: run[key] for key in record["grid"]} == arm["chosen"]
-    arms = {arm["name"]: arm for arm in record["arms"]}
-    base, slow = arms["gpt2-params"]["chosen"], arms["control-slow"]["chosen"]
+        assert one["chosen"] == {key: best[key] for key in record["grid"]}
+        for run in one["runs"]:
+            assert {key: run[key] for key in record["grid"]} == one["chosen"]
+    contenders = {one["name"]: one for one in record["arms"]}
+    base, slow = contenders["gpt2-params"]["chosen"], contenders["control-slow"]["chosen"]
     assert slow == base | {"learning_rate": pytest.approx(base["learning_rate"] / 10)}
-    assert [run["seed"] for run in arms["control-again"]["runs"]] == [3, 4, 5]
-    assert [run["seed"] for run in arms["control-slow"]["runs"]] == [0, 1, 2]
+    assert [run["seed"] for run in contenders["control-again"]["runs"]] == [3, 4, 5]
+    assert [run["seed"] for run in contenders["control-slow"]["runs"]] == [0, 1, 2]
 
 
-def test_curves_are_given_against_steps_tokens_flops_and_seconds(record: dict[str, Any]) -> None:
-    for arm in record["arms"]:
-        for run in arm["runs"]:
+def test_curves_are_recorded_against_steps_tokens_flops_and_seconds(record: dict[str, Any]) -> None:
+    for one in record["arms"]:
+        for run in one["runs"]:
             assert [row["step"] for row in run["curve"]] == list(range(2, 11, 2))
             assert [row["tokens"] for row in run["curve"]] == [step * 8 * 16 for step in range(2, 11, 2)]
-            assert run["curve"][-1]["flops"] == arm["training_flops"]
+            assert run["curve"][-1]["flops"] == one["training_flops"]
             seconds = [row["seconds"] for row in run["curve"]]
             assert seconds == sorted(seconds)
             assert seconds[-1] <= run["seconds"]
 
 
 def test_every_model_has_passed_the_leak_check(record: dict[str, Any]) -> None:
-    for arm in record["arms"]:
-        assert arm["leak_check"]["clean"]
-        assert {check["verdict"] for check in arm["leak_check"]["checks"]} == {"ok"}, "none skipped"
+    for one in record["arms"]:
+        assert one["leak_check"]["clean"]
+        assert {check["verdict"] for check in one["leak_check"]["checks"]} == {"ok"}, "none skipped"
 
 
 def test_the_test_split_is_read_when_every_training_is_over(finished: Any) -> None:
@@ -214,13 +213,13 @@ def test_the_test_split_is_read_when_every_training_is_over(finished: Any) -> No
 
 
 def test_samples_continue_the_prompts(record: dict[str, Any]) -> None:
-    for arm in record["arms"]:
-        for prompt, text in zip(TINY["prompts"], arm["samples"], strict=True):
+    for one in record["arms"]:
+        for prompt, text in zip(TINY["prompts"], one["samples"], strict=True):
             assert text.startswith(prompt)
             assert len(text) > len(prompt)
 
 
-def test_the_report_is_there(finished: Any, record: dict[str, Any]) -> None:
+def test_the_folder_holds_record_and_report(finished: Any, record: dict[str, Any]) -> None:
     page = (finished[1] / "report.html").read_text(encoding="utf-8")
     short = (finished[1] / "report.md").read_text(encoding="utf-8")
     for text in (page, short):
@@ -231,7 +230,7 @@ def test_the_report_is_there(finished: Any, record: dict[str, Any]) -> None:
     }
 
 
-def test_a_trained_model_of_it_can_be_used_like_any_other(finished: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_trained_model_of_a_comparison_generates_text(finished: Any, capsys: pytest.CaptureFixture[str]) -> None:
     folder = finished[1] / "trainings/mu/seed-0"
     assert mu_sota("generate", folder, "--prompt", "the state", "--max-new-tokens", "3") == 0
     assert capsys.readouterr().out.startswith("the state")
@@ -313,7 +312,7 @@ def test_an_interrupted_comparison_ends_as_if_it_had_not_been(
     assert without_clocks(parts) == without_clocks(whole)
 
 
-def test_rungs_of_one_length_are_different_trainings(
+def test_rungs_of_one_length_are_different_training_runs(
     tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a short comparison a rung can be no longer than the one before; its settings are others all the same."""
@@ -353,29 +352,7 @@ def test_a_rung_may_have_fewer_trials_than_planned(
         work.tune(work.plan.contenders[1])
 
 
-def test_trainings_of_another_plan_are_not_taken_for_this_one_s(finished: Any, tmp_path: Path) -> None:
-    corpus, whole = finished
-    for name in ("without", "changed"):
-        shutil.copytree(whole, tmp_path / name)
-    (tmp_path / "without/plan.json").unlink()
-    plan = json.loads((tmp_path / "changed/plan.json").read_text(encoding="utf-8"))
-    plan["plan"]["steps"] = 11
-    (tmp_path / "changed/plan.json").write_text(json.dumps(plan), encoding="utf-8")
-    with pytest.raises(
-        InputError, match=r"holds trainings of a comparison, but not its plan\.json; give another --out"
-    ):
-        run(small(corpus, **ALL_ASKED), tmp_path / "without", resume=True)
-    with pytest.raises(InputError, match=r"training\.json belongs to another comparison"):
-        run(small(corpus, **ALL_ASKED), tmp_path / "changed", resume=True)
-
-
-def test_two_at_once_are_refused(finished: Any, tmp_path: Path) -> None:
-    corpus, whole = finished
-    with FileLock(whole / ".lock"), pytest.raises(InputError, match="another process is at work"):
-        run(small(corpus, **ALL_ASKED), whole, resume=True)
-
-
-def test_too_little_memory_is_said_with_what_to_do(
+def test_out_of_memory_names_the_setting_to_lower(
     tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def too_much(*_: Any) -> Any:
@@ -388,12 +365,12 @@ def test_too_little_memory_is_said_with_what_to_do(
         run(small(tiny_corpus), tmp_path / "out")
 
 
-def test_the_plan_of_a_comparison_is_shown_as_it_is(finished: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_plan_of_a_begun_comparison_is_shown_unchanged(finished: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert mu_sota("compare", "--out", finished[1], "--resume", "--plan") == 0
     plan = json.loads((finished[1] / "plan.json").read_text(encoding="utf-8"))["plan"]
     page = capsys.readouterr().out
-    for arm in plan["arms"]:
-        assert f"{arm['seconds_per_step']:.3f}" in page
+    for one in plan["arms"]:
+        assert f"{one['seconds_per_step']:.3f}" in page
 
 
 def test_n_grams_on_as_many_tokens_are_fewer(record: Any) -> None:
@@ -426,7 +403,7 @@ def test_a_plan_trains_nothing_and_leaves_nothing(
     assert mu_sota("compare", "--plan", "--data", tiny_corpus, "--match", "flops", *ASKED, *SETTINGS) == 0
     page, progress = capsys.readouterr()
     for expected in ("MU: ", "GPT-2, same FLOPs: ", "Llama, same FLOPs: "):
-        assert f"  {expected}" in progress, "told while it is timed"
+        assert f"  {expected}" in progress, "reported while it is timed"
     for expected in ("GPT-2, same FLOPs", "Llama, same FLOPs", "FLOPs/token", "trainings, about"):
         assert expected in page
     assert "same total parameters" not in page
@@ -441,9 +418,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
     return message
 
 
-def test_what_cannot_be_compared_is_one_sentence(
-    finished: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_refusal_is_one_sentence(finished: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     corpus, out = finished
     assert "give --out" in refusal(capsys, "--data", corpus)
     assert "no comparison" in refusal(capsys, "--out", tmp_path / "typo", "--resume")

@@ -36,14 +36,14 @@ def test_the_test_is_the_paired_t_test_and_agrees_with_its_interval(values: list
 
 
 @given(values=pairs)
-def test_the_other_way_round_it_says_the_opposite(values: list[tuple[float, float]]) -> None:
+def test_swapped_models_give_the_opposite_outcome(values: list[tuple[float, float]]) -> None:
     ours, theirs = (list(side) for side in zip(*values, strict=True))
     opposite = {"better": "worse", "worse": "better"}
     outcome = compare_losses(ours, theirs).outcome
     assert compare_losses(theirs, ours).outcome == opposite.get(outcome, outcome)
 
 
-def test_of_equal_models_one_in_twenty_is_called_different() -> None:
+def test_one_in_twenty_pairs_of_equal_models_differs() -> None:
     draws = np.random.default_rng(0).normal(5, 0.01, (2000, 2, 3))
     called = sum(compare_losses(*draw.tolist()).outcome != "no difference shown" for draw in draws)
     assert called / 2000 == pytest.approx(0.05, abs=0.015)
