@@ -26,9 +26,8 @@ class Matching(NamedTuple):
 
 MATCHINGS: dict[Matched, Matching] = {
     "params": Matching("params", "same total parameters", "same total", "total parameters"),
-    "trunk": Matching(
-        "params", "same non-embedding parameters", "same non-emb.", "non-embedding parameters"
-    ),  # "trunk" and "outside" are their names in files
+    # In files, non-embedding parameters are called "trunk" or "outside".
+    "trunk": Matching("params", "same non-embedding parameters", "same non-emb.", "non-embedding parameters"),
     "flops": Matching("flops", "same FLOPs", "same FLOPs", "FLOPs a token"),
     "time": Matching("time", "same time", "same time", "seconds a step"),
 }

@@ -60,9 +60,7 @@ def count_parameters(config: PreTrainedConfig) -> Parameters:
     """Count the parameters of a real model of this configuration, which is built without memory."""
     with torch.device("meta"):
         model = build(config, 0.0)
-    embeddings = [
-        module for module in model.modules() if isinstance(module, nn.Embedding)
-    ]  # MU's tables are among them
+    embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)]  # MU's tables, too
     apart = {parameter for module in (*embeddings, model.get_output_embeddings()) for parameter in module.parameters()}
     total = sum(parameter.numel() for parameter in model.parameters())
     tables = model.model.affinity.weight.numel() if isinstance(model, MuForCausalLM) else 0
