@@ -23,12 +23,12 @@ def compare(
     match: Annotated[
         str | None, typer.Option(help="what is made equal, a question each. Default: params,flops,time")
     ] = None,
-    seeds: Annotated[int | None, typer.Option(help="trainings of every model that count. Default: 3")] = None,
+    seeds: Annotated[int | None, typer.Option(help="final runs of every model. Default: 3")] = None,
     budget: Annotated[
         str | None,
         typer.Option(help="time for all trainings, as 2h or 45min; or steps of each, as 500steps. Default: 2h"),
     ] = None,
-    trials: Annotated[int | None, typer.Option(help="settings tried for every model. Default: 12")] = None,
+    trials: Annotated[int | None, typer.Option(help="hyperparameters tried for every model. Default: 12")] = None,
     controls: Annotated[
         bool | None,
         typer.Option(
