@@ -26,7 +26,7 @@ USING = Path(__file__).parents[1] / "docs" / "using.md"
 
 
 def examples(language: str, holding: str = "") -> list[str]:
-    """The fenced blocks of docs/using.md in a language that hold a text, as they stand there."""
+    """The fenced blocks of docs/using.md in a language that hold a text."""
     blocks = re.findall(r"^```(\w+)\n(.*?)^```$", USING.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     return [code for kind, code in blocks if kind == language and holding in code]
 
@@ -55,9 +55,9 @@ TINY_SETTINGS = [f"--set={key}={value}" for key, value in TINY.items()]
 WORDS = "the a state block token model of in and reads writes sees keeps moves gives small large new old open".split()  # noqa: SIM905
 
 
-def _make_corpus(place: Path) -> Path:
+def _make_corpus(parent: Path) -> Path:
     """A folder with train.txt, valid.txt and test.txt of made-up sentences."""
-    folder = place / "corpus"
+    folder = parent / "corpus"
     folder.mkdir()
     for offset, (name, sentences) in enumerate({"train": 260, "valid": 60, "test": 40}.items()):
         lines = []
@@ -70,7 +70,7 @@ def _make_corpus(place: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def make_corpus() -> Callable[[Path], Path]:
-    """Writes the made-up corpus into a given folder."""
+    """Writes the made-up corpus into a folder, as its folder `corpus`."""
     return _make_corpus
 
 
@@ -88,7 +88,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         corpus = _make_corpus(base)
         with pytest.raises(SystemExit, match="0"):
             cli.main(["train", "--data", str(corpus), "--out", str(base / "run"), *TINY_SETTINGS])
-    logging.set_verbosity(verbosity)  # the command line silences the library for its whole process
+    logging.set_verbosity(verbosity)  # the command line silences the library for the rest of its process
     logging.enable_progress_bar()
     return corpus, base / "run"
 
@@ -120,17 +120,17 @@ def tiny_export(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     It is sure of itself, and says nothing that is not ASCII: its text can be cut after any token.
     """
-    place = tmp_path_factory.mktemp("exported")
+    folder = tmp_path_factory.mktemp("exported")
     tokenizer = train_bpe([" ".join(WORDS)], 300)
     torch.manual_seed(0)
     model = MuForCausalLM(MuConfig(vocab_size=len(tokenizer), num_hidden_layers=2, max_position_embeddings=32))
     torch.nn.init.normal_(model.lm_head.weight, std=0.3)  # predictions far from uniform, which context changes
     beyond_ascii = [token for token in range(len(tokenizer)) if not str(tokenizer.decode([token])).isascii()]
     model.lm_head.bias.data[beyond_ascii] = -10
-    model.save_pretrained(place / "model")
-    tokenizer.save_pretrained(place / "model")
-    export_model(place / "model", place / "tiny")
-    return place / "tiny"
+    model.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    export_model(folder / "model", folder / "tiny")
+    return folder / "tiny"
 
 
 @pytest.fixture(scope="session")

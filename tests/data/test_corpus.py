@@ -110,12 +110,12 @@ def test_damaged_cache_is_rebuilt(text_file: Path, cache: Path, file: str, damag
     assert path.read_bytes() == content
 
 
-def test_cache_with_tokens_missing_is_rebuilt(text_file: Path, cache: Path) -> None:
+def test_cache_that_lacks_tokens_is_rebuilt(text_file: Path, cache: Path) -> None:
     expected = texts(small(text_file))
     [path] = cache.glob("*/train.npy")
     tokens = np.load(path)
     path.unlink()
-    np.save(path, tokens[:-5])  # a sound file, but not the whole split
+    np.save(path, tokens[:-5])  # a sound file that lacks the end of the split
     assert texts(small(text_file)) == expected
 
 
@@ -180,7 +180,7 @@ def test_fingerprint_and_splits_of_documents_stay_as_they_were(tmp_path: Path) -
     ]
 
 
-def test_given_tokenizer_is_used_as_it_is(text_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trained_tokenizer_is_used_unchanged(text_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = train_bpe(["another text"], 270)
     corpus = load_corpus(str(text_file), tokenizer=tokenizer)
     assert corpus.tokenizer is tokenizer

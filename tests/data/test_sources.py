@@ -72,7 +72,7 @@ def unreachable(*_: Any, **__: Any) -> Any:
     raise ConnectionError("Couldn't reach 'Salesforce/wikitext' on the Hub")
 
 
-def test_unreachable_hub_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_hub_is_an_error_of_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets.config
     import huggingface_hub
 

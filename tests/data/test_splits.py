@@ -21,7 +21,7 @@ def test_one_text_is_cut_at_line_ends_without_loss(text_file: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet", "folder"])
-def test_many_documents_are_split_whole_and_disjoint(tmp_path: Path, kind: str) -> None:
+def test_many_documents_are_split_by_document_and_equal_ones_meet(tmp_path: Path, kind: str) -> None:
     documents = [f"Document {i}\r\nwith <EOS> and é.\n" for i in range(400)]
     source = tmp_path / f"corpus.{kind}"
     if kind == "jsonl":

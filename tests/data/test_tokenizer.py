@@ -93,7 +93,7 @@ def test_vocabulary_has_the_size_asked_for_or_less_when_merges_run_out() -> None
 
 @given(text=SPACED)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_pieces_give_the_tokens_of_the_whole(
+def test_pieces_give_the_tokens_of_the_uncut_text(
     bpe: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
     monkeypatch.setattr(module, "_PIECE_CHARACTERS", 1)
@@ -103,7 +103,9 @@ def test_pieces_give_the_tokens_of_the_whole(
 
 
 @pytest.mark.parametrize("prefix", [False, True])
-def test_other_tokenizers_encode_whole_and_parse_nothing(monkeypatch: pytest.MonkeyPatch, prefix: bool) -> None:
+def test_other_tokenizers_encode_uncut_text_and_parse_no_special_tokens(
+    monkeypatch: pytest.MonkeyPatch, prefix: bool
+) -> None:
     monkeypatch.setattr(module, "_PIECE_CHARACTERS", 1)
     backend = Tokenizer.from_str(train_bpe([PROSE], 300).backend_tokenizer.to_str())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
@@ -187,7 +189,7 @@ def test_foreign_vocabulary_is_refused(tmp_path: Path) -> None:
         load_tokenizer(tmp_path)
 
 
-def test_wikitext2_survives_the_bpe_and_pieces_equal_the_whole(wikitext2: Path) -> None:
+def test_wikitext2_survives_the_bpe_and_pieces_equal_the_uncut_text(wikitext2: Path) -> None:
     texts = {split: (wikitext2 / f"{split}.txt").read_bytes().decode() for split in ("train", "valid", "test")}
     bpe = train_bpe([texts["train"]], 50_000)
     assert 40_000 < len(bpe) < 50_000  # merges run out

@@ -55,7 +55,7 @@ def test_windows_go_through_a_loader() -> None:
     assert sum(int((batch["shift_labels"] != -100).sum()) for batch in loaded) == len(tokens) - 1
 
 
-def test_windows_end() -> None:
+def test_index_past_the_last_window_is_an_index_error() -> None:
     tokens = np.arange(100, dtype=np.uint16)
     for windows in (TrainWindows(tokens, 10, 5), EvalWindows(tokens, 10, 5)):
         assert torch.equal(windows[-1]["input_ids"], windows[len(windows) - 1]["input_ids"])

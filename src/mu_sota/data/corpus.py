@@ -74,7 +74,7 @@ def load_corpus(
     vocab_size: int = 50_000,
     cache_dir: Path | None = None,
 ) -> Corpus:
-    """Read, split and tokenize a corpus; from the second time on, open what the first left in the cache.
+    """Read, split and tokenize a corpus, and keep it in the cache; or open it from there.
 
     `source` is one of
 

@@ -2,7 +2,7 @@
 
 Both are `transformers` tokenizers over the `tokenizers` library. In corpus and user text nothing is ever parsed as a
 special token: `<EOS>` typed by a user is five ordinary characters to the BPE. (In the word vocabulary `<unk>` and
-`<eos>` are words of the corpus, and mean their entries when they stand alone between spaces.)
+`<eos>` are words of the corpus: alone between spaces they are their entries.)
 """
 
 import json
