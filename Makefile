@@ -19,7 +19,7 @@ PIP_IN = PIP_DISABLE_PIP_VERSION_CHECK=1 $(1)/bin/python -m pip install --quiet 
 UV_VERSION := 0.13.9
 
 .DELETE_ON_ERROR:
-.PHONY: help train playground test test-versions test-lowest test-newest bench format lock clean
+.PHONY: help train playground test test-fast test-versions test-lowest test-newest bench format lock clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -36,6 +36,9 @@ test: $(VENV)/.installed-dev ## Check format, lint, types, and run the tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+
+test-fast: $(VENV)/.installed-dev ## Run the tests that need no process, server, browser or compiler: under a minute
+	MU_SOTA_KERNELS=0 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal -m "not slow"
 
 # What an update of a library can break: the model inside others' code, training, decoding, export, serving, data,
 # tokenizer, playground.

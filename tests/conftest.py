@@ -1,14 +1,15 @@
-"""What several test files share."""
+"""What several test files share, and which tests are slow."""
 
 import os
 import re
 import shlex
 import shutil
+import sys
 
 # Small models gain nothing from threads, and lose much where others use the same cores. Before torch is imported.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,54 @@ from mu_sota.data.tokenizer import train_bpe
 from mu_sota.saved.export import export_model
 
 pytest_plugins = ["kernel_checks", "playground_model"]  # their fixtures
+
+# Slow tests, which `make test-fast` leaves out: they start processes, servers, browsers or the compiler, or take long.
+SLOW_FIXTURES = {"browser", "chromium", "served", "small_run", "tiny_export", "trained", "wikitext2"}
+SLOW_FILES = {
+    *("cli/test_commands.py", "cli/test_start_up.py", "test_using.py"),
+    *("comparison/test_baselines.py", "comparison/test_contenders.py", "comparison/test_drawing.py"),
+    *("comparison/test_figures.py", "comparison/test_report.py", "comparison/test_runner.py"),
+    *("comparison/test_single_training.py", "comparison/test_size_matching.py", "comparison/test_timing.py"),
+    *("data/test_pydocs.py", "evaluation/test_lm_eval.py", "generation/test_terminal_program.py"),
+    *("leakcheck/test_checks.py", "leakcheck/test_gradient.py", "leakcheck/test_locate.py", "leakcheck/test_logits.py"),
+    *("leakcheck/test_noise_training.py", "leakcheck/test_perturbation.py", "leakcheck/test_resolve_model.py"),
+    *("leakcheck/test_sizes.py", "leakcheck/test_snapshot.py", "leakcheck/test_tolerance.py"),
+    *("model/test_kernel_library.py", "model/test_others_code.py"),
+    *("playground/test_page.py", "playground/test_server.py"),
+    *("saved/test_export.py", "saved/test_serving.py", "training/test_old_run.py", "training/test_run.py"),
+}
+ASKED_BY_LIBRARIES = {"fc-list", "git", "uname"}  # for fonts, the commit and the processor, in milliseconds
+
+_in_a_fast_test = False
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        file = item.path.relative_to(Path(__file__).parent).as_posix()
+        if file in SLOW_FILES or SLOW_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    global _in_a_fast_test  # noqa: PLW0603
+    _in_a_fast_test = item.config.getoption("markexpr") == "not slow"
+    try:
+        return (yield)
+    finally:
+        _in_a_fast_test = False
+
+
+def refuse_processes(event: str, arguments: tuple[Any, ...]) -> None:
+    """An audit hook: in the fast tests, starting a process or a server is an error."""
+    if _in_a_fast_test and event in ("subprocess.Popen", "os.fork", "os.forkpty", "socket.bind"):
+        if event == "subprocess.Popen" and Path(arguments[0]).name in ASKED_BY_LIBRARIES:
+            return
+        pytest.fail(f"{event}{arguments[:2]} in a fast test: add its file to SLOW_FILES in tests/conftest.py")
+
+
+sys.addaudithook(refuse_processes)
 
 USING = Path(__file__).parents[1] / "docs" / "using.md"
 
