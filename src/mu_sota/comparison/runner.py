@@ -134,7 +134,8 @@ class Comparison:
             trials = {one.name: _final_trial(one, chosen) for one in plan.contenders}
             for number in range(plan.seeds):  # seed by seed: should the machine slow down, all contenders meet it
                 for one in plan.contenders:
-                    self.train_finally(one, trials[one.name], plan.seeds_of(one)[number])
+                    seed, points = plan.seeds_of(one)[number], CURVE_POINTS
+                    self._train(one, trials[one.name], seed, plan.steps, points, _final_run(seed), f"seed {seed}")
             scores = {(one.name, seed): self.score(one, seed) for one in plan.contenders for seed in plan.seeds_of(one)}
             references = self.references()
             results = {
@@ -142,7 +143,7 @@ class Comparison:
                     trials[one.name],
                     self.tuning_record(one),
                     [self._finished(one, _final_run(seed)) | scores[one.name, seed] for seed in plan.seeds_of(one)],
-                    self.samples(one),
+                    _samples(self._best_model(one, plan.seeds_of(one)[0]), self.inputs),
                 )
                 for one in plan.contenders
             }
@@ -164,11 +165,6 @@ class Comparison:
             return successive_halving(first_trials(self.inputs.request.trials), rungs, train)
         except InputError as error:
             raise InputError(f"{contender.title}: {error}") from None
-
-    def train_finally(self, contender: Contender, trial: Trial, seed: int) -> dict[str, Any]:
-        """A final run."""
-        steps, run = self.plan.steps, _final_run(seed)
-        return self._train(contender, trial, seed, steps, CURVE_POINTS, run, name=f"seed {seed}")
 
     def _train(
         self, contender: Contender, trial: Trial, seed: int, steps: int, points: int, run: str, name: str
@@ -198,11 +194,7 @@ class Comparison:
         self.folder.write(folder / TRAINING_FILE, record)
         finish(folder)
         self.bar.end()
-        loss = f"validation loss {record['loss']:.4f}"
-        if record["diverged"]:
-            loss += f", diverged at step {record['diverged']}"
-        settings = ", ".join(f"{key.replace('_', ' ')} {value:g}" for key, value in trial._asdict().items())
-        tqdm.write(f"{name}: {loss} in {duration(record['seconds'])} ({settings})")
+        tqdm.write(f"{name}: {_as_text(record, trial)}")
         return record
 
     def _finished(self, contender: Contender, run: str) -> dict[str, Any]:
@@ -235,15 +227,7 @@ class Comparison:
             return scores
         self._stop_if_interrupted()
         self.bar.begin(f"{contender.title}, seed {seed}: validation and test split", 1, seconds)
-        model, run = self._best_model(contender, seed), self.inputs.run
-        for name in ("validation", "test"):
-            scores[name] = evaluate(
-                model,
-                getattr(self.inputs.corpus, name),
-                window=run.window,
-                stride=run.eval_stride or run.window,
-                batch_size=self.plan.micro_batch_size,
-            ).as_dict()
+        scores = _scores(self._best_model(contender, seed), self.inputs, self.plan.micro_batch_size)
         self.folder.write(file, scores)
         self.bar.end()
         return scores
@@ -257,14 +241,6 @@ class Comparison:
             self.folder.write(file, references)
         return [{"name": name} | reference for name, reference in references.items()]
 
-    def samples(self, contender: Contender) -> list[str]:
-        """Continuations of the prompts by the first seed's model, with the same random numbers for every contender."""
-        run, model = self.inputs.run, self._best_model(contender, self.plan.seeds_of(contender)[0])
-        return [
-            sample(model, self.inputs.corpus.tokenizer, prompt, run, run.sample_tokens, seed=number)
-            for number, prompt in enumerate(run.prompts)
-        ]
-
     def _best_model(self, contender: Contender, seed: int) -> PreTrainedModel:
         model = load(self.folder.training(contender.name, _final_run(seed)) / BEST_FOLDER)
         torch.nn.Module.to(model, self.device)
@@ -273,6 +249,37 @@ class Comparison:
     def _stop_if_interrupted(self) -> None:
         if self.interrupt.received:
             raise Interrupted("all that is finished is kept")
+
+
+def _scores(model: PreTrainedModel, inputs: Inputs, batch_size: int) -> dict[str, Any]:
+    """Of validation and test split, all of them."""
+    run = inputs.run
+    return {
+        name: evaluate(
+            model,
+            getattr(inputs.corpus, name),
+            window=run.window,
+            stride=run.eval_stride or run.window,
+            batch_size=batch_size,
+        ).as_dict()
+        for name in ("validation", "test")
+    }
+
+
+def _samples(model: PreTrainedModel, inputs: Inputs) -> list[str]:
+    """Continuations of the prompts, drawn with the same random numbers for every model."""
+    run, tokenizer = inputs.run, inputs.corpus.tokenizer
+    return [
+        sample(model, tokenizer, prompt, run, run.sample_tokens, seed=number)
+        for number, prompt in enumerate(run.prompts)
+    ]
+
+
+def _as_text(record: dict[str, Any], trial: Trial) -> str:
+    """A finished training run, for people."""
+    diverged = f", diverged at step {record['diverged']}" if record["diverged"] else ""
+    settings = ", ".join(f"{key.replace('_', ' ')} {value:g}" for key, value in trial._asdict().items())
+    return f"validation loss {record['loss']:.4f}{diverged} in {duration(record['seconds'])} ({settings})"
 
 
 def _final_run(seed: int) -> str:
