@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 from made_up_text import LINES
@@ -20,6 +21,9 @@ from made_up_text import LINES
 from mu_sota import MuConfig, MuForCausalLM
 from mu_sota.data.tokenizer import train_bpe
 from mu_sota.saved.export import export_model
+
+hypothesis.settings.register_profile("any machine", deadline=None)  # a busy one is slow now and then
+hypothesis.settings.load_profile("any machine")
 
 pytest_plugins = ["kernel_checks", "playground_model"]  # their fixtures
 

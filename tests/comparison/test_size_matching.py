@@ -68,7 +68,7 @@ def test_a_fitted_model_is_within_half_a_percent_when_counted_again(name: str, m
     assert real.get_output_embeddings().weight is real.get_input_embeddings().weight, "tied"
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(target=st.integers(300_000, 30_000_000), name=st.sampled_from(sorted(FAMILIES)))
 def test_any_size_can_be_met_in_a_usual_shape(target: int, name: str) -> None:
     config: Any = fit(FAMILIES[name], LIKE, MEASURES["non-embedding"], target)

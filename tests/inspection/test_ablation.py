@@ -50,7 +50,7 @@ def without(reference: ReferenceMu, ids: list[int], off: list[str]) -> tuple[Ten
     return reference.head(reference.norm(matrix.flatten(-2)))[0], states
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(off=st.lists(st.sampled_from(NAMES), unique=True), seed=st.integers(0, 3))
 @torch.no_grad()
 def test_blocks_are_off_between_all_layers(off: list[str], seed: int) -> None:

@@ -101,7 +101,7 @@ def test_training_restores_the_random_state() -> None:
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 2**31), st.integers(2, 32), st.floats(0, 6))
 def test_no_causal_prediction_proves_a_leak(seed: int, num_ids: int, sharpness: float) -> None:
     """Whatever distribution is predicted without seeing the token, sharp or flat."""

@@ -14,7 +14,7 @@ from mu_sota import InputError, MuConfig, MuForCausalLM
 from mu_sota.leakcheck.checks import check
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(2, 70), st.integers(4, 9), st.integers(2, 60), st.integers(1, 69))
 def test_leak_from_one_position_is_found_at_any_size(length: int, rows: int, vocabulary: int, ahead: int) -> None:
     """Every position sees the token `ahead` of it, weakly; there is one to be seen if the text is longer than that."""

@@ -386,7 +386,7 @@ def _spoil(value: Any, draw: random.Random) -> None:
             _spoil(item, draw)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(VALUES, st.integers(0, 2**31))
 def test_snapshot_restores_any_nested_value(value: Any, seed: int) -> None:
     holder = _node(value)

@@ -174,7 +174,7 @@ def test_row_log_sum_exp_equals_the_full_matrix(length: int) -> None:
 
 
 @KERNELS
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(length=st.integers(1, 12), scale=st.floats(0, 30), seed=st.integers(0, 1000))
 def test_entropy_is_bounded(where: str, length: int, scale: float, seed: int) -> None:
     """0 <= H <= log(t + 1), reached at the first row and by uniform attention."""

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -66,7 +66,6 @@ def test_a_plain_reshape_is_not_the_mapping() -> None:
     assert not any(torch.equal(block, half_row) for block, half_row in zip(blocks, half_rows, strict=True))
 
 
-@settings(deadline=None)
 @given(side=SIDES, leading=LEADING)
 def test_the_mapping_has_an_inverse(side: int, leading: list[int]) -> None:
     """Both ways round, for every size and any leading shape."""
@@ -81,7 +80,6 @@ def test_the_mapping_has_an_inverse(side: int, leading: list[int]) -> None:
     assert split_blocks(other).shape == (*leading, 16, side * side)
 
 
-@settings(deadline=None)
 @given(side=SIDES)
 def test_cells_tile_the_matrix_in_block_order(side: int) -> None:
     """Every cell belongs to one block, and block b's cells hold row b of the block-major state."""

@@ -65,7 +65,7 @@ def test_texts_of_a_step_have_positions_of_their_own() -> None:
 
 
 @needs_kernels
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(outputs=st.integers(1, 3000), inputs=st.integers(1, 100), seed=SEEDS)
 @example(outputs=1024, inputs=64, seed=0)
 @example(outputs=2051, inputs=16, seed=0)

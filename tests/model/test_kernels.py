@@ -66,7 +66,7 @@ def test_numbers_too_small_to_be_fast_are_zero_within_the_kernels_alone(
 
 
 @needs_kernels
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     **SHAPES,
     scale=st.sampled_from([1e-4, 1.0, 8.0, 30.0, 300.0]),
@@ -181,7 +181,7 @@ def test_a_broken_key_or_query_shows_in_its_head(place: int) -> None:
 
 
 @needs_kernels
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     length=LENGTHS,
     size=st.integers(1, 16),
@@ -229,7 +229,7 @@ def plain_block_attention(blocks: Tensor, *weights: Tensor) -> tuple[Tensor, flo
 
 
 @needs_kernels
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     **SHAPES,
     scale=st.sampled_from([1e-3, 1.0, 100.0]),
@@ -274,7 +274,7 @@ def test_block_attention_takes_any_strides() -> None:
 
 
 @needs_kernels
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(length=LENGTHS, scale=st.sampled_from([0.1, 100.0]), data=st.data(), seed=SEEDS)
 def test_block_attention_is_causal_to_the_last_bit(length: int, scale: float, data: st.DataObject, seed: int) -> None:
     """As attention is."""
@@ -317,7 +317,7 @@ def dropout_factors(rows: int, width: int, dropout: float, seed: int) -> Tensor:
 
 
 @needs_kernels
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     rows=st.integers(1, 150),
     size=st.sampled_from([16, 32, 64, 80, 144]),
@@ -446,7 +446,7 @@ def check_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, lab
 
 
 @needs_kernels
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     rows=st.integers(1, 500),
     vocabulary=st.integers(1, 400),
@@ -476,7 +476,7 @@ def test_cross_entropy_equals_full_logits(
 
 
 @needs_kernels
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(rows=st.integers(1, 300), vocabulary=st.integers(1, 400), spread=st.integers(0, 3), seed=SEEDS)
 @example(rows=200, vocabulary=300, spread=0, seed=0)
 def test_the_first_of_equal_logits_is_the_prediction(rows: int, vocabulary: int, spread: int, seed: int) -> None:

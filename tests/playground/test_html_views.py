@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from playground_model import SENTENCES, Tags
 
@@ -53,7 +53,6 @@ def parts(text: str) -> dict[str, str]:
 PLAIN = {name: Tags(html) for name, html in parts("plain").items()}
 
 
-@settings(deadline=None)
 @given(HOSTILE)
 def test_no_text_becomes_markup(text: str) -> None:
     for name, html in parts(text).items():
