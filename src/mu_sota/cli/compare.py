@@ -9,7 +9,7 @@ from mu_sota.comparison.folder import recorded_request, refuse_existing_comparis
 from mu_sota.comparison.request import Request
 from mu_sota.data.sources import require_source
 from mu_sota.model.errors import InputError
-from mu_sota.settings.load import load_settings, merge_settings, parse_assignments, read_yaml
+from mu_sota.settings.load import configure, merge_settings, parse_assignments, read_yaml
 
 from .app import DATA, PRESETS, Assignments, SettingsFile, load_libraries
 
@@ -54,7 +54,6 @@ def compare(
     if out is not None and not resume and not plan:
         refuse_existing_comparison(out)
     changed = {**(read_yaml(config) if config else {}), **parse_assignments(assignments or [])}
-    merge_settings(preset or "mu-sota", overrides=changed)  # refuses wrong names before anything is loaded
     begun = recorded_request(out) if resume and out is not None else {}
     if resume and out is not None and not begun and preset is None and data is None:
         raise InputError(
@@ -75,12 +74,13 @@ def compare(
     kept = {key: value for key, value in begun.items() if key in options}
     changed_options = {key: value for key, value in options.items() if value is not None}
     request = Request(**kept | changed_options, overrides={**begun.get("overrides", {}), **changed})
+    merged = merge_settings(request.preset, overrides=request.overrides)
     require_source(request.data)
     load_libraries()
     from mu_sota.comparison.conclusions import as_text
     from mu_sota.comparison.runner import describe_comparison, run_comparison
 
-    settings = load_settings(request.preset, overrides=request.overrides)
+    settings = configure(merged)
     if plan:
         print(describe_comparison(request, settings, out if resume else None))
         return

@@ -6,13 +6,12 @@ from typing import Any
 
 from mu_sota.data.corpus import Corpus, load_corpus
 from mu_sota.data.windows import TrainWindows
-from mu_sota.generation.continuation import prompt_ids
 from mu_sota.model.configuration import MuConfig
 from mu_sota.model.errors import InputError
 from mu_sota.settings.load import Settings
 from mu_sota.settings.presets import MODEL_KEYS
 from mu_sota.settings.run import RunSettings
-from mu_sota.training.before_training import fitted_to_tokenizer
+from mu_sota.training.before_training import check_prompts, fitted_to_tokenizer
 
 from .request import DECIDED, Request
 
@@ -67,8 +66,7 @@ def load_inputs(request: Request, settings: Settings) -> Inputs:
             f"lower batch_size or window with --set"
         )
     config = fitted_to_tokenizer(settings.model, corpus)
-    for prompt in run.prompts:  # used when all is trained, refused now
-        prompt_ids(corpus.tokenizer, prompt, run.sample_tokens, config.max_position_embeddings)
+    check_prompts(run, corpus.tokenizer, config)
     recorded = run.model_dump(exclude=_NOT_RECORDED) | {
         key: getattr(settings.model, key) for key in MODEL_KEYS if key != "dropout"
     }

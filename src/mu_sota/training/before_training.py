@@ -17,7 +17,7 @@ from mu_sota.leakcheck.report import Report
 from mu_sota.model.configuration import MuConfig
 from mu_sota.model.errors import InputError
 from mu_sota.model.modeling import MuForCausalLM
-from mu_sota.saved.run_record import BEST_FOLDER, METRICS_FILE, RUN_FILE, recorded
+from mu_sota.saved.run_record import BEST_FOLDER, METRICS_FILE, RUN_FILE, recorded, refuse_existing_run
 from mu_sota.settings.run import RunSettings
 
 from .best_model import BEST_FILE
@@ -50,11 +50,11 @@ def previous_run(out: Path, data: str, corpus: Corpus, identity: dict[str, Any],
     Raises:
         InputError: `out` holds a run that is not to be resumed, or was started with other data or settings.
     """
-    if not (out / RUN_FILE).exists():
-        return {}
     if not resume:
-        raise InputError(f"{out} already holds a run; add --resume to go on with it, or give another --out")
+        refuse_existing_run(out)
     record = recorded(out)
+    if not record:
+        return {}
     if record["data_fingerprint"] != corpus.fingerprint:
         raise InputError(
             f"the run in {out} was started on {record['data']!r}, and {data!r} now gives other text or tokens; "
