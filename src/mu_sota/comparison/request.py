@@ -21,6 +21,7 @@ DECIDED = {
     "max_steps": "give --budget, such as --budget 500steps",
     "warmup_steps": "it is a tenth of the steps of every training",
     "seed": "give --seeds",
+    "compile": "no model's layers are compiled",
 }
 """Settings that a comparison decides by itself, and why they cannot be set."""
 

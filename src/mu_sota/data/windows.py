@@ -34,6 +34,11 @@ class TrainWindows(Dataset[dict[str, torch.Tensor]]):
         start = range(0, len(self) * self.stride, self.stride)[index]
         return _item(self.tokens, start, self.window)
 
+    def gather(self, indices: torch.Tensor) -> torch.Tensor:
+        """The tokens of several items, int64 of shape (items, window + 1)."""
+        places = indices.numpy()[:, None] * self.stride + np.arange(self.window + 1)
+        return torch.from_numpy(self.tokens[places].astype(np.int64))
+
 
 class EvalWindows(Dataset[dict[str, torch.Tensor]]):
     """Windows that score every token but the first exactly once.

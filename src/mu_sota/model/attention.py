@@ -4,11 +4,14 @@ Legend: B batch, H heads, T time, K size of a head. There may be more keys and v
 tokens, or capacity of a cache that is not yet filled. `bias` is that of `attention_bias`.
 """
 
+from functools import lru_cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 _LSE_ROWS = 128  # query rows whose scores are held at once when only the log-sum-exp is wanted
+_HALF = (torch.float16, torch.bfloat16)
 
 
 def attention_bias(
@@ -52,7 +55,7 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | N
     bias = None if bias is None else bias.to(query.dtype)
     size = query.shape[-1]
     causal = bias is None and query.shape[-2] > 1  # a single query sees all that is cached
-    if query.device.type != "cpu" and query.dtype in (torch.float16, torch.bfloat16):
+    if query.device.type != "cpu" and query.dtype in _HALF:
         # On GPUs the kernels that do not hold the matrix want half-precision heads of a multiple of 8.
         query, key, value = (F.pad(tensor, (0, -size % 8)) for tensor in (query, key, value))
     mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, is_causal=causal, scale=size**-0.5)
@@ -66,10 +69,11 @@ def causal_attention_with_entropy(
 
     With scores s = q k / sqrt(K) and p = softmax(s), the entropy is logsumexp(s) - sum(p s), and sum(p s) =
     q . (p k) / sqrt(K): attention over the values [v, k] gives it at the cost of K more columns, and the T x T matrix
-    is never held. In the derivative of that formula the terms through logsumexp and through q outside of p cancel
-    against each other, as do those through k inside p k; what is left is the path through p alone. So both are taken
-    as constants, and the kernel's own backward pass gives the exact gradient. (`mu_attention_backward` in `kernels.cpp`
-    has it as a formula.)
+    is never held. PyTorch's fused attentions return the log-sum-exp beside their output.
+
+    In the derivative of that formula the terms through logsumexp and through q outside of p cancel against each other,
+    as do those through k inside p k; what is left is the path through p alone. So both are taken as constants, and the
+    kernel's own backward pass gives the exact gradient. (`mu_attention_backward` in `kernels.cpp` has it as a formula.)
     """
     scale = query.shape[-1] ** -0.5
     bias = None if bias is None else bias.to(query.dtype)
@@ -80,20 +84,47 @@ def causal_attention_with_entropy(
         return row.to(value.dtype) @ value, torch.special.entr(row).sum(-1)
     causal = bias is None
     values = torch.cat([value, key.detach()], dim=-1)
-    # The fast kernels want queries, keys and values of one size: zeros add nothing to a score.
-    wide_query, wide_key = (F.pad(tensor, (0, tensor.shape[-1])) for tensor in (query, key))
+    size = query.shape[-1]
+    # The fast kernels want queries, keys and values of one size, on GPUs a multiple of 8: zeros add nothing to a score.
+    width = 2 * size if query.device.type == "cpu" else -(-2 * size // 8) * 8
+    wide_query, wide_key, values = (F.pad(tensor, (0, width - tensor.shape[-1])) for tensor in (query, key, values))
     if query.device.type == "cpu":
         mixed, log_sum_exp = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             wide_query, wide_key, values, 0.0, causal, attn_mask=bias, scale=scale
         )
+    elif query.device.type == "cuda" and query.dtype != torch.float64:
+        if causal and query.dtype in _HALF and _has_flash_attention(query.device):
+            mixed, log_sum_exp = torch.ops.aten._scaled_dot_product_flash_attention(
+                wide_query, wide_key, values, 0.0, True, scale=scale
+            )[:2]
+        else:
+            mixed, log_sum_exp = torch.ops.aten._scaled_dot_product_efficient_attention(
+                wide_query, wide_key, values, _aligned(bias, query), True, 0.0, causal, scale=scale
+            )[:2]
+        log_sum_exp = log_sum_exp[..., : query.shape[-2]]  # the second one rounds the number of rows up
     else:
         mixed = F.scaled_dot_product_attention(
             wide_query, wide_key, values, attn_mask=bias, is_causal=causal, scale=scale
         )
         log_sum_exp = row_log_sum_exp(query, key, bias)
-    output, mean_key = mixed.chunk(2, dim=-1)
+    output, mean_key = mixed[..., : 2 * size].chunk(2, dim=-1)
     mean_score = scale * (query.detach().to(exact) * mean_key.to(exact)).sum(-1)
     return output, log_sum_exp.detach() - mean_score
+
+
+@torch.compiler.assume_constant_result
+@lru_cache
+def _has_flash_attention(device: torch.device) -> bool:
+    """True from the A100 on. A T4 and a P100 have the other fused attention alone."""
+    return torch.backends.cuda.flash_sdp_enabled() and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def _aligned(bias: Tensor | None, query: Tensor) -> Tensor | None:
+    """The bias for each head [B, H, T, keys], its rows a multiple of 16 numbers apart, which the kernel asks for."""
+    if bias is None:
+        return None
+    keys = bias.shape[-1]
+    return F.pad(bias, (0, -keys % 16))[..., :keys].expand(*query.shape[:2], -1, -1)
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """Kernel or PyTorch: every such decision is made here.
 
-The kernels compute in float32 on a CPU. They read the weights of modules without calling them, so nothing may have
-changed how a module works: no hook, adapter or quantised weight.
+The kernels of `kernels.cpp` compute in float32 on a CPU, those of `triton_kernels.py` on a GPU. Some read the weights
+of modules without calling them, so nothing may have changed how a module works: no hook, adapter or quantised weight.
 
 Legend: B batch, T time, H heads or blocks, K size of a head, D state.
 """
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as global_hooks
 from transformers import Cache
 
+from .gpu import gpu_kernels_work
 from .kernels import library
 
 LARGEST_HEAD = 16  # largest head size that a kernel takes; above it PyTorch's attention is as fast
@@ -55,6 +56,21 @@ def kernels_take(tensor: Tensor, head_size: int = LARGEST_HEAD) -> bool:
     )
 
 
+@torch.compiler.assume_constant_result
+def _work_on_gpu(index: int, dtype: torch.dtype) -> bool:
+    return not _switched_off and gpu_kernels_work(index, dtype)
+
+
+def gpu_kernels_take(tensor: Tensor, head_size: int = LARGEST_HEAD) -> bool:
+    """True on a CUDA GPU for which there are kernels, with heads that are small enough."""
+    return (
+        tensor.device.type == "cuda"
+        and tensor.dtype in (torch.float32, torch.bfloat16, torch.float16)
+        and head_size <= LARGEST_HEAD
+        and _work_on_gpu(tensor.device.index or 0, tensor.dtype)
+    )
+
+
 def kernels_take_eagerly(tensor: Tensor, head_size: int = LARGEST_HEAD) -> bool:
     """As `kernels_take`, for kernels that are not registered as operators of PyTorch: not while a graph is traced."""
     traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
@@ -91,8 +107,9 @@ def unchanged(*modules: nn.Module) -> bool:
 
 
 def use_attention_kernel(heads: Tensor, key: Tensor, bias: Tensor | None) -> bool:
-    """True if the kernel computes attention of [B, T, 3, H, K] over exactly these T tokens."""
-    return bias is None and key.shape[-2] == heads.shape[1] and kernels_take(heads, heads.shape[-1])
+    """True if a kernel computes attention of [B, T, 3, H, K] over exactly these T tokens."""
+    whole, size = bias is None and key.shape[-2] == heads.shape[1], heads.shape[-1]
+    return whole and (kernels_take(heads, size) or gpu_kernels_take(heads, size))
 
 
 def use_block_attention_kernel(
@@ -116,6 +133,20 @@ def use_feed_forward_kernel(state: Tensor, up: nn.Linear, dropout: nn.Dropout, d
 def use_cross_entropy_kernel(hidden: Tensor) -> bool:
     """True if the kernel computes the loss and its gradients from hidden states [rows, D]."""
     return hidden.shape[-1] % 16 == 0 and kernels_take_eagerly(hidden)
+
+
+def use_kernel_for_rows_of_logits(hidden: Tensor) -> bool:
+    """True if the kernel for GPUs computes the loss of rows of logits, which come from hidden states of this kind."""
+    return gpu_kernels_take(hidden)
+
+
+def use_one_product_for_all_blocks(blocks: Tensor) -> bool:
+    """True where one product with a block-diagonal matrix is faster than 16 small ones: 16 times the arithmetic.
+
+    Args:
+        blocks: [B, T, N, S].
+    """
+    return blocks.device.type == "cuda" and blocks.shape[-1] <= LARGEST_HEAD
 
 
 def use_linear_kernel(hidden: Tensor, head: nn.Linear) -> bool:

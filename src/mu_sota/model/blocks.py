@@ -4,11 +4,12 @@ Legend: M side of the state matrix, D = M * M values, N = 16 blocks, S = D / N v
 
 A state is an M x M matrix, tiled by a 4 x 4 grid of square blocks in reading order. The model stores it *block-major*:
 the N blocks one after the other, the S values of a block row by row. Splitting into blocks is then a plain view, and
-the matrix is what `to_matrix` gives. These four functions are the only place where the package regroups a state.
+the matrix is what `to_matrix` gives. These functions are the only place where the package regroups a state.
 """
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -65,6 +66,12 @@ def split_blocks(state: Tensor) -> Tensor:
 def join_blocks(blocks: Tensor) -> Tensor:
     """[..., N, S] to [..., D] block-major: the inverse of `split_blocks`."""
     return blocks.flatten(-2)
+
+
+def block_diagonal(weight: Tensor) -> Tensor:
+    """Maps of each block [N, out, in] as one map of whole states [N * out, N * in], zero between different blocks."""
+    own = torch.eye(NUM_BLOCKS, dtype=weight.dtype, device=weight.device)
+    return (weight[:, :, None, :] * own[:, None, :, None]).flatten(2).flatten(0, 1)
 
 
 def to_matrix(state: Tensor) -> Tensor:

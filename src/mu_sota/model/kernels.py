@@ -146,7 +146,8 @@ def fused_attention(qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _(qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     batch, length, _, heads, size = qkv.shape
     row = (batch, heads, length)
-    return qkv.new_empty(batch, length, heads, size), qkv.new_empty(row), qkv.new_empty(row)
+    sums = torch.promote_types(qkv.dtype, torch.float32)
+    return qkv.new_empty(batch, length, heads, size), qkv.new_empty(row, dtype=sums), qkv.new_empty(row, dtype=sums)
 
 
 @torch.library.custom_op("mu_sota::attention_backward", mutates_args=())
@@ -172,6 +173,22 @@ def _keep_attention(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tenso
 
 def _differentiate_attention(ctx: Any, grad_output: Tensor, grad_entropy: Tensor, _: Tensor) -> Tensor:
     return _attention_backward(grad_output, grad_entropy, *ctx.saved_tensors)
+
+
+@fused_attention.register_kernel("cuda")
+def _(qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    from .triton_kernels import attention
+
+    return attention(qkv)
+
+
+@_attention_backward.register_kernel("cuda")
+def _(
+    grad_output: Tensor, grad_entropy: Tensor, qkv: Tensor, output: Tensor, entropy: Tensor, log_sum: Tensor
+) -> Tensor:
+    from .triton_kernels import attention_backward
+
+    return attention_backward(grad_output, grad_entropy, qkv, output, entropy, log_sum)
 
 
 fused_attention.register_autograd(_differentiate_attention, setup_context=_keep_attention)

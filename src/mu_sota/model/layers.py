@@ -11,8 +11,14 @@ from transformers import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .attention import causal_attention, causal_attention_with_entropy
-from .backend import readable, use_attention_kernel, use_block_attention_kernel, use_feed_forward_kernel
-from .blocks import NUM_BLOCKS, join_blocks, split_blocks
+from .backend import (
+    readable,
+    use_attention_kernel,
+    use_block_attention_kernel,
+    use_feed_forward_kernel,
+    use_one_product_for_all_blocks,
+)
+from .blocks import NUM_BLOCKS, block_diagonal, join_blocks, split_blocks
 from .cache import ATTENTIONS
 from .configuration import SENSITIVITY_HIDDEN, MuConfig
 from .kernels import fused_attention, fused_block_attention, fused_feed_forward
@@ -20,7 +26,7 @@ from .kernels import fused_attention, fused_block_attention, fused_feed_forward
 
 @readable
 class BlockLinear(nn.Module):
-    """16 independent affine maps, one for each block: [B, T, N, in] to [B, T, N, out] in one batched product."""
+    """16 independent affine maps, one for each block: [B, T, N, in] to [B, T, N, out]."""
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
@@ -28,6 +34,9 @@ class BlockLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(NUM_BLOCKS, out_features))
 
     def forward(self, blocks: Tensor) -> Tensor:
+        if use_one_product_for_all_blocks(blocks):
+            product = F.linear(join_blocks(blocks), block_diagonal(self.weight), join_blocks(self.bias))
+            return split_blocks(product)
         return torch.einsum("btni,noi->btno", blocks, self.weight) + self.bias
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .backend import use_cross_entropy_kernel
+from .backend import use_cross_entropy_kernel, use_kernel_for_rows_of_logits
 from .kernels import fused_cross_entropy
 
 IGNORE_INDEX = -100
@@ -39,6 +39,20 @@ def chunked_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, l
     return _ChunkedCrossEntropy.apply(hidden.flatten(0, -2), weight, bias, labels.flatten())
 
 
+def _cross_entropy_of_rows(logits: Tensor, labels: Tensor, gradient: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Summed loss and right predictions of logits [R, V], which are overwritten, and the gradient by them if wanted."""
+    counted, target = (labels != IGNORE_INDEX)[:, None], labels[:, None].clamp(min=0)
+    top, prediction = logits.max(-1, keepdim=True)
+    at_label = logits.gather(-1, target)
+    right = ((prediction == target) & counted).sum()
+    weights = logits.sub_(top).exp_()
+    normaliser = weights.sum(-1, keepdim=True)
+    loss = ((normaliser.log() + top - at_label) * counted).sum()
+    if gradient:
+        weights.mul_(counted / normaliser).scatter_add_(-1, target, -counted.to(weights.dtype))
+    return loss, right, weights
+
+
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -62,21 +76,21 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 grad_hidden = torch.empty_like(hidden)
                 grad_weight = torch.zeros_like(weight, dtype=exact)
                 grad_bias = None if bias is None else torch.zeros_like(bias, dtype=exact)
+            by_kernel = use_kernel_for_rows_of_logits(rows)
             step = 128 if device == "cpu" else 2048  # a chunk of logits should stay in the CPU's cache
             for start in range(0, len(rows), step):
                 part = slice(start, start + step)
-                counted = (labels[part] != IGNORE_INDEX)[:, None]
-                target = labels[part, None].clamp(min=0)
-                logits = F.linear(rows[part], table, offset).to(exact)
-                top, prediction = logits.max(-1, keepdim=True)
-                right = logits.gather(-1, target)
-                correct += ((prediction == target) & counted).sum()
-                weights = logits.sub_(top).exp_()
-                normaliser = weights.sum(-1, keepdim=True)
-                total += ((normaliser.log() + top - right) * counted).sum()
+                logits = F.linear(rows[part], table, offset)
+                if by_kernel:
+                    from .triton_kernels import cross_entropy_of_rows
+
+                    loss, right = cross_entropy_of_rows(logits, labels[part], training)
+                    grad_logits = logits
+                else:
+                    loss, right, grad_logits = _cross_entropy_of_rows(logits.to(exact), labels[part], training)
+                total += loss
+                correct += right
                 if training:
-                    grad_logits = weights.mul_(counted / normaliser)
-                    grad_logits.scatter_add_(-1, target, -counted.to(exact))
                     grad_logits = grad_logits.to(dtype)
                     grad_hidden[part] = grad_logits @ table
                     grad_weight += grad_logits.T @ rows[part]

@@ -192,7 +192,8 @@ class RunCallback(CheckpointCallback):
         samples = []
         for number, prompt in enumerate(settings.prompts):
             tokenizer, seed = self.trainer.corpus.tokenizer, settings.seed + number
-            text = sample(model, tokenizer, prompt, settings, settings.sample_tokens, seed=seed)
+            with self.trainer.uncompiled():
+                text = sample(model, tokenizer, prompt, settings, settings.sample_tokens, seed=seed)
             samples.append({"prompt": prompt, "text": text})
             rule = RULE if number + 1 == len(settings.prompts) else "-" * 80
             self.progress.say(f"  Prompt: {prompt!r}\n  Generated: {text!r}\n{rule}")

@@ -34,6 +34,7 @@ from .before_training import (
 )
 from .best_model import BEST_FILE, best_loads
 from .callbacks import RunCallback
+from .compilation import pays
 from .heading import heading
 from .interrupt import Interrupt, Interrupted
 from .metrics_file import MetricsFile
@@ -85,7 +86,9 @@ class _Run:
         self.config = fitted_to_tokenizer(self.requested_model, self.corpus)
         self.identity = {
             "preset": preset,
-            "settings": self.settings.model_dump(exclude={"micro_batch_size", "log_steps", "checkpoint_minutes"}),
+            "settings": self.settings.model_dump(
+                exclude={"micro_batch_size", "compile", "log_steps", "checkpoint_minutes"}
+            ),
             "model": {key: getattr(self.config, key) for key in MODEL_KEYS},
         }
         self.metrics = MetricsFile(out / METRICS_FILE, self.process.is_main_process)
@@ -168,6 +171,8 @@ class _Run:
                 micro_batch_size,
                 self.precision,
             )
+            if self._compiles(trainer) and (problem := trainer.compile_layers()):
+                self.say(f"The layers run uncompiled, since they cannot be compiled here: {problem}")
             trainer.add_callback(RunCallback(trainer, interrupt, self.metrics))
             trainer.train_from_last_checkpoint()
             return trainer
@@ -185,6 +190,17 @@ class _Run:
         if trainer.state.global_step < trainer.state.max_steps:
             raise Interrupted(f"saved at step {trainer.state.global_step:,} of {trainer.state.max_steps:,}")
         return trainer
+
+    def _compiles(self, trainer: MuTrainer) -> bool:
+        """Decide whether to compile the layers, and say so."""
+        if self.settings.compile != "auto":
+            return self.settings.compile == "always"
+        device, steps = self.process.device, trainer.planned_steps
+        compiles = pays(device, steps * trainer.order.accumulation * self.config.num_hidden_layers)
+        if device.type == "cuda":
+            what = "worth the time that compiling takes" if compiles else "too few to compile the layers for"
+            self.say(f"{steps:,} steps are {what} (--set compile=always or never decides otherwise)")
+        return compiles
 
     def _next_model(self) -> MuForCausalLM:
         """The checked model, then, after an out-of-memory error, a new one of the same weights.

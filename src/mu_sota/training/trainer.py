@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ from mu_sota.settings.run import RunSettings
 
 from .batches import WindowDataset, WindowOrder
 from .checkpoint import Progress, find_checkpoints, publish, read_progress, temporary_folder
+from .compilation import compile_layers, uncompiled
 from .lr_schedule import one_cycle
 from .running_totals import RunningTotals
 
@@ -53,6 +55,7 @@ class MuTrainer(Trainer):
         rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         self.order = WindowOrder(len(windows), settings.batch_size, micro_batch_size, settings.seed, rank, world)
         self._checkpoint_parent = out
+        self.precision, self._compiled = precision, False
         self._windows = WindowDataset(windows)
         arguments = _arguments(settings, out, micro_batch_size, self.order.accumulation, precision)
         super().__init__(model, arguments, train_dataset=self._windows)
@@ -78,11 +81,21 @@ class MuTrainer(Trainer):
         """Optimizer steps of a full epoch."""
         return self.order.steps
 
+    @property
+    def planned_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.settings.max_steps or self.settings.num_epochs * self.steps_per_epoch
+
     # Data, schedule, loss
 
     def get_train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Windows in the order of `WindowOrder`, already this process's share, so `accelerate` must not divide them."""
-        return DataLoader(self._windows, batch_sampler=self.order, pin_memory=self.args.dataloader_pin_memory)
+        return DataLoader(
+            self._windows,
+            batch_sampler=self.order,
+            collate_fn=lambda batch: batch,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
         """The schedule of `lr_schedule.py`."""
@@ -103,13 +116,27 @@ class MuTrainer(Trainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         """As in `Trainer`, and the batch is added to the running totals."""
-        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        smaller = len(inputs["input_ids"]) != self.order.micro_batch_size
+        with self.uncompiled() if smaller else nullcontext():
+            loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         with torch.no_grad():
             tokens = (inputs["shift_labels"] != IGNORE_INDEX).sum()
             # The library multiplies the loss by the number of processes, whose gradients are averaged afterwards.
             nll = loss.detach() * num_items_in_batch / self.accelerator.num_processes
             self._sums += torch.stack([sum_.to(self._sums) for sum_ in (nll, outputs.num_correct, tokens)])
         return (loss, outputs) if return_outputs else loss
+
+    # Compiled layers
+
+    def compile_layers(self) -> str:
+        """Compile the layers for full micro-batches of training; why that failed, or nothing."""
+        problem = compile_layers(self.model, self.order.micro_batch_size, self.settings.window, self.precision)
+        self._compiled = not problem
+        return problem
+
+    def uncompiled(self) -> AbstractContextManager[Any]:
+        """Within it, no layer is compiled for another shape or for evaluation."""
+        return uncompiled() if self._compiled else nullcontext()
 
     # Running totals
 
@@ -146,14 +173,15 @@ class MuTrainer(Trainer):
         Args:
             progress: as in `mu_sota.evaluation.metrics.evaluate`.
         """
-        return evaluate(
-            self.network,
-            self.corpus.validation,
-            window=self.settings.window,
-            stride=self.settings.eval_stride or self.settings.window,
-            batch_size=self.args.per_device_train_batch_size,
-            progress=progress,
-        )
+        with self.uncompiled():
+            return evaluate(
+                self.network,
+                self.corpus.validation,
+                window=self.settings.window,
+                stride=self.settings.eval_stride or self.settings.window,
+                batch_size=self.args.per_device_train_batch_size,
+                progress=progress,
+            )
 
     def evaluate(self, ignore_keys: None = None) -> dict[str, float]:  # type: ignore[override]
         """Validate; callbacks get the figures and the `Score`.
@@ -233,6 +261,9 @@ def _arguments(
         remove_unused_columns=False,
         ddp_find_unused_parameters=False,
         dataloader_pin_memory=torch.cuda.is_available(),
+        optim="adamw_torch_fused",
+        # Or each batch would wait for all that the GPU still has to do.
+        accelerator_config={"non_blocking": torch.cuda.is_available()},
     )
     if arguments.n_gpu > 1:
         # The library would divide each batch over all visible GPUs in one process (DataParallel), which is slower

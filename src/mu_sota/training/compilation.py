@@ -1,0 +1,62 @@
+"""`torch.compile` of the layers: whether it pays, and how it is switched on and off.
+
+The layers share their code, so they are compiled together, once: for training on full micro-batches. Whatever else goes
+through them (the smaller last batch, evaluation, samples) runs uncompiled, since each further shape would be compiled
+anew.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+
+from mu_sota.common.environment import is_out_of_memory
+
+_LEAST_PASSES = 24_000  # through a layer, forward and backward: an estimate, as long as no GPU was measured
+
+
+def pays(device: torch.device, passes: int) -> bool:
+    """True if compiling takes less time than it saves.
+
+    On a CPU it saves next to nothing (docs/results/compilation-cpu.json).
+
+    Args:
+        device: to train on.
+        passes: of micro-batches through a layer in the whole run.
+    """
+    return device.type == "cuda" and passes >= _LEAST_PASSES
+
+
+def compile_layers(model: Any, micro_batch_size: int, window: int, precision: str) -> str:
+    """Compile the layers of a `MuForCausalLM`, and try them on one micro-batch.
+
+    Weights, gradients and random numbers are afterwards as they were.
+
+    Returns:
+        Why the layers are left uncompiled, or nothing.
+    """
+    device = model.device
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    for layer in model.model.layers:
+        layer.compile()
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            ids = torch.randint(model.config.vocab_size, (micro_batch_size, window), device=device)
+            with torch.autocast(device.type, half) if half else nullcontext():
+                loss = model.train()(ids, labels=ids).loss
+            loss.backward()
+    except Exception as error:  # of PyTorch's compiler, of Triton, of a C++ compiler
+        if is_out_of_memory(error):
+            raise
+        for layer in model.model.layers:
+            layer._compiled_call_impl = None
+        return " ".join(str(error).split())[:200] or type(error).__name__
+    finally:
+        nn.Module.zero_grad(model, set_to_none=True)
+    return ""
+
+
+def uncompiled() -> AbstractContextManager[Any]:
+    """Within it, compiled layers run as if they were not."""
+    return torch.compiler.set_stance("force_eager")
