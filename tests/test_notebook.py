@@ -94,7 +94,7 @@ def test_every_cell_runs(tiny_corpus: Path, tmp_path: Path) -> None:
     assert "transformers_modules" in printed(cell_of(notebook, "export"))
     assert "without mu-sota: True\nthe state" in printed(cell_of(notebook, "export"))
 
-    run, export = tmp_path / "run", tmp_path / "run" / "export" / "mu-quickstart"
+    run, export = tmp_path / "run", tmp_path / "run" / "export" / "my-quickstart"
     score = json.loads((run / "test.json").read_text(encoding="utf-8"))
     assert f"loss {score['loss']:.4f}" in printed(cell_of(notebook, "test"))
     assert export.with_suffix(".zip").is_file()

@@ -44,7 +44,7 @@ class ProgressBar:
             total=min(self.steps_per_epoch, state.max_steps - state.global_step + done),
             initial=done,
             disable=not self.shown,
-            mininterval=0.5 if sys.stderr.isatty() else 30,
+            mininterval=_seconds_between_looks(),
             dynamic_ncols=True,
         )
 
@@ -83,3 +83,10 @@ class ProgressBar:
 
     def _time_left(self, state: TrainerState) -> str:
         return duration(self._seconds_per_step(state) * (state.max_steps - state.global_step))
+
+
+def _seconds_between_looks() -> float:
+    """How often the bar is drawn: seldom in a log, where every drawing stays."""
+    if "ipykernel" in sys.modules:  # a notebook draws bars, though its streams are no terminals
+        return 2
+    return 0.5 if sys.stderr.isatty() else 30
