@@ -16,6 +16,10 @@ from typing import Any
 import hypothesis
 import pytest
 import torch
+
+if not torch.cuda.is_available():  # then Triton's interpreter runs the kernels for GPUs; before triton is imported
+    os.environ["TRITON_INTERPRET"] = "1"
+
 from made_up_text import LINES
 
 from mu_sota import MuConfig, MuForCausalLM
@@ -38,9 +42,10 @@ SLOW_FILES = {
     *("leakcheck/test_checks.py", "leakcheck/test_locate.py", "leakcheck/test_logits.py"),
     *("leakcheck/test_noise_training.py", "leakcheck/test_perturbation.py"),
     *("leakcheck/test_sizes.py", "leakcheck/test_snapshot.py", "leakcheck/test_tolerance.py"),
-    *("model/test_kernel_library.py", "model/test_others_code.py"),
+    *("model/test_kernel_library.py", "model/test_others_code.py", "model/test_triton_kernels.py"),
     *("playground/test_page.py", "playground/test_server.py"),
-    *("saved/test_export.py", "saved/test_serving.py", "training/test_old_run.py", "training/test_run.py"),
+    *("saved/test_export.py", "saved/test_serving.py"),
+    *("training/test_compilation.py", "training/test_old_run.py", "training/test_run.py"),
 }
 ASKED_BY_LIBRARIES = {"fc-list", "git", "uname"}  # for fonts, the commit and the processor, in milliseconds
 

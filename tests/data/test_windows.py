@@ -27,6 +27,15 @@ def test_train_windows_are_the_slices_they_promise(n: int, window: int, stride: 
         assert torch.equal(windows[i]["shift_labels"], windows[i]["input_ids"] + 1)
 
 
+@given(window=st.integers(1, 20), stride=st.integers(1, 30), data=st.data())
+def test_windows_gathered_at_once_are_those_one_by_one(window: int, stride: int, data: st.DataObject) -> None:
+    windows = TrainWindows(np.arange(100, dtype=np.uint16), window, stride)
+    indices = data.draw(st.lists(st.integers(0, len(windows) - 1), min_size=1, max_size=5))
+    for row, index in zip(windows.gather(torch.tensor(indices)), indices, strict=True):
+        assert torch.equal(row[:-1], windows[index]["input_ids"])
+        assert torch.equal(row[1:], windows[index]["shift_labels"])
+
+
 @given(n=st.integers(2, 120), window=st.integers(1, 40), data=st.data())
 def test_eval_windows_score_every_target_once_with_its_context(n: int, window: int, data: st.DataObject) -> None:
     stride = data.draw(st.integers(1, window))

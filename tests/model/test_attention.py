@@ -4,6 +4,7 @@ Legend: B batch, H heads, T time, K size of a head.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -35,12 +36,24 @@ class _DeviceByAnotherName(str):
     type = "elsewhere"
 
 
+class _CudaByName(_DeviceByAnotherName):
+    type = "cuda"
+
+
 class _Elsewhere(torch.Tensor):
     """A CPU tensor that a choice of kernel by `device.type` takes for one of an accelerator."""
 
     @property
     def device(self) -> _DeviceByAnotherName:  # type: ignore[override]
         return _DeviceByAnotherName("cpu")
+
+
+class _OnCuda(torch.Tensor):
+    """A CPU tensor that a choice of kernel by `device.type` takes for one of a CUDA GPU."""
+
+    @property
+    def device(self) -> _CudaByName:  # type: ignore[override]
+        return _CudaByName("cpu")
 
 
 # The branch for the CPU, the one for everything else run on the CPU, and that one at home.
@@ -59,6 +72,81 @@ def moved(inputs: Inputs, where: str) -> Inputs:
     if where == "elsewhere":
         return query.as_subclass(_Elsewhere), key, value
     return query.to(where), key.to(where), value.to(where)
+
+
+def fused_attention_of_cuda(name: str) -> Callable[..., tuple[Tensor, ...]]:
+    """What PyTorch's fused attention `name` on CUDA asks for and returns, computed with full matrices on the CPU."""
+    real = getattr(torch.ops.aten, name)
+
+    def plain(tensor: Tensor) -> Tensor:
+        return tensor.as_subclass(Tensor)
+
+    def attend(query: Tensor, key: Tensor, value: Tensor, *others: Any, scale: float) -> tuple[Tensor, ...]:
+        query, key, value = map(plain, (query, key, value))
+        bias, causal = (None, others[1]) if "flash" in name else (others[0], others[3])
+        # Arguments and shapes are those of the real one.
+        meta = [tensor.to("meta") for tensor in (query, key, value)]
+        on_meta = [other.to("meta") if isinstance(other, Tensor) else other for other in others]
+        output, log_sums = real(*meta, *on_meta, scale=scale)[:2]
+        assert query.shape[-1] == key.shape[-1] == value.shape[-1]
+        assert query.shape[-1] % (4 if query.dtype == torch.float32 else 8) == 0
+        assert "flash" not in name or query.dtype != torch.float32
+        scores = (query.float() @ key.float().transpose(-2, -1)) * scale
+        if bias is not None:
+            assert bias.shape == scores.shape
+            assert bias.dtype == query.dtype
+            assert all(
+                stride % 8 == 0 for stride, size in zip(bias.stride()[:-1], bias.shape, strict=False) if size > 1
+            )
+            assert bias.stride(-1) == 1
+            scores = scores + bias
+        if causal:
+            scores = scores.masked_fill(~torch.ones(scores.shape[-2:], dtype=torch.bool).tril(), float("-inf"))
+        mixed = scores.softmax(-1) @ value.float()
+        assert mixed.shape == output.shape
+        beyond = log_sums.shape[-1] - scores.shape[-2]
+        return mixed.to(query.dtype), F.pad(scores.logsumexp(-1), (0, beyond), value=float("nan")), torch.empty(0)
+
+    return attend
+
+
+@pytest.mark.parametrize("name", ["_scaled_dot_product_flash_attention", "_scaled_dot_product_efficient_attention"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("padding", [None, PADDING], ids=["plain", "padded"])
+@pytest.mark.parametrize("size", [2, 5, 8])
+def test_on_cuda_the_fused_attentions_give_the_entropy(
+    name: str, dtype: torch.dtype, padding: Tensor | None, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Flash attention on an A100 and newer, the memory-efficient one on a T4, in float32, and for padding."""
+    used: list[str] = []
+    for fused in ("_scaled_dot_product_flash_attention", "_scaled_dot_product_efficient_attention"):
+        stand_in = fused_attention_of_cuda(fused)
+
+        def noting(*args: Any, fused: str = fused, stand_in: Any = stand_in, **named: Any) -> tuple[Tensor, ...]:
+            used.append(fused)
+            return stand_in(*args, **named)
+
+        monkeypatch.setattr(torch.ops.aten, fused, noting)
+    monkeypatch.setattr("mu_sota.model.attention._has_flash_attention", lambda _: "flash" in name)
+    inputs = [tensor.detach().to(dtype) for tensor in random_inputs((4, 3, 9, size))]
+    leaves = [tensor.clone().requires_grad_() for tensor in inputs]
+    bias = bias_of(padding)
+    output, entropy = causal_attention_with_entropy(leaves[0].as_subclass(_OnCuda), leaves[1], leaves[2], bias)
+    plain = dtype != torch.float32 and padding is None
+    assert used == [name if plain else "_scaled_dot_product_efficient_attention"]
+
+    exact = [tensor.double().requires_grad_() for tensor in inputs]
+    expected, expected_entropy = full_attention(exact[0], exact[1], exact[2], visible_by_loop(padding, 9))
+    tolerance = 1e-5 if dtype == torch.float32 else 4e-2
+    output, entropy = output.as_subclass(Tensor), entropy.as_subclass(Tensor)
+    assert output.dtype == dtype
+    assert entropy.dtype == torch.float32
+    torch.testing.assert_close(output.double(), expected, rtol=0, atol=tolerance)
+    torch.testing.assert_close(entropy.double(), expected_entropy, rtol=0, atol=tolerance)
+    found = torch.autograd.grad(output.float().square().sum() + entropy.square().sum(), leaves)
+    right = torch.autograd.grad(expected.square().sum() + expected_entropy.square().sum(), exact)
+    for ours, theirs in zip(found, right, strict=True):
+        torch.testing.assert_close(ours.double(), theirs, rtol=0, atol=4 * tolerance)
 
 
 def random_inputs(shape: tuple[int, ...], scale: float = 1.0, seed: int = 0) -> Inputs:

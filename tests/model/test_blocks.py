@@ -6,7 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mu_sota.model.blocks import BLOCKS, NUM_BLOCKS, cells, from_matrix, join_blocks, split_blocks, to_matrix
+from mu_sota.model.blocks import (
+    BLOCKS,
+    NUM_BLOCKS,
+    block_diagonal,
+    cells,
+    from_matrix,
+    join_blocks,
+    split_blocks,
+    to_matrix,
+)
 
 # The table of the specification for an 8 x 8 matrix numbered 0 to 63 row by row, written out by hand.
 VALUES_OF_BLOCK = {
@@ -78,6 +87,17 @@ def test_the_mapping_has_an_inverse(side: int, leading: list[int]) -> None:
     assert torch.equal(from_matrix(to_matrix(other)), other)
     assert torch.equal(join_blocks(split_blocks(other)), other)
     assert split_blocks(other).shape == (*leading, 16, side * side)
+
+
+@given(inputs=st.integers(1, 4), outputs=st.integers(1, 4))
+def test_maps_of_blocks_as_one_map_of_states(inputs: int, outputs: int) -> None:
+    """On a GPU one product does all blocks; no block reads another."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(16, outputs, inputs, generator=generator, dtype=torch.float64)
+    state = torch.randn(3, 16 * inputs, generator=generator, dtype=torch.float64)
+    whole = split_blocks(state @ block_diagonal(weight).T)
+    for index in range(16):
+        torch.testing.assert_close(whole[:, index], split_blocks(state)[:, index] @ weight[index].T)
 
 
 @given(side=SIDES)

@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import TrainerCallback
 
 from mu_sota import MuConfig, MuForCausalLM
 from mu_sota.leakcheck.report import LeakError
@@ -312,6 +314,67 @@ def test_accumulation_gives_the_losses_of_the_whole_batch(tiny_corpus: Path, tmp
     run(tiny_corpus, tmp_path / "whole", dropout=0.0, micro_batch_size=8)
     run(tiny_corpus, tmp_path / "parts", dropout=0.0, micro_batch_size=3)
     assert losses(tmp_path / "parts") == pytest.approx(losses(tmp_path / "whole"), rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.compile's own parts
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+def test_compiled_layers_give_the_losses_of_uncompiled_ones(tiny_corpus: Path, tmp_path: Path) -> None:
+    """With a smaller last batch, evaluation and samples, none of which is compiled."""
+    run(tiny_corpus, tmp_path / "plain", dropout=0.0)
+    run(tiny_corpus, tmp_path / "compiled", dropout=0.0, compile="always")
+    assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "plain"), rel=1e-4)
+    compiled, plain = (rows(tmp_path / name)[-1] for name in ("compiled", "plain"))
+    assert compiled["validation"] == pytest.approx(plain["validation"], rel=1e-3)
+    assert compiled["samples"]
+
+
+def test_a_run_whose_layers_cannot_be_compiled_says_so_and_goes_on(
+    tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(trainer, "compile_layers", lambda *_: "no compiler anywhere")
+    run(tiny_corpus, tmp_path / "out", max_steps=2, compile="always")
+    assert "run uncompiled, since they cannot be compiled here: no compiler anywhere" in capsys.readouterr().out
+    assert len(losses(tmp_path / "out")) == 2
+
+
+def test_a_step_never_waits_for_the_device(tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the start of a step and its end no number is read from a tensor; on a GPU, that would wait for it.
+
+    Nor is the size of anything decided by values. What is logged is read after a step.
+    """
+    waits: list[str] = []
+
+    class Noting(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            name = function.overloadpacket.__name__
+            if name in ("_local_scalar_dense", "item", "is_nonzero", "nonzero", "equal", "masked_select", "unique_dim"):
+                waits.append(name)
+            return function(*args, **(kwargs or {}))
+
+    class Watch(TrainerCallback):
+        steps = 0
+
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            self.mode = Noting()
+            self.mode.__enter__()
+
+        def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
+            Watch.steps += 1
+
+        def on_optimizer_step(self, *_: Any, **__: Any) -> None:
+            self.mode.__exit__(None, None, None)
+
+    original = trainer.MuTrainer.train_from_last_checkpoint
+
+    def watched(self: Any) -> None:
+        self.add_callback(Watch)
+        original(self)
+
+    monkeypatch.setattr(trainer.MuTrainer, "train_from_last_checkpoint", watched)
+    with plain_pytorch():
+        run(tiny_corpus, tmp_path / "out", max_steps=6, micro_batch_size=3)
+    assert Watch.steps == 6
+    assert waits == []
 
 
 def test_a_model_that_leaks_is_refused(tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,7 +73,7 @@ def difference(device: torch.device, dtype: torch.dtype) -> str:
     loss, _ = kernels.cross_entropy_of_rows(logits, labels, gradient=True)
     pairs += [("the cross-entropy", loss, expected_loss), ("its gradient", logits, expected)]
     for name, found, right in pairs:
-        error = float((found.double() - right).abs().max() / right.abs().max())
+        error = float((found.double() - right).detach().abs().max() / right.detach().abs().max())
         if not error <= _TOLERANCE[dtype]:
             return f"in {str(dtype).removeprefix('torch.')}, {name} is off by {error:.2g} of the largest value"
     return ""

@@ -16,16 +16,22 @@ from mu_sota.common.environment import is_out_of_memory
 _LEAST_PASSES = 24_000  # through a layer, forward and backward: an estimate, as long as no GPU was measured
 
 
-def pays(device: torch.device, passes: int) -> bool:
-    """True if compiling takes less time than it saves.
+def weigh(setting: str, device: torch.device, steps: int, passes: int) -> tuple[bool, str]:
+    """Are the layers to be compiled? And the sentence that says why, where that was not the user's decision.
 
-    On a CPU it saves next to nothing (docs/results/compilation-cpu.json).
+    On a CPU it is never worth it (docs/results/compilation-cpu.json), and nothing is said.
 
     Args:
+        setting: auto, always or never.
         device: to train on.
-        passes: of micro-batches through a layer in the whole run.
+        steps: of the optimizer in the whole run.
+        passes: of micro-batches through a layer in all these steps.
     """
-    return device.type == "cuda" and passes >= _LEAST_PASSES
+    if setting != "auto" or device.type != "cuda":
+        return setting == "always", ""
+    if passes >= _LEAST_PASSES:
+        return True, f"The layers are compiled first: {steps:,} steps are worth it (--set compile=never goes without)."
+    return False, f"The layers are not compiled: {steps:,} steps are too few (--set compile=always does it)."
 
 
 def compile_layers(model: Any, micro_batch_size: int, window: int, precision: str) -> str:

@@ -34,7 +34,7 @@ from .before_training import (
 )
 from .best_model import BEST_FILE, best_loads
 from .callbacks import RunCallback
-from .compilation import pays
+from .compilation import weigh
 from .heading import heading
 from .interrupt import Interrupt, Interrupted
 from .metrics_file import MetricsFile
@@ -171,7 +171,12 @@ class _Run:
                 micro_batch_size,
                 self.precision,
             )
-            if self._compiles(trainer) and (problem := trainer.compile_layers()):
+            steps, layers = trainer.planned_steps, self.config.num_hidden_layers
+            passes = steps * trainer.order.accumulation * layers
+            compiles, reason = weigh(self.settings.compile, self.process.device, steps, passes)
+            if reason:
+                self.say(reason)
+            if compiles and (problem := trainer.compile_layers()):
                 self.say(f"The layers run uncompiled, since they cannot be compiled here: {problem}")
             trainer.add_callback(RunCallback(trainer, interrupt, self.metrics))
             trainer.train_from_last_checkpoint()
@@ -190,17 +195,6 @@ class _Run:
         if trainer.state.global_step < trainer.state.max_steps:
             raise Interrupted(f"saved at step {trainer.state.global_step:,} of {trainer.state.max_steps:,}")
         return trainer
-
-    def _compiles(self, trainer: MuTrainer) -> bool:
-        """Decide whether to compile the layers, and say so."""
-        if self.settings.compile != "auto":
-            return self.settings.compile == "always"
-        device, steps = self.process.device, trainer.planned_steps
-        compiles = pays(device, steps * trainer.order.accumulation * self.config.num_hidden_layers)
-        if device.type == "cuda":
-            what = "worth the time that compiling takes" if compiles else "too few to compile the layers for"
-            self.say(f"{steps:,} steps are {what} (--set compile=always or never decides otherwise)")
-        return compiles
 
     def _next_model(self) -> MuForCausalLM:
         """The checked model, then, after an out-of-memory error, a new one of the same weights.
