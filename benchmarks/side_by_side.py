@@ -2,12 +2,13 @@
 
 import statistics
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from mu_sota import MuConfig, MuForCausalLM
 
@@ -20,11 +21,35 @@ def mu(**overrides: Any) -> MuForCausalLM:
     return MuForCausalLM(MuConfig.from_preset("mu-sota", **overrides))
 
 
-def gpt2() -> GPT2LMHeadModel:
+_TINY: dict[str, Any] = {"num_hidden_layers": 2, "hidden_size": 64, "vocab_size": 300}
+
+
+def gpt2(tiny: bool = False) -> GPT2LMHeadModel:
     """The GPT-2 of `transformers` with as many parameters, 27,147,264; its own defaults otherwise."""
     torch.manual_seed(0)
-    shape: dict[str, Any] = {"n_layer": 18, "n_embd": 256, "n_head": 4, "n_positions": LENGTH, "vocab_size": VOCABULARY}
-    return GPT2LMHeadModel(GPT2Config(**shape, bos_token_id=None, eos_token_id=None))
+    shape: dict[str, Any] = {"num_hidden_layers": 18, "hidden_size": 256, "vocab_size": VOCABULARY} | (
+        _TINY if tiny else {}
+    )
+    config = GPT2Config(**shape, n_head=4, n_positions=LENGTH, bos_token_id=None, eos_token_id=None)
+    return GPT2LMHeadModel(config)
+
+
+def llama(tiny: bool = False) -> LlamaForCausalLM:
+    """The Llama of `transformers` with as many parameters, 27,038,976: tied embeddings, heads of 64."""
+    torch.manual_seed(0)
+    shape: dict[str, Any] = {"num_hidden_layers": 18, "hidden_size": 256, "vocab_size": VOCABULARY} | (
+        _TINY if tiny else {}
+    )
+    config = LlamaConfig(
+        **shape,
+        intermediate_size=688,
+        num_attention_heads=shape["hidden_size"] // 64 or 1,
+        max_position_embeddings=LENGTH,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    return LlamaForCausalLM(config)
 
 
 def training_step(
@@ -47,6 +72,14 @@ def training_step(
         return value.item()
 
     return step
+
+
+def warnings_of(function: Callable[[], Any]) -> list[str]:
+    """What a call warns of."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        function()
+    return [str(warning.message) for warning in caught]
 
 
 def seconds(function: Callable[[], Any]) -> float:

@@ -1,0 +1,101 @@
+"""All that is to be known of mu-sota on a GPU, in one run of some minutes; what it leaves undone, the next run does.
+
+    make gpu-pack                                    # before, where there is a network
+    python benchmarks/gpu.py --out docs/results/gpu  # on the machine with the GPU; nothing need be installed
+
+Stages, in order of worth:
+
+* right: does it compute the right thing? Against float64 on the CPU; cached decoding; leak check; the tests for CUDA.
+* recipe: a training step of the preset mu-sota at 32 x 512 tokens, in every form; then its 5 epochs in the best form.
+* beside: tokens a second beside GPT-2 and Llama of as many parameters.
+* decoding: a cached token against a full pass, and against GPT-2.
+* scaling: time and memory of a step against batch and length.
+* research: the trainings of `gpu_research.yaml`, one after the other.
+
+A stage is a process of its own with a time limit. It writes STAGE.json after each of its parts; parts that the record of
+the same code on the same device holds are not done again. What is printed is in gpu.log too, and a table comes last.
+
+With `--device cpu` all of it runs at tiny sizes: the test that nothing is misspelt.
+"""
+
+import argparse
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import PIPE, STDOUT, Popen
+
+ROOT = Path(__file__).parents[1]
+PACK = ROOT / "gpu-pack"
+sys.path.insert(1, str(ROOT / "src"))
+sys.path.append(str(PACK / "site"))  # last: what the machine has comes first
+
+STAGES = {"right": 110, "recipe": 200, "beside": 80, "decoding": 60, "scaling": 60, "research": 600}
+"""The most seconds of each."""
+
+_LEAST = 15  # with fewer seconds left, no stage begins
+_ATTEMPTS = 3  # at a stage whose process dies: its other parts are still to be had
+
+
+def run_stages(arguments: argparse.Namespace, say: Callable[[str], None]) -> None:
+    """One after the other, while there is time."""
+    deadline = time.monotonic() + arguments.seconds
+    for name, most in STAGES.items():
+        if arguments.only not in (None, name):
+            continue
+        end = min(deadline, time.monotonic() + most)
+        for _ in range(_ATTEMPTS):
+            left = end - time.monotonic()
+            if left < _LEAST:
+                say(f"--- {name}: no time is left")
+                break
+            say(f"--- {name}, for {left:.0f} s at most")
+            command = [sys.executable, __file__, "--stage", name, "--out", str(arguments.out)]
+            command += ["--device", arguments.device, "--data", arguments.data, "--seconds", f"{left:.0f}"]
+            if run_process(command, left + 5, say):
+                break
+
+
+def run_process(command: list[str], seconds: float, say: Callable[[str], None]) -> bool:
+    """Pass on what a process prints, and kill it after so many seconds; true if it ended well."""
+    with Popen(command, stdout=PIPE, stderr=STDOUT, text=True) as process:
+        assert process.stdout
+        timer = threading.Timer(seconds, process.kill)
+        timer.start()
+        for line in process.stdout:
+            say(line.rstrip())
+        timer.cancel()
+    return process.returncode == 0
+
+
+def main() -> None:
+    """Run what is asked for, then print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder for the records")
+    parser.add_argument("--seconds", type=float, default=420, help="for everything together")
+    parser.add_argument("--only", choices=STAGES, help="a single stage")
+    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"), help="cpu: tiny sizes, to try the script")
+    parser.add_argument("--data", default=str(PACK / "wikitext-2"), help="WikiText-2, or as mu-sota train takes it")
+    parser.add_argument("--stage", choices=STAGES, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    if arguments.stage:
+        from gpu_stages.context import run_stage
+
+        run_stage(arguments)
+        return
+    from gpu_stages.table import table
+
+    with (arguments.out / "gpu.log").open("a", encoding="utf-8") as log:
+
+        def say(text: str) -> None:
+            print(text, flush=True)
+            print(text, file=log, flush=True)
+
+        run_stages(arguments, say)
+        say(table(arguments.out, STAGES))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""A cached token against a full pass, and against GPT-2 of as many parameters."""
+
+import statistics
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from side_by_side import median_ratio
+
+from .context import Context
+from .steps import in_turn, new_model, seconds_of, sizes
+
+
+def run(context: Context) -> None:
+    """With a growing cache, and with one of a fixed size, whose step is compiled by `generate`."""
+    for texts in (1, 32):
+        context.part(f"{texts} at once", partial(a_token, context, texts))
+    for cache in ("dynamic", "static"):
+        context.part(f"generate, {cache} cache", partial(generating, context, cache))
+
+
+@torch.no_grad()
+def a_token(context: Context, texts: int) -> dict[str, Any]:
+    """The last token of 512 with a cache, against all 512 at once; each of them without waiting between tokens."""
+    texts, length = (2 if context.tiny and texts > 1 else texts), sizes(context)[1]
+    ours, theirs = (new_model(context, name).eval() for name in ("mu", "gpt2"))
+    ids = torch.randint(4, ours.config.vocab_size, (texts, length), generator=torch.Generator().manual_seed(0))
+    ids = ids.to(context.device)
+    tokens = 8
+
+    def stepping(model: Any) -> Callable[[], None]:
+        def run() -> None:
+            cache = caches.pop()
+            for token in ids[:, -tokens:].split(1, dim=1):
+                model(token, past_key_values=cache, use_cache=True)
+
+        def filled() -> Any:
+            return model(ids[:, :-tokens], use_cache=True, logits_to_keep=1).past_key_values
+
+        caches = [filled() for _ in range(200)]
+        return run
+
+    with torch.autocast(context.device.type, context.half) if not context.tiny else nullcontext():
+        functions = {"cached": stepping(ours), "gpt2 cached": stepping(theirs)}
+        functions["full"] = lambda: ours(ids, logits_to_keep=1)
+        functions["gpt2 full"] = lambda: theirs(ids, logits_to_keep=1)
+        taken = in_turn(context, functions, budget=2)
+    for name in ("cached", "gpt2 cached"):
+        taken[name] = [seconds / tokens for seconds in taken[name]]
+    return {
+        "full_over_cached": median_ratio(taken["full"], taken["cached"]),
+        "gpt2_over_mu_cached": median_ratio(taken["gpt2 cached"], taken["cached"]),
+        "ms_a_cached_token": 1e3 * statistics.median(taken["cached"]),
+        "seconds": taken,
+    }
+
+
+@torch.no_grad()
+def generating(context: Context, cache: str) -> dict[str, Any]:
+    """`generate`: new tokens a second after a prompt, of MU and of GPT-2; a static cache is compiled there on a GPU."""
+    torch.compiler.reset()
+    length = sizes(context)[1]
+    new = length // 4
+    figures: dict[str, Any] = {}
+    for name in ("mu", "gpt2"):
+        model = new_model(context, name).eval()
+        prompt = torch.randint(4, model.config.vocab_size, (1, length - new), device=context.device)
+        how: dict[str, Any] = {"min_new_tokens": new, "max_new_tokens": new, "do_sample": False, "pad_token_id": 0}
+        if cache == "static":
+            how["cache_implementation"] = "static"
+        attended = torch.ones_like(prompt)
+        taken = seconds_of(context, lambda: model.generate(prompt, attention_mask=attended, **how), budget=4)  # noqa: B023
+        figures[f"{name}_tokens_a_second"] = new / taken["median"]
+        figures[f"{name}_first_call_seconds"] = taken["first"]
+    with torch.no_grad():
+        model = new_model(context).eval()
+        ids = torch.randint(4, model.config.vocab_size, (1, length), device=context.device)
+        full = seconds_of(context, lambda: model(ids, logits_to_keep=1), budget=1)["median"]
+    figures["full_pass_over_a_generated_token"] = full * figures["mu_tokens_a_second"]
+    return figures

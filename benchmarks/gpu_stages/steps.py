@@ -1,0 +1,172 @@
+"""Models and training steps on a device, and how they are timed.
+
+Legend: B batch, T time.
+"""
+
+import contextlib
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+from unittest import mock
+
+import torch
+from side_by_side import gpt2, llama, mu, warnings_of
+from torch import nn
+
+from mu_sota.model import attention, layers, loss
+from mu_sota.model.backend import plain_pytorch
+
+from .context import Context
+
+TINY: dict[str, Any] = {"vocab_size": 300, "num_hidden_layers": 2, "max_position_embeddings": 64}
+
+
+def sizes(context: Context) -> tuple[int, int]:
+    """Batch and length of the recipe."""
+    return (2, 32) if context.tiny else (32, 512)
+
+
+def new_model(context: Context, name: str = "mu", **overrides: Any) -> Any:
+    """`mu`, `gpt2` or `llama` of about 27 million parameters on the device."""
+    if name == "mu":
+        model: Any = mu(**(TINY if context.tiny else {}) | overrides)
+    else:
+        model = {"gpt2": gpt2, "llama": llama}[name](tiny=context.tiny, **overrides)
+    return model.to(context.device)
+
+
+def layers_of(model: Any) -> nn.ModuleList:
+    """The repeated layers of a model."""
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    return max(lists, key=lambda layers: sum(weight.numel() for weight in layers.parameters()))
+
+
+def training_step(context: Context, model: Any, batch: int, length: int) -> Callable[[], torch.Tensor]:
+    """A step as `mu-sota train` makes it: autocast, forward, backward, clipping, fused AdamW; it waits for nothing."""
+    model.train()
+    device = context.device.type
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.01, fused=True)
+    scaler = torch.amp.GradScaler(device, enabled=context.half == torch.float16)
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(4, model.config.vocab_size, (batch, length), generator=generator).to(context.device)
+
+    def step() -> torch.Tensor:
+        with torch.autocast(device, context.half):
+            value: torch.Tensor = model(input_ids=ids, labels=ids).loss
+        scaler.scale(value).backward()
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        return value.detach()
+
+    return step
+
+
+def seconds_of(context: Context, function: Callable[[], Any], budget: float = 3.0) -> dict[str, Any]:
+    """Seconds of the first call, and of a later one: the median over rounds of several calls, the device waited for."""
+
+    def timed(calls: int) -> float:
+        context.synchronize()
+        start = time.perf_counter()
+        for _ in range(calls):
+            function()
+        context.synchronize()
+        return (time.perf_counter() - start) / calls
+
+    first = timed(1)
+    second = timed(1)
+    calls = max(1, min(10, round(budget / 5 / max(second, 1e-6))))
+    rounds = [timed(calls) for _ in range(5)]
+    return {"first": first, "median": statistics.median(rounds), "rounds": rounds}
+
+
+def in_turn(context: Context, functions: dict[str, Callable[[], Any]], budget: float = 10.0) -> dict[str, list[float]]:
+    """Seconds of a call in each of several rounds, the functions taking turns; each was called twice before."""
+    probe = {name: seconds_of(context, function, 0)["median"] for name, function in functions.items()}
+    calls = {
+        name: max(1, min(20, round(budget / 5 / len(functions) / max(seconds, 1e-6))))
+        for name, seconds in probe.items()
+    }
+    taken: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(5):
+        for name, function in functions.items():
+            context.synchronize()
+            start = time.perf_counter()
+            for _ in range(calls[name]):
+                function()
+            context.synchronize()
+            taken[name].append((time.perf_counter() - start) / calls[name])
+    return taken
+
+
+def peak_memory_of(context: Context, function: Callable[[], Any]) -> int | None:
+    """Most bytes that the GPU's memory held during a call."""
+    if context.device.type != "cuda":
+        function()
+        return None
+    torch.cuda.reset_peak_memory_stats()
+    function()
+    return torch.cuda.max_memory_allocated()
+
+
+def profile(context: Context, step: Callable[[], Any]) -> dict[str, Any]:
+    """Share of the time in which a kernel runs, the longest kernels, and how many a step launches."""
+    from torch.profiler import ProfilerActivity
+
+    on_gpu = context.device.type == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+    context.synchronize()
+    steps = 3
+    with torch.profiler.profile(activities=activities) as profiler:
+        start = time.perf_counter()
+        for _ in range(steps):
+            step()
+        context.synchronize()
+        wall = time.perf_counter() - start
+    kernels: dict[str, list[float]] = {}
+    for event in profiler.events() or []:
+        is_kernel = "CUDA" in str(event.device_type) if on_gpu else event.cpu_parent is None
+        if is_kernel:
+            kernels.setdefault(event.name, []).append(event.time_range.elapsed_us() / 1e3)
+    longest = sorted(kernels.items(), key=lambda item: -sum(item[1]))[:15]
+    return {
+        "share_of_time_in_kernels": sum(map(sum, kernels.values())) / 1e3 / wall,
+        "kernels_a_step": sum(map(len, kernels.values())) / steps,
+        "ms_a_step": {name[:90]: sum(times) / steps for name, times in longest},
+    }
+
+
+def waits_of(context: Context, step: Callable[[], Any]) -> list[str]:
+    """Where a step waits for the GPU, as PyTorch notices it."""
+    if context.device.type != "cuda":
+        return []
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        return warnings_of(step)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+# What makes up the fast path, each switched off.
+WITHOUT: dict[str, Callable[[], AbstractContextManager[Any]]] = {
+    "attention kernel": lambda: mock.patch.object(layers, "use_attention_kernel", return_value=False),
+    "cross-entropy kernel": lambda: mock.patch.object(loss, "use_kernel_for_rows_of_logits", return_value=False),
+    "one product for all blocks": lambda: mock.patch.object(
+        layers, "use_one_product_for_all_blocks", return_value=False
+    ),
+    "flash attention": lambda: mock.patch.object(attention, "_has_flash_attention", return_value=False),
+}
+
+
+@contextlib.contextmanager
+def pytorch_alone() -> Iterator[None]:
+    """PyTorch's operations throughout, the blocks' projections one by one: the model as it ran before."""
+    with plain_pytorch(), WITHOUT["one product for all blocks"]():
+        yield
+
+
+HOW: dict[str, Callable[[], AbstractContextManager[Any]]] = {"kernels": nullcontext, "PyTorch alone": pytorch_alone}
