@@ -271,6 +271,33 @@ def test_resume_needs_nothing_but_the_folder(
     assert "now gives other text or tokens" in other
 
 
+def test_a_prepared_folder_takes_the_place_of_its_text(
+    trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For evaluation, and in both directions for a run that is resumed."""
+    text, folder = trained
+    prepared = tmp_path / "prepared"
+    status, out, _ = mu_sota(capsys, "prepare", "--data", text, "--out", prepared, "--set", "vocab_size=300")
+    assert status == 0
+    assert f"{prepared} is ready: a bpe vocabulary of 300, fingerprint" in out
+    assert re.search(rf"^  train +1 +{(text / 'train.txt').stat().st_size:,} +[\d,]+$", out, re.MULTILINE)
+    ask = ("evaluate", folder, "--json", "--data")
+    scores = [json.loads(mu_sota(capsys, *ask, data)[1]) for data in (text, prepared)]
+    assert scores[0] | {"data": str(prepared)} == scores[1]
+
+    for begun, resumed in ((text, prepared), (prepared, text)):
+        run = tmp_path / f"on-{begun.name}"
+        with monkeypatch.context() as patch:
+            patch.setattr(trainer.MuTrainer, "evaluate", _stop)
+            with pytest.raises(KeyError, match="stopped"):
+                cli.main(["train", "--data", str(begun), "--out", str(run), *TINY_SETTINGS])
+        assert mu_sota(capsys, "train", "--data", resumed, "--out", run, "--resume")[0] == 0
+        record = json.loads((run / "run.json").read_text())
+        assert (record["data"], len(record["starts"])) == (str(begun), 2)
+    said = refused(capsys, "train", "--preset", "quickstart", "--data", prepared, "--out", tmp_path / "new")
+    assert "was prepared with vocab_size=300, and vocab_size=4096 is asked for: set vocab_size=300" in said
+
+
 def test_text_that_the_terminal_lacks_letters_for_is_printed_all_the_same(trained: Any) -> None:
     done = subprocess.run(
         [

@@ -12,7 +12,7 @@ import torch
 from made_up_text import LINES, small, splits, texts, write_jsonl
 
 from mu_sota.data import corpus as module
-from mu_sota.data.corpus import Corpus, load_corpus
+from mu_sota.data.corpus import Corpus, load_corpus, save_corpus
 from mu_sota.data.tokenizer import encode, load_tokenizer, train_bpe
 from mu_sota.data.windows import EvalWindows, TrainWindows
 from mu_sota.model.errors import InputError
@@ -202,3 +202,78 @@ def test_tokenizer_without_an_end_is_refused(text_file: Path) -> None:
 def test_unknown_tokenizer_is_named(text_file: Path) -> None:
     with pytest.raises(InputError, match="Unknown tokenizer 'bytes': give bpe, word"):
         load_corpus(str(text_file), tokenizer="bytes")  # type: ignore[arg-type]
+
+
+# ---- prepared folders ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def prepared(text_file: Path, tmp_path: Path) -> Path:
+    save_corpus(small(text_file), tmp_path / "prepared")
+    return tmp_path / "prepared"
+
+
+def test_prepared_folder_gives_the_same_corpus_without_text_or_cache(
+    text_file: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    expected = small(text_file)
+    text_file.unlink()
+    forbid_tokenizing(monkeypatch)
+    for options in ({}, {"tokenizer": "bpe"}, {"vocab_size": 300}, {"tokenizer": expected.tokenizer}):
+        corpus = load_corpus(str(prepared), cache_dir=tmp_path / "none", **options)
+        assert texts(corpus) == texts(expected)
+        assert (corpus.fingerprint, corpus.asked) == (expected.fingerprint, {"tokenizer": "bpe", "vocab_size": 300})
+        assert corpus.train.n_bytes == expected.train.n_bytes
+    assert not (tmp_path / "none").exists()
+    save_corpus(corpus, tmp_path / "again")
+    assert (tmp_path / "again" / "meta.json").read_text() == (prepared / "meta.json").read_text()
+
+
+def test_prepared_folder_knows_the_tokenizer_of_a_model_that_was_trained_on_it(prepared: Path, tmp_path: Path) -> None:
+    """However it was saved."""
+    load_corpus(str(prepared)).tokenizer.save_pretrained(tmp_path / "saved")
+    assert load_corpus(str(prepared), tokenizer=load_tokenizer(tmp_path / "saved")).train.n_documents == 1
+    with pytest.raises(InputError, match="prepared with another tokenizer than the given one: give the text itself"):
+        load_corpus(str(prepared), tokenizer=train_bpe(["another text"], 270))
+
+
+def test_prepared_folder_is_not_taken_for_another_vocabulary(text_file: Path, prepared: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"with vocab_size=300, and vocab_size=4096 is asked for: set vocab_size=300"):
+        load_corpus(str(prepared), vocab_size=4096)
+    with pytest.raises(InputError, match="with tokenizer=bpe, and tokenizer=word is asked for"):
+        load_corpus(str(prepared), tokenizer="word")
+    save_corpus(load_corpus(str(text_file), tokenizer="word"), tmp_path / "words")
+    assert load_corpus(str(tmp_path / "words"), tokenizer="word", vocab_size=50_000).asked == {"tokenizer": "word"}
+    with pytest.raises(InputError, match="with tokenizer=word, and tokenizer=bpe is asked for"):
+        load_corpus(str(tmp_path / "words"), tokenizer="bpe", vocab_size=50_000)
+
+
+@pytest.mark.parametrize("file", ["train.npy", "test.npy", "meta.json", "mu_sota_tokenizer.json"])
+@pytest.mark.parametrize("damage", ["truncated", "empty", "garbage", "missing"])
+def test_damaged_prepared_folder_is_named_and_never_taken_for_text(prepared: Path, file: str, damage: str) -> None:
+    for split in ("train", "valid", "test"):
+        (prepared / f"{split}.txt").write_text("some text")
+    path = prepared / file
+    content = path.read_bytes()
+    path.unlink()
+    if damage != "missing":
+        path.write_bytes({"truncated": content[: len(content) // 2], "empty": b"", "garbage": b"\xff{]" * 9}[damage])
+    state = "missing" if damage == "missing" else "damaged"
+    with pytest.raises(InputError, match=rf"prepared/{file} is {state}: copy the prepared folder again"):
+        small(prepared)
+
+
+@pytest.mark.parametrize("change", [lambda tokens: tokens[:-5], lambda tokens: tokens + 300])
+def test_prepared_tokens_that_are_not_those_of_the_record_are_refused(prepared: Path, change: Any) -> None:
+    tokens = np.load(prepared / "validation.npy")
+    np.save(prepared / "validation.npy", change(tokens))
+    with pytest.raises(InputError, match=r"validation\.npy is damaged"):
+        small(prepared)
+
+
+def test_what_cannot_be_prepared_is_said(text_file: Path, prepared: Path) -> None:
+    with pytest.raises(InputError, match="prepared is there already"):
+        save_corpus(small(text_file), prepared)
+    with pytest.raises(InputError, match="trained tokenizer cannot be prepared"):
+        save_corpus(load_corpus(str(text_file), tokenizer=train_bpe(["text"], 270)), prepared.parent / "new")
+    assert not (prepared.parent / "new").exists()

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 PRESETS = "mu-sota (the full model) or quickstart (a laptop CPU)"
-DATA = "pydocs, wikitext-2, or the path of a .txt, .jsonl or .parquet file or of a folder of them"
+DATA = "pydocs, wikitext-2, or the path of a .txt, .jsonl or .parquet file, of a folder of them or of a prepared one"
 
 Assignments = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a setting; may be repeated")

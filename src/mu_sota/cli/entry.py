@@ -16,6 +16,7 @@ from .generate import generate
 from .info import info
 from .leakcheck import leakcheck
 from .playground import playground
+from .prepare import prepare
 from .train import train
 
 app = typer.Typer(
@@ -27,6 +28,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("train", short_help="Train a model, or go on with a run")(train)
+app.command("prepare", short_help="Tokenize a text into a folder to carry")(prepare)
 app.command("evaluate", short_help="Perplexities and bits per byte of a text")(evaluate)
 app.command("generate", short_help="Continue a text, or texts in a session")(generate)
 app.command("export", short_help="Write a folder for transformers alone")(export)

@@ -2,6 +2,7 @@ from .corpus import Corpus as Corpus
 from .corpus import Split as Split
 from .corpus import load_corpus as load_corpus
 from .corpus import load_file as load_file
+from .corpus import save_corpus as save_corpus
 from .tokenizer import encode as encode
 from .tokenizer import train_bpe as train_bpe
 from .tokenizer import train_words as train_words

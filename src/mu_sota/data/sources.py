@@ -14,7 +14,10 @@ from .readers import SUFFIXES, digest, read_file, unreadable
 from .splits import SPLITS, Documents, split_documents
 
 _SPLIT_STEMS = {"train": ("train",), "validation": ("valid", "validation", "val", "dev"), "test": ("test",)}
-_SOURCES = "`pydocs`, `wikitext-2`, or the path of a .txt, .jsonl or .parquet file or of a folder of them"
+_SOURCES = (
+    "`pydocs`, `wikitext-2`, or the path of a .txt, .jsonl or .parquet file, of a folder of them or of a prepared one"
+)
+NAMES = ("pydocs", "wikitext-2")
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ def require_source(source: str) -> None:
     Raises:
         InputError: there is no such name, file or folder.
     """
-    if source in ("pydocs", "wikitext-2"):
+    if source in NAMES:
         return
     path = Path(source).expanduser()
     try:

@@ -1,0 +1,47 @@
+"""`mu-sota prepare`."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mu_sota.data.sources import require_source
+from mu_sota.model.errors import InputError
+from mu_sota.settings.load import configure, merge_settings, parse_assignments
+
+from .app import DATA, PRESETS, load_libraries
+
+
+def prepare(
+    out: Annotated[Path, typer.Option(help="new folder; --data takes it on any machine, without the text")],
+    data: Annotated[str, typer.Option(help=DATA)] = "pydocs",
+    preset: Annotated[str, typer.Option(help=f"whose vocab_size: {PRESETS}")] = "mu-sota",
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="tokenizer or vocab_size; may be repeated")
+    ] = None,
+) -> None:
+    """Tokenize a text into a folder of tokens, which needs neither the text nor the hub to train on."""
+    overrides = parse_assignments(assignments or [])
+    for key in overrides:
+        if key not in ("tokenizer", "vocab_size"):
+            raise InputError(
+                f"--set {key} does not change a text's tokens; set tokenizer or vocab_size, or leave it out"
+            )
+    merged = merge_settings(preset, overrides=overrides)
+    if os.path.lexists(out):
+        raise InputError(f"{out} is there already; give --out a new folder, or remove that one")
+    require_source(data)
+    load_libraries()
+    from mu_sota.data.corpus import load_corpus, save_corpus
+
+    run, model = configure(merged)
+    corpus = load_corpus(data, tokenizer=run.tokenizer, vocab_size=model.vocab_size)
+    save_corpus(corpus, out)
+    print(
+        f"{out} is ready: a {run.tokenizer} vocabulary of {len(corpus.tokenizer):,}, fingerprint {corpus.fingerprint}"
+    )
+    print(f"  {'split':10} {'documents':>10} {'bytes':>14} {'tokens':>12}")
+    for name in ("train", "validation", "test"):
+        split = getattr(corpus, name)
+        print(f"  {name:10} {split.n_documents:>10,} {split.n_bytes:>14,} {len(split.tokens):>12,}")
