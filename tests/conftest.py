@@ -44,7 +44,7 @@ SLOW_FILES = {
     *("leakcheck/test_sizes.py", "leakcheck/test_snapshot.py", "leakcheck/test_tolerance.py"),
     *("model/test_kernel_library.py", "model/test_others_code.py", "model/test_triton_kernels.py"),
     *("playground/test_page.py", "playground/test_server.py"),
-    *("saved/test_export.py", "saved/test_serving.py"),
+    *("saved/test_export.py", "saved/test_serving.py", "training/test_bare_machine.py"),
     *("training/test_compilation.py", "training/test_old_run.py", "training/test_run.py"),
 }
 ASKED_BY_LIBRARIES = {"fc-list", "git", "uname"}  # for fonts, the commit and the processor, in milliseconds
