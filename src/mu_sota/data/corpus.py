@@ -249,8 +249,8 @@ def _open(
         file = folder / _META_FILE
         meta = json.loads(file.read_text(encoding="utf-8"))
         counts = {name: dict(meta[name]) for name in SPLITS}
-        fingerprint, prepared = (folder.name, False) if asked is not None else (meta["fingerprint"], True)
-        asked = dict(meta["asked"]) if asked is None else asked
+        prepared = asked is None
+        fingerprint, asked = (meta["fingerprint"], dict(meta["asked"])) if asked is None else (folder.name, asked)
         splits = {}
         for name in SPLITS:
             file = folder / f"{name}.npy"
