@@ -12,8 +12,8 @@ Stages, in order of worth:
 * scaling: time and memory of a step against batch and length.
 * research: the trainings of `gpu_research.yaml`, one after the other.
 
-A stage is a process of its own with a time limit. It writes STAGE.json after each of its parts; parts that the record of
-the same code on the same device holds are not done again. What is printed is in gpu.log too, and a table comes last.
+A stage is a process of its own with a time limit. It writes STAGE.json after each of its parts; parts that the record
+of the same code on the same device holds are not done again. What is printed is in gpu.log too, and a table comes last.
 
 With `--device cpu` all of it runs at tiny sizes: the test that nothing is misspelt.
 """

@@ -24,6 +24,7 @@ from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from mu_sota.common import environment
 from mu_sota.common.files import replacing, write_json
 from mu_sota.data.corpus import load_corpus, save_corpus
 from mu_sota.model.errors import InputError
@@ -168,6 +169,7 @@ def pack(data: str, out: Path, python: str) -> None:
         require_small(total)
         record = {
             "what": "packages and tokens for benchmarks/gpu.py",
+            "commit": environment.describe()["commit"],
             "python": python,
             "releases": releases,
             "data_fingerprint": corpus.fingerprint,

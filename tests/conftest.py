@@ -43,7 +43,7 @@ SLOW_FILES = {
     *("leakcheck/test_noise_training.py", "leakcheck/test_perturbation.py"),
     *("leakcheck/test_sizes.py", "leakcheck/test_snapshot.py", "leakcheck/test_tolerance.py"),
     *("model/test_kernel_library.py", "model/test_others_code.py", "model/test_triton_kernels.py"),
-    *("playground/test_page.py", "playground/test_server.py"),
+    *("playground/test_page.py", "playground/test_server.py", "test_gpu_benchmark.py"),
     *("saved/test_export.py", "saved/test_serving.py", "training/test_bare_machine.py"),
     *("training/test_compilation.py", "training/test_old_run.py", "training/test_run.py"),
 }
@@ -58,6 +58,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         file = item.path.relative_to(Path(__file__).parent).as_posix()
         if file in SLOW_FILES or SLOW_FIXTURES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
+        if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -46,6 +46,7 @@ class Context:
             self.record = {**identity, "parts": {}}
         self.record["command"] = f"python benchmarks/gpu.py --out {out} --only {name}"
         self.record["machine"] = environment.describe() | {"memory_of_gpu_gib": self.memory_gib}
+        self.record["commit_of_pack"] = _read(_ROOT / "gpu-pack" / "pack.json").get("commit")
         self.parts: dict[str, Any] = self.record["parts"]
         # A part that was begun and left no result has ended the process, as an error of CUDA does.
         if begun := self.record.pop("begun", None):
@@ -88,11 +89,12 @@ class Context:
         except Exception as error:  # whatever it is, the other parts are wanted
             traceback.print_exc()
             found = {"error": " ".join(f"{type(error).__name__}: {error}".split())[:500]}
-        environment.release_memory()
         del self.record["begun"]
         self.parts[name] = found | {"seconds_in_all": round(time.monotonic() - start, 1)}
         self._write()
         print(f"{name}: {_short(found)} ({self.parts[name]['seconds_in_all']} s)", flush=True)
+        self.synchronize()  # raises if the part has left CUDA broken: the other parts then get a new process
+        environment.release_memory()
         return found
 
     def synchronize(self) -> None:

@@ -24,22 +24,20 @@ def run(context: Context) -> None:
 @torch.no_grad()
 def a_token(context: Context, texts: int) -> dict[str, Any]:
     """The last token of 512 with a cache, against all 512 at once; each of them without waiting between tokens."""
-    texts, length = (2 if context.tiny and texts > 1 else texts), sizes(context)[1]
+    texts, length = min(texts, 2) if context.tiny else texts, sizes(context)[1]
     ours, theirs = (new_model(context, name).eval() for name in ("mu", "gpt2"))
     ids = torch.randint(4, ours.config.vocab_size, (texts, length), generator=torch.Generator().manual_seed(0))
     ids = ids.to(context.device)
     tokens = 8
 
     def stepping(model: Any) -> Callable[[], None]:
+        cache = model(ids[:, :-tokens], use_cache=True, logits_to_keep=1).past_key_values
+
         def run() -> None:
-            cache = caches.pop()
             for token in ids[:, -tokens:].split(1, dim=1):
                 model(token, past_key_values=cache, use_cache=True)
+            cache.crop(-tokens)
 
-        def filled() -> Any:
-            return model(ids[:, :-tokens], use_cache=True, logits_to_keep=1).past_key_values
-
-        caches = [filled() for _ in range(200)]
         return run
 
     with torch.autocast(context.device.type, context.half) if not context.tiny else nullcontext():

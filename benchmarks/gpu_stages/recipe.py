@@ -22,6 +22,7 @@ from .context import Context
 from .steps import (
     HOW,
     WITHOUT,
+    compile_options,
     in_turn,
     new_model,
     peak_memory_of,
@@ -39,14 +40,20 @@ def run(context: Context) -> None:
     """Steps first: their figures are wanted even if the run does not come to its end."""
     for how in HOW:
         context.part(f"eager, {how}", partial(step_figures, context, how))
-    context.part("compiled, kernels", partial(step_figures, context, "kernels", compiled={}), least=60)
+    context.part(
+        "compiled, kernels", partial(step_figures, context, "kernels", compiled=compile_options(context)), least=60
+    )
     context.part("the run: 5 epochs", partial(whole_run, context), least=60)
     context.part("attention alone", partial(attention_alone, context))
     context.part("tiles of the attention kernel", partial(tiles, context))
     for path, switch in WITHOUT.items():
         context.part(f"eager, without the {path}", partial(step_figures, context, "kernels", switch))
-    context.part("compiled, PyTorch alone", partial(step_figures, context, "PyTorch alone", compiled={}), least=60)
-    graphs = {"mode": "reduce-overhead"}
+    context.part(
+        "compiled, PyTorch alone",
+        partial(step_figures, context, "PyTorch alone", compiled=compile_options(context)),
+        least=60,
+    )
+    graphs = compile_options(context, mode="reduce-overhead")
     context.part("compiled, CUDA graphs", partial(step_figures, context, "kernels", compiled=graphs), least=60)
 
 
@@ -62,8 +69,8 @@ def step_figures(
             for layer in model.model.layers:
                 layer.compile(**compiled)
         step = training_step(context, model, batch, length)
-        memory = peak_memory_of(context, lambda: (step(), step()))
         taken = seconds_of(context, step)
+        memory = peak_memory_of(context, step)
         loss = float(step())
         return {
             "seconds_a_step": taken["median"],

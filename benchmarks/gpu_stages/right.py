@@ -120,7 +120,7 @@ def cached_decoding(context: Context, precision: torch.dtype, sizes: dict[str, A
     steps = [model(token, past_key_values=cache, use_cache=True).logits for token in ids[:, -last:].split(1, dim=1)]
     cached = torch.cat(steps, dim=1).double()
     return {
-        "error": float((cached - full).norm() / full.norm()),
+        "error_of_logits": float((cached - full).norm() / full.norm()),
         "same_top_token": float((cached.argmax(-1) == full.argmax(-1)).double().mean()),
     }
 

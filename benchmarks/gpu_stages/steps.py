@@ -15,12 +15,14 @@ import torch
 from side_by_side import gpt2, llama, mu, warnings_of
 from torch import nn
 
+from mu_sota.comparison.baselines import Gpt2Style, LlamaStyle
 from mu_sota.model import attention, layers, loss
 from mu_sota.model.backend import plain_pytorch
 
 from .context import Context
 
 TINY: dict[str, Any] = {"vocab_size": 300, "num_hidden_layers": 2, "max_position_embeddings": 64}
+_ROUNDS = 5
 
 
 def sizes(context: Context) -> tuple[int, int]:
@@ -29,12 +31,23 @@ def sizes(context: Context) -> tuple[int, int]:
 
 
 def new_model(context: Context, name: str = "mu", **overrides: Any) -> Any:
-    """`mu`, `gpt2` or `llama` of about 27 million parameters on the device."""
-    if name == "mu":
+    """`mu`, `gpt2` or `llama` of about 27 million parameters on the device; the last two as `transformers` has them.
+
+    As `gpt2, our loss` and `llama, our loss` they have the chunked loss of `mu`, as in `mu-sota compare`.
+    """
+    family, _, loss_of_ours = name.partition(", ")
+    if family == "mu":
         model: Any = mu(**(TINY if context.tiny else {}) | overrides)
     else:
-        model = {"gpt2": gpt2, "llama": llama}[name](tiny=context.tiny, **overrides)
+        model = {"gpt2": gpt2, "llama": llama}[family](tiny=context.tiny)
+    if loss_of_ours:
+        model = {"gpt2": Gpt2Style, "llama": LlamaStyle}[family](model.config)
     return model.to(context.device)
+
+
+def compile_options(context: Context, **options: Any) -> dict[str, Any]:
+    """Options of `torch.compile`; at tiny sizes, a compiler that takes no time."""
+    return {"backend": "aot_eager"} if context.tiny else options
 
 
 def layers_of(model: Any) -> nn.ModuleList:
@@ -51,10 +64,11 @@ def training_step(context: Context, model: Any, batch: int, length: int) -> Call
     scaler = torch.amp.GradScaler(device, enabled=context.half == torch.float16)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(4, model.config.vocab_size, (batch, length), generator=generator).to(context.device)
+    labels = {"shift_labels" if isinstance(model, Gpt2Style | LlamaStyle) else "labels": ids}
 
     def step() -> torch.Tensor:
         with torch.autocast(device, context.half):
-            value: torch.Tensor = model(input_ids=ids, labels=ids).loss
+            value: torch.Tensor = model(input_ids=ids, **labels).loss
         scaler.scale(value).backward()
         scaler.unscale_(optimizer)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -77,22 +91,24 @@ def seconds_of(context: Context, function: Callable[[], Any], budget: float = 3.
         context.synchronize()
         return (time.perf_counter() - start) / calls
 
-    first = timed(1)
-    second = timed(1)
-    calls = max(1, min(10, round(budget / 5 / max(second, 1e-6))))
-    rounds = [timed(calls) for _ in range(5)]
+    first, second = timed(1), timed(1)
+    rounds = [timed(_calls(context, budget, second)) for _ in range(_ROUNDS)]
     return {"first": first, "median": statistics.median(rounds), "rounds": rounds}
 
 
+def _calls(context: Context, budget: float, seconds: float) -> int:
+    """Calls in a round, so that all rounds take about `budget` seconds."""
+    return 1 if context.tiny else max(1, min(20, round(budget / _ROUNDS / max(seconds, 1e-6))))
+
+
 def in_turn(context: Context, functions: dict[str, Callable[[], Any]], budget: float = 10.0) -> dict[str, list[float]]:
-    """Seconds of a call in each of several rounds, the functions taking turns; each was called twice before."""
-    probe = {name: seconds_of(context, function, 0)["median"] for name, function in functions.items()}
+    """Seconds of a call in each of several rounds, the functions taking turns; each was called before."""
     calls = {
-        name: max(1, min(20, round(budget / 5 / len(functions) / max(seconds, 1e-6))))
-        for name, seconds in probe.items()
+        name: _calls(context, budget / len(functions), seconds_of(context, function, 0)["median"])
+        for name, function in functions.items()
     }
     taken: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(5):
+    for _ in range(_ROUNDS):
         for name, function in functions.items():
             context.synchronize()
             start = time.perf_counter()
@@ -130,7 +146,7 @@ def profile(context: Context, step: Callable[[], Any]) -> dict[str, Any]:
     kernels: dict[str, list[float]] = {}
     for event in profiler.events() or []:
         is_kernel = "CUDA" in str(event.device_type) if on_gpu else event.cpu_parent is None
-        if is_kernel:
+        if is_kernel and not getattr(event, "is_user_annotation", False):
             kernels.setdefault(event.name, []).append(event.time_range.elapsed_us() / 1e3)
     longest = sorted(kernels.items(), key=lambda item: -sum(item[1]))[:15]
     return {

@@ -32,6 +32,7 @@ ROWS = (
     Row("... validation perplexity", "recipe", "the run: 5 epochs", "perplexity"),
     Row("tokens a second over GPT-2, compiled", "beside", "layers compiled", "mu_over_gpt2", "2", "4"),
     Row("... GPT-2 compiled as a whole", "beside", "others compiled as a whole", "mu_over_gpt2"),
+    Row("... GPT-2 with our loss", "beside", "layers compiled, our loss", "mu_over_gpt2, our loss"),
     Row("tokens a second over Llama, compiled", "beside", "layers compiled", "mu_over_llama"),
     Row("full pass over a cached token", "decoding", "1 at once", "full_over_cached", "10", "20"),
     Row("... generated, static cache", "decoding", "generate, static cache", "full_pass_over_a_generated_token"),

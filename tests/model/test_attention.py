@@ -62,7 +62,7 @@ KERNELS = pytest.mark.parametrize(
     [
         "cpu",
         "elsewhere",
-        pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")),
+        pytest.param("cuda", marks=pytest.mark.cuda),
     ],
 )
 

@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from reference import lively_model, reference_of, small_model
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedTokenizerFast, StaticCache, TextStreamer
+from transformers import CompileConfig, DynamicCache, PreTrainedTokenizerFast, StaticCache, TextStreamer
 from transformers.generation.streamers import BaseStreamer
 
 from mu_sota import MuForCausalLM
+from mu_sota.model.backend import plain_pytorch
 from mu_sota.saved.load_save import load_trained
 
 LENGTHS = (6, 1, 3)
@@ -80,6 +81,30 @@ def test_greedy_generation_is_the_argmax_loop(cache: str) -> None:
     )
     assert torch.equal(made, expected)
     assert made.unique().numel() > 5
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.compile's own parts
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_step_with_a_static_cache_is_one_graph(padded: bool) -> None:
+    """As `generate` compiles it on a GPU: one graph for all tokens, and the same text."""
+    graphs: list[Any] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return torch._dynamo.lookup_backend("aot_eager")(graph, inputs)
+
+    model = lively_model()
+    ids = prompts()[0] if padded else prompts()[0][:1]
+    mask = prompts()[1] if padded else torch.ones_like(ids)
+    how: dict[str, Any] = {"attention_mask": mask, "max_new_tokens": 12, "do_sample": False}
+    expected = model.generate(ids, **how)
+    compiling: Any = CompileConfig(backend=backend, fullgraph=True, mode="default")
+    compiling._compile_all_devices = True
+    torch.compiler.reset()
+    with plain_pytorch():
+        made = model.generate(ids, cache_implementation="static", compile_config=compiling, **how)
+    assert torch.equal(made, expected)
+    assert len(graphs) == 1
 
 
 def test_a_left_padded_batch_generates_what_each_prompt_does_alone() -> None:

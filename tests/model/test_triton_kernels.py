@@ -26,7 +26,6 @@ from mu_sota.model.loss import IGNORE_INDEX, chunked_cross_entropy
 pytest.importorskip("triton", minversion="3.7.1", reason="older interpreters fail with NumPy 2.4")
 
 CLOSE = {torch.float32: 1e-5, torch.float16: 5e-3}
-GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
 @pytest.fixture
@@ -298,7 +297,7 @@ def test_they_build(capability: int, dtype: str, tmp_path: Path) -> None:
     )
 
 
-@GPU
+@pytest.mark.cuda
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("size", [2, 4, 8, 16])
 def test_on_a_gpu(dtype: torch.dtype, size: int) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -337,7 +338,10 @@ def test_a_run_whose_layers_cannot_be_compiled_says_so_and_goes_on(
     assert len(losses(tmp_path / "out")) == 2
 
 
-def test_a_step_never_waits_for_the_device(tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("on_gpu", [False, pytest.param(True, marks=pytest.mark.cuda)], ids=["counted", "CUDA"])
+def test_a_step_never_waits_for_the_device(
+    on_gpu: bool, tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Between the start of a step and its end no number is read from a tensor; on a GPU, that would wait for it.
 
     Nor is the size of anything decided by values. What is logged is read after a step.
@@ -357,12 +361,16 @@ def test_a_step_never_waits_for_the_device(tiny_corpus: Path, tmp_path: Path, mo
         def on_step_begin(self, *_: Any, **__: Any) -> None:
             self.mode = Noting()
             self.mode.__enter__()
+            if on_gpu:
+                torch.cuda.set_sync_debug_mode("error")
 
         def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
             Watch.steps += 1
 
         def on_optimizer_step(self, *_: Any, **__: Any) -> None:
             self.mode.__exit__(None, None, None)
+            if on_gpu:
+                torch.cuda.set_sync_debug_mode("default")
 
     original = trainer.MuTrainer.train_from_last_checkpoint
 
@@ -371,7 +379,7 @@ def test_a_step_never_waits_for_the_device(tiny_corpus: Path, tmp_path: Path, mo
         original(self)
 
     monkeypatch.setattr(trainer.MuTrainer, "train_from_last_checkpoint", watched)
-    with plain_pytorch():
+    with nullcontext() if on_gpu else plain_pytorch():
         run(tiny_corpus, tmp_path / "out", max_steps=6, micro_batch_size=3)
     assert Watch.steps == 6
     assert waits == []

@@ -1,10 +1,11 @@
 """The progress bar of a comparison."""
 
 import math
-import sys
 from typing import Any
 
 from tqdm.auto import tqdm
+
+from mu_sota.common.bars import seconds_between_drawings
 
 
 class ProgressBar:
@@ -19,7 +20,7 @@ class ProgressBar:
         self.bar: tqdm[Any] = tqdm(
             total=self.total,
             bar_format="{percentage:3.0f}% |{bar:20}| {elapsed} so far, {remaining} left: {desc}{postfix}",
-            mininterval=0.5 if sys.stderr.isatty() else 30,
+            mininterval=seconds_between_drawings(),
             smoothing=0.02,
             dynamic_ncols=True,
         )

@@ -4,8 +4,6 @@ Legend: B batch, H heads, T time, K size of a head. There may be more keys and v
 tokens, or capacity of a cache that is not yet filled. `bias` is that of `attention_bias`.
 """
 
-from functools import lru_cache
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -113,7 +111,6 @@ def causal_attention_with_entropy(
 
 
 @torch.compiler.assume_constant_result
-@lru_cache
 def _has_flash_attention(device: torch.device) -> bool:
     """True from the A100 on. A T4 and a P100 have the other fused attention alone."""
     return torch.backends.cuda.flash_sdp_enabled() and torch.cuda.get_device_capability(device) >= (8, 0)

@@ -44,6 +44,7 @@ class MuPreTrainedModel(PreTrainedModel):
     config_class = MuConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
+    _can_compile_fullgraph = True  # a step of `generate` with a static cache, which it compiles on a GPU
     _no_split_modules = ["MuLayer"]
     _can_record_outputs = {
         "hidden_states": MuLayer,

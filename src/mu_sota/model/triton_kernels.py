@@ -211,13 +211,15 @@ def _attention_backward_keys(
 
 def attention(qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """As `kernels.fused_attention`, for float32, bfloat16 or float16 on a GPU; entropies and log2-sums in float32."""
+    # Triton launches on the current device, whatever device a tensor is on.
     batch, length, _, heads, size = qkv.shape
     qkv = qkv.contiguous()
     output = qkv.new_empty(batch, length, heads, size)
     entropy, log_sum = (qkv.new_empty(batch, heads, length, dtype=torch.float32) for _ in range(2))
     if qkv.numel():
         grid = (batch * heads, triton.cdiv(length, _ROWS))
-        _attention_forward[grid](qkv, output, log_sum, entropy, length, heads, _LOG2_E * size**-0.5, **_tiles(size))
+        with torch.cuda.device_of(qkv):
+            _attention_forward[grid](qkv, output, log_sum, entropy, length, heads, _LOG2_E * size**-0.5, **_tiles(size))
     return output, entropy, log_sum
 
 
@@ -232,12 +234,13 @@ def attention_backward(
         root = size**-0.5
         numbers = (length, heads, _LOG2_E * root, root)
         tiles = _tiles(size)
-        _attention_backward_queries[batch * heads, triton.cdiv(length, _ROWS)](
-            grad_output, grad_entropy, qkv, output, entropy, log_sum, constant, grad, *numbers, **tiles
-        )
-        _attention_backward_keys[batch * heads, triton.cdiv(length, _KEYS)](
-            grad_output, grad_entropy, qkv, log_sum, constant, grad, *numbers, **tiles
-        )
+        with torch.cuda.device_of(qkv):
+            _attention_backward_queries[batch * heads, triton.cdiv(length, _ROWS)](
+                grad_output, grad_entropy, qkv, output, entropy, log_sum, constant, grad, *numbers, **tiles
+            )
+            _attention_backward_keys[batch * heads, triton.cdiv(length, _KEYS)](
+                grad_output, grad_entropy, qkv, log_sum, constant, grad, *numbers, **tiles
+            )
     return grad
 
 
@@ -291,7 +294,8 @@ def cross_entropy_of_rows(logits: Tensor, labels: Tensor, gradient: bool) -> tup
     losses = logits.new_empty(rows, dtype=torch.float32)
     right = torch.empty_like(labels)
     if rows:
-        _cross_entropy_rows[rows,](
-            logits, labels, losses, right, vocabulary, gradient=gradient, at_once=_COLUMNS, num_warps=8
-        )
+        with torch.cuda.device_of(logits):
+            _cross_entropy_rows[rows,](
+                logits, labels, losses, right, vocabulary, gradient=gradient, at_once=_COLUMNS, num_warps=8
+            )
     return losses.sum(), right.sum()

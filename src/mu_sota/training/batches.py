@@ -73,5 +73,4 @@ class WindowDataset(Dataset[dict[str, Tensor]]):
         numbers = torch.tensor(indices)
         tokens = self.windows.gather(numbers.clamp(min=0))
         labels = tokens[:, 1:].masked_fill((numbers == PADDING_SAMPLE)[:, None], IGNORE_INDEX)
-        # `Trainer` looks for labels, and counts and passes on shift_labels, which need no shift any more.
-        return {"input_ids": tokens[:, :-1].contiguous(), "labels": labels, "shift_labels": labels}
+        return {"input_ids": tokens[:, :-1].contiguous(), "labels": labels}

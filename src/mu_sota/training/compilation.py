@@ -44,13 +44,14 @@ def compile_layers(model: Any, micro_batch_size: int, window: int, precision: st
     """
     device = model.device
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
-    for layer in model.model.layers:
-        layer.compile()
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             ids = torch.randint(model.config.vocab_size, (micro_batch_size, window), device=device)
             with torch.autocast(device.type, half) if half else nullcontext():
-                loss = model.train()(ids, labels=ids).loss
+                model.train()(ids[:1], labels=ids[:1])  # what is checked at first use is not checked by the compiler
+                for layer in model.model.layers:
+                    layer.compile()
+                loss = model(ids, labels=ids).loss
             loss.backward()
     except Exception as error:  # of PyTorch's compiler, of Triton, of a C++ compiler
         if is_out_of_memory(error):

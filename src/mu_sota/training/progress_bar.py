@@ -1,7 +1,6 @@
 """What a run shows while it trains: a bar an epoch, its speed, the time to go, and lines that do not break the bar."""
 
 import math
-import sys
 import time
 from typing import Any
 
@@ -9,6 +8,7 @@ from tqdm.auto import tqdm
 from transformers import TrainerState
 
 from mu_sota.common import environment
+from mu_sota.common.bars import seconds_between_drawings
 from mu_sota.common.text import duration
 
 from .trainer import MuTrainer
@@ -44,7 +44,7 @@ class ProgressBar:
             total=min(self.steps_per_epoch, state.max_steps - state.global_step + done),
             initial=done,
             disable=not self.shown,
-            mininterval=_seconds_between_looks(),
+            mininterval=seconds_between_drawings(),
             dynamic_ncols=True,
         )
 
@@ -83,10 +83,3 @@ class ProgressBar:
 
     def _time_left(self, state: TrainerState) -> str:
         return duration(self._seconds_per_step(state) * (state.max_steps - state.global_step))
-
-
-def _seconds_between_looks() -> float:
-    """How often the bar is drawn: seldom in a log, where every drawing stays."""
-    if "ipykernel" in sys.modules:  # a notebook draws bars, though its streams are no terminals
-        return 2
-    return 0.5 if sys.stderr.isatty() else 30

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerState, TrainingArguments
 from transformers.integrations import TensorBoardCallback
 
+from mu_sota.common.bars import seconds_between_drawings
 from mu_sota.data.corpus import Corpus
 from mu_sota.data.windows import TrainWindows
 from mu_sota.evaluation.metrics import FIGURES, Score, evaluate
@@ -90,12 +91,17 @@ class MuTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """Windows in the order of `WindowOrder`, already this process's share, so `accelerate` must not divide them."""
-        return DataLoader(
-            self._windows,
-            batch_sampler=self.order,
-            collate_fn=lambda batch: batch,
-            pin_memory=self.args.dataloader_pin_memory,
-        )
+        on_device: Any = self._on_device  # gets a micro-batch, not a list of windows
+        return DataLoader(self._windows, batch_sampler=self.order, collate_fn=on_device)
+
+    def _on_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The batch where it is needed, without waiting for what a GPU still has to do.
+
+        `Trainer` looks for labels, and counts and passes on shift_labels, which need no shift any more.
+        """
+        if self.args.device.type == "cuda":
+            batch = {name: part.pin_memory().to(self.args.device, non_blocking=True) for name, part in batch.items()}
+        return {**batch, "shift_labels": batch["labels"]}
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
         """The schedule of `lr_schedule.py`."""
@@ -191,7 +197,11 @@ class MuTrainer(Trainer):
         """
         self.score = self.validate(
             lambda batches: tqdm(
-                batches, desc="Evaluating", disable=not self.is_world_process_zero(), dynamic_ncols=True
+                batches,
+                desc="Evaluating",
+                disable=not self.is_world_process_zero(),
+                mininterval=seconds_between_drawings(),
+                dynamic_ncols=True,
             )
         )
         metrics = {f"eval_{name}": getattr(self.score, name) for name in (*FIGURES, *vars(self.score))}
@@ -260,10 +270,8 @@ def _arguments(
         disable_tqdm=True,
         remove_unused_columns=False,
         ddp_find_unused_parameters=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
+        dataloader_pin_memory=False,
         optim="adamw_torch_fused",
-        # Or each batch would wait for all that the GPU still has to do.
-        accelerator_config={"non_blocking": torch.cuda.is_available()},
     )
     if arguments.n_gpu > 1:
         # The library would divide each batch over all visible GPUs in one process (DataParallel), which is slower
