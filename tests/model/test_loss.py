@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from mu_sota.model import loss as loss_module
 from mu_sota.model.loss import IGNORE_INDEX, chunked_cross_entropy
 
 STATE, VOCABULARY = 6, 23
@@ -53,6 +54,20 @@ def test_loss_count_and_gradients_equal_full_logits(rows: int, bias: bool) -> No
     expected = torch.autograd.grad(expected_loss * 0.37, tensors)
     for ours, theirs in zip(gradients, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+def test_entries_that_are_added_change_nothing(bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU the table is filled up to a multiple of 64 entries, which no prediction can be."""
+    tensors, labels = random_problem(200, bias=bias)
+    expected = chunked(tensors, labels)
+    expected_gradients = torch.autograd.grad(expected[0], tensors)
+    monkeypatch.setattr(loss_module, "_MULTIPLE", {"cpu": 8})
+    found = chunked(tensors, labels)
+    for ours, theirs in zip(
+        (*found, *torch.autograd.grad(found[0], tensors)), (*expected, *expected_gradients), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
 def test_ignored_rows_count_for_nothing() -> None:

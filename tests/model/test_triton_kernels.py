@@ -161,6 +161,7 @@ def test_the_chunked_loss_uses_it(interpreted: Any, monkeypatch: pytest.MonkeyPa
     chunks: list[Tensor] = []
     monkeypatch.setattr("mu_sota.model.loss.use_kernel_for_rows_of_logits", lambda _: True)
     monkeypatch.setattr("mu_sota.model.loss.use_cross_entropy_kernel", lambda _: False)
+    monkeypatch.setattr("mu_sota.model.loss._MULTIPLE", {"cpu": 64})  # with entries that are added
     kernel = interpreted.cross_entropy_of_rows
 
     def noting(logits: Tensor, *others: Any) -> Any:

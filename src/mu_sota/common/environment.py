@@ -12,6 +12,7 @@ import torch
 from accelerate.utils.memory import should_reduce_batch_size
 
 from mu_sota.model import kernels
+from mu_sota.model.gpu import gpu_kernels_work
 
 
 def describe() -> dict[str, Any]:
@@ -23,7 +24,7 @@ def describe() -> dict[str, Any]:
         "commit": _commit(),
         "platform": platform.platform(),
         "processor": _processor(),
-        "kernels": "compiled" if kernels.library() else "PyTorch",
+        "kernels": _kernels(),
         "cores": psutil.cpu_count(logical=True),
         "threads": torch.get_num_threads(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
@@ -82,6 +83,12 @@ def _commit() -> str | None:
         return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--", ".") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def _kernels() -> str:
+    if torch.cuda.is_available():
+        return "Triton" if gpu_kernels_work(torch.cuda.current_device(), torch.bfloat16) else "PyTorch"
+    return "compiled" if kernels.library() else "PyTorch"
 
 
 def _processor() -> str:

@@ -14,6 +14,8 @@ from .kernels import fused_cross_entropy
 
 IGNORE_INDEX = -100
 
+_MULTIPLE = {"cuda": 64}  # of entries, which the matrix units want; so many that no entry has are added
+
 
 def chunked_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Summed cross-entropy and number of right top-1 predictions of `softmax(hidden @ weight.T + bias)`.
@@ -70,12 +72,15 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         with torch.autocast(device, enabled=False):
             rows, table = hidden.to(dtype), weight.to(dtype)
             offset = None if bias is None else bias.to(dtype)
+            if added := -len(weight) % _MULTIPLE.get(device, 1):
+                offset = weight.new_zeros(len(weight), dtype=dtype) if offset is None else offset
+                table, offset = F.pad(table, (0, 0, 0, added)), F.pad(offset, (0, added), value=float("-inf"))
             total = torch.zeros((), dtype=exact, device=hidden.device)
             correct = torch.zeros((), dtype=torch.int64, device=hidden.device)
             if training:
                 grad_hidden = torch.empty_like(hidden)
-                grad_weight = torch.zeros_like(weight, dtype=exact)
-                grad_bias = None if bias is None else torch.zeros_like(bias, dtype=exact)
+                grad_weight = torch.zeros_like(table, dtype=exact)
+                grad_bias = None if bias is None else torch.zeros_like(table[:, 0], dtype=exact)
             by_kernel = use_kernel_for_rows_of_logits(rows)
             step = 128 if device == "cpu" else 2048  # a chunk of logits should stay in the CPU's cache
             for start in range(0, len(rows), step):
@@ -97,7 +102,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                     if grad_bias is not None:
                         grad_bias += grad_logits.sum(0, dtype=exact)
         if training:
-            ctx.save_for_backward(grad_hidden, grad_weight.to(weight.dtype), grad_bias)
+            grad_weight = grad_weight[: len(weight)].to(weight.dtype)
+            ctx.save_for_backward(grad_hidden, grad_weight, None if grad_bias is None else grad_bias[: len(weight)])
         ctx.mark_non_differentiable(correct)
         return total, correct
 

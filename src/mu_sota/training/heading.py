@@ -6,6 +6,7 @@ from accelerate import PartialState
 from mu_sota.data.corpus import Corpus
 from mu_sota.model import kernels
 from mu_sota.model.configuration import MuConfig
+from mu_sota.model.gpu import gpu_kernels_work
 from mu_sota.settings.run import RunSettings
 
 
@@ -29,7 +30,12 @@ def heading(
 
 
 def _kernels(device: torch.device, precision: str) -> str:
-    """Which kernels run on a CPU."""
+    """Which kernels run."""
+    if device.type == "cuda":
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
+        if gpu_kernels_work(device.index or 0, dtype):
+            return ", kernels for GPUs"
+        return ", PyTorch's kernels"
     if device.type != "cpu":
         return ""
     if precision != "fp32":
