@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from packaging.version import Version
 from torch import Tensor
 
 from mu_sota import MuConfig, MuForCausalLM
@@ -54,6 +55,8 @@ def test_it_pays_on_a_gpu_for_long_runs(setting: str, device: str, steps: int, c
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 def test_a_layer_is_one_graph(how: str, as_on_a_gpu: bool, training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """No graph break forward, nor backward; one graph for all layers; and the results of the uncompiled model."""
+    if how == "kernels" and Version(torch.__version__) < Version("2.8"):
+        pytest.skip("asking whether a module was changed breaks the graph of PyTorch 2.7; on a GPU nothing asks")
     monkeypatch.setattr(layers, "use_one_product_for_all_blocks", lambda _: as_on_a_gpu)
     model = new_model().train(training)
     for module in model.modules():
