@@ -44,7 +44,7 @@ def gpu_kernels_work(index: int, dtype: torch.dtype) -> bool:
 
 def difference(device: torch.device, dtype: torch.dtype) -> str:
     """By how much the kernels differ from PyTorch's operations; nothing where it is rounding alone."""
-    from . import triton_kernels as kernels
+    from .triton_kernels import attention, attention_backward, cross_entropy_of_rows
 
     generator = torch.Generator().manual_seed(0)
 
@@ -55,8 +55,8 @@ def difference(device: torch.device, dtype: torch.dtype) -> str:
     for batch, length, heads, size in _SHAPES:
         qkv, grad_output = random(batch, length, 3, heads, size), random(batch, length, heads, size)
         grad_entropy = random(batch, heads, length).float()
-        output, entropy, log_sum = kernels.attention(qkv)
-        grad = kernels.attention_backward(grad_output, grad_entropy, qkv, output, entropy, log_sum)
+        output, entropy, log_sum = attention(qkv)
+        grad = attention_backward(grad_output, grad_entropy, qkv, output, entropy, log_sum)
         exact = qkv.double().requires_grad_()
         query, key, value = exact.permute(2, 0, 3, 1, 4)
         mixed, expected_entropy = causal_attention_with_entropy(query, key, value, None)
@@ -70,7 +70,7 @@ def difference(device: torch.device, dtype: torch.dtype) -> str:
     exact = logits.double().requires_grad_()
     expected_loss = F.cross_entropy(exact, labels, reduction="sum")
     (expected,) = torch.autograd.grad(expected_loss, exact)
-    loss, _ = kernels.cross_entropy_of_rows(logits, labels, gradient=True)
+    loss, _ = cross_entropy_of_rows(logits, labels, gradient=True)
     pairs += [("the cross-entropy", loss, expected_loss), ("its gradient", logits, expected)]
     for name, found, right in pairs:
         error = float((found.double() - right).detach().abs().max() / right.detach().abs().max())
