@@ -18,9 +18,11 @@ LIST = Path(__file__).parents[1] / "gpu_research.yaml"
 
 
 def run(context: Context) -> None:
-    """In the order of the list."""
-    for number, wanted in enumerate(yaml.safe_load(LIST.read_text("utf-8"))):
-        preset, settings = wanted["preset"], wanted.get("settings", {})
+    """In the order of the list; at tiny sizes the first alone, and the settings of all are read."""
+    wanted = [(entry["preset"], entry.get("settings", {})) for entry in yaml.safe_load(LIST.read_text("utf-8"))]
+    for preset, settings in wanted:
+        load_settings(preset, None, settings)
+    for number, (preset, settings) in enumerate(wanted[:1] if context.tiny else wanted):
         name = " ".join([preset, *(f"{key}={value}" for key, value in settings.items())])
         context.part(name, partial(one, context, preset, settings, number), least=30)
 
