@@ -1,4 +1,4 @@
-"""All that is to be known of mu-sota on a GPU, in one run of some minutes; what it leaves undone, the next run does.
+"""All that is to be known of mu-sota on a GPU, in calls of some minutes: what one leaves undone, the next does.
 
     make gpu-pack                                    # before, where there is a network
     python benchmarks/gpu.py --out docs/results/gpu  # on the machine with the GPU; nothing need be installed
@@ -20,6 +20,7 @@ With `--device cpu` all of it runs at tiny sizes: the test that nothing is missp
 
 import argparse
 import os
+import signal
 import sys
 import threading
 import time
@@ -32,46 +33,65 @@ PACK = ROOT / "gpu-pack"
 sys.path.insert(1, str(ROOT / "src"))
 sys.path.append(str(PACK / "site"))  # last: what the machine has comes first
 
-STAGES = {"right": 110, "recipe": 200, "beside": 80, "decoding": 60, "scaling": 60, "research": 600}
+from gpu_stages.records import after_a_kill, read_record  # noqa: E402
+
+STAGES = {"right": 100, "recipe": 180, "beside": 120, "decoding": 120, "scaling": 60, "research": 600}
 """The most seconds of each."""
 
 _LEAST = 15  # with fewer seconds left, no stage begins
-_ATTEMPTS = 3  # at a stage whose process dies: its other parts are still to be had
+_TO_STOP = 8  # seconds in which a stage whose time is up may save what it has
 
 
 def run_stages(arguments: argparse.Namespace, say: Callable[[str], None]) -> None:
     """One after the other, while there is time."""
     deadline = time.monotonic() + arguments.seconds
     for name, most in STAGES.items():
-        if arguments.only not in (None, name):
-            continue
-        end = min(deadline, time.monotonic() + most)
-        for attempt in range(_ATTEMPTS):
-            left = end - time.monotonic()
-            if left < _LEAST:
-                say(f"--- {name}: no time is left")
-                break
-            say(f"--- {name}, for {left:.0f} s at most")
-            command = [sys.executable, __file__, "--stage", name, "--out", str(arguments.out)]
-            command += ["--device", arguments.device, "--data", arguments.data, "--seconds", f"{left:.0f}"]
-            # Should a kernel of ours end the processes, the last one does without.
-            kernels = {"MU_SOTA_KERNELS": "0"} if attempt + 1 == _ATTEMPTS else {}
-            if run_process(command, left + 5, say, kernels):
-                break
+        if arguments.only in (None, name):
+            run_stage(name, min(deadline, time.monotonic() + most), arguments, say)
+
+
+def run_stage(name: str, end: float, arguments: argparse.Namespace, say: Callable[[str], None]) -> None:
+    """A stage, again after its process died, as long as each process gets further than the one before."""
+    path = arguments.out / f"{name}.json"
+    kernels: dict[str, str] = {}
+    while (left := end - time.monotonic()) >= _LEAST:
+        say(f"--- {name}, for {left:.0f} s at most{', without our kernels' if kernels else ''}")
+        before = read_record(path)
+        command = [sys.executable, __file__, "--stage", name, "--out", str(arguments.out)]
+        command += ["--device", arguments.device, "--data", arguments.data, "--seconds", f"{left:.0f}"]
+        if run_process(command, left, say, kernels):
+            return
+        if read_record(path) == before:  # it died before it did anything: our kernels may be why, which it tries first
+            if kernels:
+                say(f"--- {name}: it cannot be begun")
+                return
+            kernels = {"MU_SOTA_KERNELS": "0"}
+    say(f"--- {name}: no time is left")
 
 
 def run_process(
     command: list[str], seconds: float, say: Callable[[str], None], more_environment: dict[str, str]
 ) -> bool:
-    """Pass on what a process prints, and kill it after so many seconds; true if it ended well."""
-    with Popen(command, stdout=PIPE, stderr=STDOUT, text=True, env=os.environ | more_environment) as process:
+    """Pass on what a process prints; stop it and its children after so many seconds. True unless it died by itself."""
+    environment = os.environ | more_environment
+    group = os.setpgrp  # process_group= came with Python 3.11
+    with Popen(command, stdout=PIPE, stderr=STDOUT, text=True, env=environment, preexec_fn=group) as process:  # noqa: PLW1509
         assert process.stdout
-        timer = threading.Timer(seconds, process.kill)
-        timer.start()
+        timers = [
+            threading.Timer(seconds, process.terminate),
+            threading.Timer(seconds + _TO_STOP, os.killpg, (process.pid, signal.SIGKILL)),
+        ]
+        for timer in timers:
+            timer.start()
         for line in process.stdout:
             say(line.rstrip())
-        timer.cancel()
-    return process.returncode == 0
+        process.wait()
+        for timer in timers:
+            timer.cancel()
+    killed = process.returncode == -signal.SIGKILL
+    if killed:
+        after_a_kill(Path(command[command.index("--out") + 1], f"{command[command.index('--stage') + 1]}.json"))
+    return killed or process.returncode == 0
 
 
 def main() -> None:

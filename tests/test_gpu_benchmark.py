@@ -3,11 +3,14 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+
+from mu_sota.data.corpus import load_corpus, save_corpus
 
 ROOT = Path(__file__).parents[1]
 STAGES = ("right", "recipe", "beside", "decoding", "scaling", "research")
@@ -20,13 +23,19 @@ def run(out: Path, data: Path, *more: str) -> str:
     return done.stdout
 
 
+def _prepared(corpus: Path, folder: Path) -> Path:
+    """A folder as in the pack, of the full preset's tokenizer."""
+    save_corpus(load_corpus(str(corpus), vocab_size=50_000), folder / "tokens")
+    return folder / "tokens"
+
+
 def records(out: Path) -> dict[str, Any]:
     return {stage: json.loads((out / f"{stage}.json").read_text(encoding="utf-8")) for stage in STAGES}
 
 
 def test_every_stage_runs_and_none_twice(tiny_corpus: Path, tmp_path: Path) -> None:
-    """All parts have figures, the table has them, and a second call finds nothing left to do."""
-    out = tmp_path / "out"
+    """All parts have figures, the table has them, and a second call finds nothing left to do; on prepared tokens."""
+    out, tiny_corpus = tmp_path / "out", _prepared(tiny_corpus, tmp_path)
     printed = run(out, tiny_corpus, "--seconds", "900")
     first = records(out)
     for stage, record in first.items():
@@ -69,7 +78,7 @@ def test_what_a_part_leaves_behind(tmp_path: Path, context: Any) -> None:
             raise ValueError("no\nluck")
         return {"seconds": 1.0}
 
-    for seconds in (100, 100, 3):
+    for seconds in (100, 100, 3):  # the first two write and read the record
         stage = context.Context("right", tmp_path, "cpu", seconds, "data")
         for name in ("fine", "broken"):
             stage.part(name, lambda name=name: figures(name))
@@ -97,10 +106,59 @@ def test_a_part_that_ends_the_process_is_not_tried_again(tmp_path: Path, context
     assert again.part("other", lambda: {"seconds": 1.0}) == {"seconds": 1.0}
 
 
-def test_a_record_of_other_code_counts_for_nothing(
+def test_a_record_of_other_code_counts_for_nothing_and_is_kept(
     tmp_path: Path, context: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     context.Context("right", tmp_path, "cpu", 100, "data").part("one", dict)
-    assert "one" in context.Context("right", tmp_path, "cpu", 100, "data").parts
+    before = context.Context("right", tmp_path, "cpu", 100, "data").record
+    assert "one" in before["parts"]
     monkeypatch.setattr(context, "_code_digest", lambda: "other")
     assert context.Context("right", tmp_path, "cpu", 100, "data").parts == {}
+    (kept,) = tmp_path.glob("right-cpu-tiny-sizes-*.json")
+    assert json.loads(kept.read_text(encoding="utf-8"))["parts"] == before["parts"]
+
+
+@pytest.mark.parametrize("stubborn", [False, True], ids=["stops when told", "has to be killed"])
+def test_a_part_that_is_cut_off_is_done_the_next_time(
+    stubborn: bool, tmp_path: Path, context: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told to stop, and a training saves then; whatever does not stop is killed, its children too."""
+    import gpu
+
+    monkeypatch.setattr(gpu, "_TO_STOP", 1)
+    deaf = "signal.signal(signal.SIGTERM, signal.SIG_IGN)" if stubborn else "pass"
+    code = f"""
+import sys
+sys.path[:0] = {[str(ROOT / "benchmarks"), str(ROOT / "src")]!r}
+import signal, time
+from pathlib import Path
+from gpu_stages import context
+signal.signal(signal.SIGTERM, context._stop)
+stage = context.Context("right", Path({str(tmp_path)!r}), "cpu", 100, "data")
+stage.part("done", lambda: {{"seconds": 1.0}})
+print("ready")
+def slow():
+    {deaf}
+    time.sleep(60)
+stage.part("slow", slow)
+"""
+    command = [sys.executable, "-c", code, "--out", str(tmp_path), "--stage", "right"]
+    printed: list[str] = []
+    assert gpu.run_process(command, 12, printed.append, {})
+    assert any("ready" in line for line in printed), printed
+    parts = json.loads((tmp_path / "right.json").read_text(encoding="utf-8"))["parts"]
+    assert parts["done"]["seconds"] == 1.0
+    assert "left_out" in parts["slow"]
+    stage = context.Context("right", tmp_path, "cpu", 100, "data")
+    assert stage.part("slow", lambda: {"seconds": 2.0}) == {"seconds": 2.0}
+
+
+def test_a_stage_that_cannot_be_begun_is_not_tried_for_ever(tmp_path: Path, context: Any) -> None:
+    """Once without the kernels for GPUs, which it tries first, and no more."""
+    import gpu
+
+    data = SimpleNamespace(out=tmp_path, device="nonsense", data="data")
+    printed: list[str] = []
+    gpu.run_stage("right", time.monotonic() + 60, data, printed.append)  # type: ignore[arg-type]
+    assert sum(line.startswith("--- right, for") for line in printed) == 2
+    assert printed[-1] == "--- right: it cannot be begun"

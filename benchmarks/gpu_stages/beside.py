@@ -20,7 +20,7 @@ def run(context: Context) -> None:
     """Uncompiled; with compiled layers; and two ways to spare GPT-2 and Llama their loss over whole logits."""
     ours = tuple(f"{name}, our loss" for name in OTHERS)
     context.part("eager", partial(side_by_side, context, OTHERS, as_it_is))
-    context.part("layers compiled", partial(side_by_side, context, OTHERS, with_compiled_layers), least=40)
+    context.part("layers compiled", partial(side_by_side, context, OTHERS, with_compiled_layers), least=60)
     context.part("layers compiled, our loss", partial(side_by_side, context, ours, with_compiled_layers), least=30)
     context.part("others compiled as a whole", partial(side_by_side, context, OTHERS, compiled_as_a_whole), least=40)
 

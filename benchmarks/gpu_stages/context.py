@@ -2,18 +2,22 @@
 
 import argparse
 import hashlib
-import json
+import signal
 import time
 import traceback
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
 
 from mu_sota.common import environment
 from mu_sota.common.files import write_json
+from mu_sota.training import Interrupted
+
+from .records import CUT_OFF, read_record, set_aside
 
 _ROOT = Path(__file__).parents[2]
 
@@ -41,12 +45,15 @@ class Context:
         self.started, self.seconds = time.monotonic(), seconds
         self.path = out / f"{name}.json"
         identity = {"stage": name, "device": self.device_name, "code": _code_digest(), "data": Path(data).name}
-        self.record = _read(self.path)
+        self.record = read_record(self.path)
         if {key: self.record.get(key) for key in identity} != identity:
+            if self.record:
+                set_aside(self.path, self.record)
             self.record = {**identity, "parts": {}}
         self.record["command"] = f"python benchmarks/gpu.py --out {out} --only {name}"
         self.record["machine"] = environment.describe() | {"memory_of_gpu_gib": self.memory_gib}
-        self.record["commit_of_pack"] = _read(_ROOT / "gpu-pack" / "pack.json").get("commit")
+        self.record["commit_of_pack"] = read_record(_ROOT / "gpu-pack" / "pack.json").get("commit")
+        self.synchronize()  # raises if our kernels, checked in `describe`, have left CUDA broken: before any part
         self.parts: dict[str, Any] = self.record["parts"]
         # A part that was begun and left no result has ended the process, as an error of CUDA does.
         if begun := self.record.pop("begun", None):
@@ -86,11 +93,18 @@ class Context:
         start = time.monotonic()
         try:
             found = function()
+        except (TimeIsUp, Interrupted):
+            del self.record["begun"]
+            self.parts[name] = CUT_OFF
+            self._write()
+            print(f"{name}: cut off", flush=True)
+            raise SystemExit from None
         except Exception as error:  # whatever it is, the other parts are wanted
             traceback.print_exc()
             found = {"error": " ".join(f"{type(error).__name__}: {error}".split())[:500]}
         del self.record["begun"]
-        self.parts[name] = found | {"seconds_in_all": round(time.monotonic() - start, 1)}
+        kernels = self.record["machine"]["kernels"]  # the device's, unless this process goes without
+        self.parts[name] = found | {"seconds_in_all": round(time.monotonic() - start, 1), "kernels_here": kernels}
         self._write()
         print(f"{name}: {_short(found)} ({self.parts[name]['seconds_in_all']} s)", flush=True)
         self.synchronize()  # raises if the part has left CUDA broken: the other parts then get a new process
@@ -106,25 +120,26 @@ class Context:
         write_json(self.path, self.record)
 
 
+class TimeIsUp(BaseException):
+    """The stage was told to stop."""
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise TimeIsUp
+
+
 def run_stage(arguments: argparse.Namespace) -> None:
     """The stage that the options name, in this process."""
+    signal.signal(signal.SIGTERM, _stop)
     context = Context(arguments.stage, arguments.out, arguments.device, arguments.seconds, arguments.data)
     import_module(f"gpu_stages.{arguments.stage}").run(context)
 
 
 def _code_digest() -> str:
     """What changes with the code that is measured: a checkout without .git has no commit."""
-    files = [file for folder in ("src", "benchmarks") for file in (_ROOT / folder).rglob("*")]
-    texts = sorted(file for file in files if file.suffix in (".py", ".cpp", ".yaml"))
+    files = [file for folder in ("src", "benchmarks/gpu_stages") for file in (_ROOT / folder).rglob("*")]
+    texts = sorted(file for file in files if file.suffix in (".py", ".cpp"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in texts)).hexdigest()[:16]
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return record
 
 
 def _short(figures: dict[str, Any]) -> str:

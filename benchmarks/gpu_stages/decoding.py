@@ -15,10 +15,12 @@ from .steps import in_turn, new_model, seconds_of, sizes
 
 def run(context: Context) -> None:
     """With a growing cache, and with one of a fixed size, whose step is compiled by `generate`."""
-    for texts in (1, 32):
-        context.part(f"{texts} at once", partial(a_token, context, texts))
-    for cache in ("dynamic", "static"):
-        context.part(f"generate, {cache} cache", partial(generating, context, cache))
+    context.part("1 at once", partial(a_token, context, 1), least=15)
+    context.part("generate, static cache, mu", partial(generating, context, "static", "mu"), least=45)
+    context.part("32 at once", partial(a_token, context, 32), least=15)
+    for name in ("mu", "gpt2"):
+        context.part(f"generate, dynamic cache, {name}", partial(generating, context, "dynamic", name), least=15)
+    context.part("generate, static cache, gpt2", partial(generating, context, "static", "gpt2"), least=45)
 
 
 @torch.no_grad()
@@ -56,25 +58,22 @@ def a_token(context: Context, texts: int) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def generating(context: Context, cache: str) -> dict[str, Any]:
-    """`generate`: new tokens a second after a prompt, of MU and of GPT-2; a static cache is compiled there on a GPU."""
+def generating(context: Context, cache: str, name: str) -> dict[str, Any]:
+    """`generate`: new tokens a second after a prompt; on a GPU it compiles the step of a static cache."""
     torch.compiler.reset()
     length = sizes(context)[1]
     new = length // 4
-    figures: dict[str, Any] = {}
-    for name in ("mu", "gpt2"):
-        model = new_model(context, name).eval()
-        prompt = torch.randint(4, model.config.vocab_size, (1, length - new), device=context.device)
-        how: dict[str, Any] = {"min_new_tokens": new, "max_new_tokens": new, "do_sample": False, "pad_token_id": 0}
-        if cache == "static":
-            how["cache_implementation"] = "static"
-        attended = torch.ones_like(prompt)
-        taken = seconds_of(context, lambda: model.generate(prompt, attention_mask=attended, **how), budget=4)  # noqa: B023
-        figures[f"{name}_tokens_a_second"] = new / taken["median"]
-        figures[f"{name}_first_call_seconds"] = taken["first"]
-    with torch.no_grad():
-        model = new_model(context).eval()
-        ids = torch.randint(4, model.config.vocab_size, (1, length), device=context.device)
-        full = seconds_of(context, lambda: model(ids, logits_to_keep=1), budget=1)["median"]
-    figures["full_pass_over_a_generated_token"] = full * figures["mu_tokens_a_second"]
-    return figures
+    model = new_model(context, name).eval()
+    ids = torch.randint(4, model.config.vocab_size, (1, length), device=context.device)
+    prompt = ids[:, :-new]
+    how: dict[str, Any] = {"min_new_tokens": new, "max_new_tokens": new, "do_sample": False, "pad_token_id": 0}
+    if cache == "static":
+        how["cache_implementation"] = "static"
+    attended = torch.ones_like(prompt)
+    taken = seconds_of(context, lambda: model.generate(prompt, attention_mask=attended, **how), budget=4)
+    full = seconds_of(context, lambda: model(ids, logits_to_keep=1), budget=1)["median"]
+    return {
+        "tokens_a_second": new / taken["median"],
+        "first_call_seconds": taken["first"],
+        "full_over_a_token": full * new / taken["median"],
+    }

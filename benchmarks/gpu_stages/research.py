@@ -13,6 +13,7 @@ from mu_sota.settings.load import load_settings
 from mu_sota.training import train
 
 from .context import Context
+from .recipe import tiny_settings
 
 LIST = Path(__file__).parents[1] / "gpu_research.yaml"
 
@@ -29,9 +30,7 @@ def run(context: Context) -> None:
 
 def one(context: Context, preset: str, settings: dict[str, Any], number: int) -> dict[str, Any]:
     """The scores of a training after each epoch."""
-    overrides = {"trackers": [], "checkpoint_minutes": 1.0} | settings
-    if context.tiny:
-        overrides |= {"num_hidden_layers": 1, "vocab_size": 300, "window": 32, "stride": 32, "max_steps": 2}
+    overrides = {"trackers": [], "checkpoint_minutes": 1.0} | settings | tiny_settings(context)
     # Beside the records, it would be carried home with them.
     folder = Path(tempfile.gettempdir()) / f"mu-sota-research-{context.record['code']}-{number}"
     train(preset, context.data, folder, load_settings(preset, None, overrides), resume=True)

@@ -110,6 +110,16 @@ def fused_attention_of_cuda(name: str) -> Callable[..., tuple[Tensor, ...]]:
     return attend
 
 
+def test_heads_too_wide_for_flash_attention_go_to_the_other_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values and keys side by side are twice as wide as a head, and flash attention ends at 256."""
+    monkeypatch.setattr("mu_sota.model.attention._has_flash_attention", lambda _: True)
+    name = "_scaled_dot_product_efficient_attention"
+    monkeypatch.setattr(torch.ops.aten, name, fused_attention_of_cuda(name))
+    query, key, value = (tensor.detach().half() for tensor in random_inputs((1, 1, 9, 144)))
+    output, _ = causal_attention_with_entropy(query.as_subclass(_OnCuda), key, value, None)
+    assert output.shape == (1, 1, 9, 144)
+
+
 @pytest.mark.parametrize("name", ["_scaled_dot_product_flash_attention", "_scaled_dot_product_efficient_attention"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("padding", [None, PADDING], ids=["plain", "padded"])
@@ -290,7 +300,9 @@ def test_large_scores_stay_finite(where: str, dtype: torch.dtype) -> None:
     gradients = torch.autograd.grad(output.sum() + entropy.sum(), (query, key, value))
     assert all(tensor.isfinite().all() for tensor in (output, entropy, *gradients))
     _, expected = full_attention(query.double(), key.double(), value.double(), visible_by_loop(None, 20))
-    torch.testing.assert_close(entropy.as_subclass(Tensor).cpu().double(), expected, rtol=0, atol=2e-3)
+    # On CUDA, float32 products of the fused attention are made of three products of 19 bits.
+    close = 1e-2 if where == "cuda" else 2e-3
+    torch.testing.assert_close(entropy.as_subclass(Tensor).cpu().double(), expected, rtol=0, atol=close)
 
 
 def test_no_bias_where_nothing_is_padded() -> None:

@@ -33,18 +33,21 @@ def new_model() -> MuForCausalLM:
 
 
 @pytest.mark.parametrize(
-    ("setting", "device", "steps", "compiles", "said"),
+    ("setting", "device", "steps", "sharded", "compiles", "said"),
     [
-        ("auto", "cuda", 1310, True, "1,310 steps are worth it"),  # the full preset's 5 epochs on WikiText-2
-        ("auto", "cuda", 500, False, "500 steps are too few"),
-        ("auto", "cpu", 10**6, False, ""),
-        ("auto", "mps", 10**6, False, ""),
-        ("always", "cpu", 1, True, ""),
-        ("never", "cuda", 10**6, False, ""),
+        ("auto", "cuda", 1310, False, True, "1,310 steps are worth it"),  # the full preset's 5 epochs on WikiText-2
+        ("auto", "cuda", 500, False, False, "500 steps are too few"),
+        ("auto", "cuda", 1310, True, False, "divided over processes"),
+        ("auto", "cpu", 10**6, False, False, ""),
+        ("auto", "mps", 10**6, False, False, ""),
+        ("always", "cpu", 1, False, True, ""),
+        ("never", "cuda", 10**6, False, False, ""),
     ],
 )
-def test_it_pays_on_a_gpu_for_long_runs(setting: str, device: str, steps: int, compiles: bool, said: str) -> None:
-    decision, sentence = weigh(setting, torch.device(device), steps, steps * 24)
+def test_it_pays_on_a_gpu_for_long_runs(
+    setting: str, device: str, steps: int, sharded: bool, compiles: bool, said: str
+) -> None:
+    decision, sentence = weigh(setting, torch.device(device), steps, steps * 24, sharded)
     assert decision == compiles
     assert said in sentence
     assert bool(said) == bool(sentence)
@@ -105,7 +108,7 @@ def test_the_trial_leaves_no_trace() -> None:
 def test_where_compiling_fails_the_layers_run_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """And the reason is one line."""
 
-    def broken(self: Any) -> None:
+    def broken(self: Any, **_: Any) -> None:
         def fail(*_: Any, **__: Any) -> None:
             raise RuntimeError("no Triton\nanywhere")
 

@@ -338,6 +338,7 @@ def test_a_run_whose_layers_cannot_be_compiled_says_so_and_goes_on(
     assert len(losses(tmp_path / "out")) == 2
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 @pytest.mark.parametrize("on_gpu", [False, pytest.param(True, marks=pytest.mark.cuda)], ids=["counted", "CUDA"])
 def test_a_step_never_waits_for_the_device(
     on_gpu: bool, tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

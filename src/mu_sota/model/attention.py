@@ -10,6 +10,7 @@ from torch import Tensor
 
 _LSE_ROWS = 128  # query rows whose scores are held at once when only the log-sum-exp is wanted
 _HALF = (torch.float16, torch.bfloat16)
+_WIDEST_FLASH = 256  # values of a head
 
 
 def attention_bias(
@@ -91,7 +92,7 @@ def causal_attention_with_entropy(
             wide_query, wide_key, values, 0.0, causal, attn_mask=bias, scale=scale
         )
     elif query.device.type == "cuda" and query.dtype != torch.float64:
-        if causal and query.dtype in _HALF and _has_flash_attention(query.device):
+        if causal and query.dtype in _HALF and width <= _WIDEST_FLASH and _has_flash_attention(query.device):
             mixed, log_sum_exp = torch.ops.aten._scaled_dot_product_flash_attention(
                 wide_query, wide_key, values, 0.0, True, scale=scale
             )[:2]
@@ -112,8 +113,9 @@ def causal_attention_with_entropy(
 
 @torch.compiler.assume_constant_result
 def _has_flash_attention(device: torch.device) -> bool:
-    """True from the A100 on. A T4 and a P100 have the other fused attention alone."""
-    return torch.backends.cuda.flash_sdp_enabled() and torch.cuda.get_device_capability(device) >= (8, 0)
+    """True from the A100 on, if PyTorch was built with it. A T4 and a P100 have the other fused attention alone."""
+    there = torch.backends.cuda.is_flash_attention_available() and torch.backends.cuda.flash_sdp_enabled()
+    return there and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def _aligned(bias: Tensor | None, query: Tensor) -> Tensor | None:

@@ -380,6 +380,28 @@ def decode_step(
     return output
 
 
+@torch.library.custom_op("mu_sota::cross_entropy_of_rows", mutates_args=("logits",))
+def cross_entropy_of_rows(logits: Tensor, labels: Tensor, gradient: bool) -> tuple[Tensor, Tensor]:
+    """Summed cross-entropy in nats and number of right top-1 predictions of logits [R, V] on a GPU.
+
+    Args:
+        logits: contiguous; with `gradient`, the gradient of the sum by them takes their place.
+        labels: [R] int64, negative where a row counts for nothing.
+        gradient: is it wanted?
+
+    Returns:
+        A float32 and an int64 scalar; the loss is not finite if a label is not in the vocabulary.
+    """
+    from .triton_kernels import cross_entropy_of_rows as on_gpu
+
+    return on_gpu(logits, labels, gradient)
+
+
+@cross_entropy_of_rows.register_fake
+def _(logits: Tensor, labels: Tensor, gradient: bool) -> tuple[Tensor, Tensor]:
+    return logits.new_empty((), dtype=torch.float32), labels.new_empty(())
+
+
 def fused_cross_entropy(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, gradients: bool
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .backend import use_cross_entropy_kernel, use_kernel_for_rows_of_logits
-from .kernels import fused_cross_entropy
+from .kernels import cross_entropy_of_rows, fused_cross_entropy
 
 IGNORE_INDEX = -100
 
@@ -87,8 +87,6 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 part = slice(start, start + step)
                 logits = F.linear(rows[part], table, offset)
                 if by_kernel:
-                    from .triton_kernels import cross_entropy_of_rows
-
                     loss, right = cross_entropy_of_rows(logits, labels[part], training)
                     grad_logits = logits
                 else:

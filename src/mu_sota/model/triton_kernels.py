@@ -21,7 +21,7 @@ _INNER = 16  # a tile of queries or keys is so wide, the least that a matrix uni
 _ROWS, _KEYS = 64, 64  # queries and keys of a tile of scores
 _WARPS = 4
 _COLUMNS = 4096  # of the logits of a row that are looked at together
-_MASKED = tl.constexpr(-1e30)  # finite: 0 times it is 0
+_MASKED = tl.constexpr(-1e20)  # finite, and so are gradients times it: 0 times them is 0
 _LOG2_E = math.log2(math.e)
 _LN_2 = tl.constexpr(math.log(2))
 
@@ -228,7 +228,8 @@ def attention_backward(
 ) -> Tensor:
     """The gradient of `attention` by its input [B, T, 3, H, K]."""
     batch, length, _, heads, size = qkv.shape
-    grad_output, grad_entropy, qkv = (tensor.contiguous() for tensor in (grad_output, grad_entropy, qkv))
+    tensors = (grad_output, grad_entropy, qkv, output, entropy, log_sum)
+    grad_output, grad_entropy, qkv, output, entropy, log_sum = (tensor.contiguous() for tensor in tensors)
     grad, constant = torch.empty_like(qkv), torch.empty_like(log_sum)
     if qkv.numel():
         root = size**-0.5
@@ -280,17 +281,9 @@ def _cross_entropy_rows(logits, labels, losses, right, vocabulary, gradient: tl.
 
 
 def cross_entropy_of_rows(logits: Tensor, labels: Tensor, gradient: bool) -> tuple[Tensor, Tensor]:
-    """Summed cross-entropy in nats and number of right top-1 predictions of logits [R, V].
-
-    Args:
-        logits: contiguous; with `gradient`, the gradient of the sum by them takes their place.
-        labels: [R] int64, negative where a row counts for nothing.
-        gradient: is it wanted?
-
-    Returns:
-        A float32 and an int64 scalar; the loss is NaN if a label is not in the vocabulary.
-    """
+    """As `kernels.cross_entropy_of_rows`."""
     rows, vocabulary = logits.shape
+    labels = labels.contiguous()
     losses = logits.new_empty(rows, dtype=torch.float32)
     right = torch.empty_like(labels)
     if rows:

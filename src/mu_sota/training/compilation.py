@@ -16,7 +16,7 @@ from mu_sota.common.environment import is_out_of_memory
 _LEAST_PASSES = 24_000  # through a layer, forward and backward: an estimate, as long as no GPU was measured
 
 
-def weigh(setting: str, device: torch.device, steps: int, passes: int) -> tuple[bool, str]:
+def weigh(setting: str, device: torch.device, steps: int, passes: int, sharded: bool) -> tuple[bool, str]:
     """Are the layers to be compiled? And the sentence that says why, where that was not the user's decision.
 
     On a CPU it is never worth it (docs/results/compilation-cpu.json), and nothing is said.
@@ -26,9 +26,15 @@ def weigh(setting: str, device: torch.device, steps: int, passes: int) -> tuple[
         device: to train on.
         steps: of the optimizer in the whole run.
         passes: of micro-batches through a layer in all these steps.
+        sharded: the weights will be divided over processes, which has not been tried with compiled layers.
     """
     if setting != "auto" or device.type != "cuda":
         return setting == "always", ""
+    if sharded:
+        return (
+            False,
+            "The layers are not compiled: the weights are divided over processes (--set compile=always does it).",
+        )
     if passes >= _LEAST_PASSES:
         return True, f"The layers are compiled first: {steps:,} steps are worth it (--set compile=never goes without)."
     return False, f"The layers are not compiled: {steps:,} steps are too few (--set compile=always does it)."
@@ -50,7 +56,7 @@ def compile_layers(model: Any, micro_batch_size: int, window: int, precision: st
             with torch.autocast(device.type, half) if half else nullcontext():
                 model.train()(ids[:1], labels=ids[:1])  # what is checked at first use is not checked by the compiler
                 for layer in model.model.layers:
-                    layer.compile()
+                    layer.compile(dynamic=False)  # or a second model, of another size, would get code for all sizes
                 loss = model(ids, labels=ids).loss
             loss.backward()
     except Exception as error:  # of PyTorch's compiler, of Triton, of a C++ compiler

@@ -173,7 +173,8 @@ class _Run:
             )
             steps, layers = trainer.planned_steps, self.config.num_hidden_layers
             passes = steps * trainer.order.accumulation * layers
-            compiles, reason = weigh(self.settings.compile, self.process.device, steps, passes)
+            sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+            compiles, reason = weigh(self.settings.compile, self.process.device, steps, passes, sharded)
             if reason:
                 self.say(reason)
             if compiles and (problem := trainer.compile_layers()):
