@@ -41,6 +41,7 @@ def without(reference: ReferenceMu, ids: list[int], off: list[str]) -> tuple[Ten
         return matrix
 
     inputs = torch.tensor([ids])
+    assert reference.positions is not None
     flat = reference.tokens(inputs) + reference.positions(torch.arange(len(ids)))
     matrix = silenced(flat.unflatten(-1, (reference.matrix_size, reference.matrix_size)))
     states = [matrix[0]]

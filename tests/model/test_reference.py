@@ -1,9 +1,11 @@
 """The model against the slow, obvious implementation of its specification."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
-from reference import gradients_of, lively_model, reference_of, to_reference
+from reference import NEW_FORM, gradients_of, lively_model, reference_of, to_reference
 from reference.model import GRID, cut
 from torch import Tensor
 
@@ -18,6 +20,11 @@ CONFIGS = {
     "16 values a block": {"matrix_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 40},
     "one head, one layer": {"matrix_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1},
     "one value a head": {"matrix_size": 8, "num_hidden_layers": 1, "num_attention_heads": 64},
+    "rotary positions": {"position_encoding": "rotary", "num_attention_heads": 8},
+    "rotary positions, 9 values a block": {"matrix_size": 12, "position_encoding": "rotary", "num_attention_heads": 4},
+    "norm before each part": {"norm_placement": "before"},
+    "a table of pairs": {"pair_table_rows": 29},
+    "all of that": NEW_FORM,
 }
 CASES = pytest.mark.parametrize("overrides", CONFIGS.values(), ids=CONFIGS)
 
@@ -29,7 +36,7 @@ def assert_near(ours: Tensor, theirs: Tensor, what: str = "") -> None:
 
 
 @CASES
-def test_logits_gates_loss_and_all_gradients_equal_the_reference(overrides: dict[str, int]) -> None:
+def test_logits_gates_loss_and_all_gradients_equal_the_reference(overrides: dict[str, Any]) -> None:
     """The fast model is the specified one: every value it computes and every gradient it sends back."""
     model = lively_model(**overrides)
     reference = reference_of(model)
@@ -60,7 +67,7 @@ def test_logits_gates_loss_and_all_gradients_equal_the_reference(overrides: dict
 
 
 @CASES
-def test_the_cases_are_not_easy(overrides: dict[str, int]) -> None:
+def test_the_cases_are_not_easy(overrides: dict[str, Any]) -> None:
     """Held against near-uniform attention or equal sensitivities, a wrong entropy or a swapped block would pass."""
     model = lively_model(**overrides)
     theirs = reference_of(model)(torch.randint(model.config.vocab_size, (3, 24)))

@@ -10,6 +10,7 @@ from mu_sota import MuConfig, MuForCausalLM
 from .model import ReferenceMu, ReferenceOutput, copy_weights, to_reference
 
 __all__ = [
+    "NEW_FORM",
     "ReferenceMu",
     "ReferenceOutput",
     "copy_weights",
@@ -20,6 +21,10 @@ __all__ = [
     "small_model",
     "to_reference",
 ]
+
+
+NEW_FORM: dict[str, Any] = {"position_encoding": "rotary", "norm_placement": "before", "pair_table_rows": 29}
+"""Every field of the form that is not the specified one."""
 
 
 def small_config(**overrides: Any) -> MuConfig:
@@ -84,6 +89,8 @@ def reference_of(model: MuForCausalLM) -> ReferenceMu:
         config.num_attention_heads,
         config.intermediate_size,
         config.max_position_embeddings,
+        form=(config.position_encoding, config.norm_placement),
+        pair_rows=config.pair_table_rows,
     ).double()
     copy_weights(model, reference)
     return reference.eval()

@@ -53,6 +53,13 @@ def place(state: Tensor, matrix_size: int) -> Tensor:
     return matrix
 
 
+def hash_of_pair(previous: int, token: int, rows: int) -> int:
+    """Which row of the table stands for a token after another, in whole numbers of Python; -1 is no token."""
+    mixed = (previous + 1) * 2654435761 + (token + 1) * 2246822519
+    mixed ^= mixed >> 15
+    return (mixed ^ (mixed >> 29)) % rows
+
+
 class ReferenceOutput(NamedTuple):
     """What the reference computed, with its insides."""
 
@@ -62,15 +69,49 @@ class ReferenceOutput(NamedTuple):
     sensitivities: list[Tensor]  # [B, T, 16] for each layer
 
 
-class ReferenceLayer(nn.Module):
-    """One layer, step by step as numbered in the specification."""
+def turned(values: Tensor) -> Tensor:
+    """Rotary positions (Su et al. 2021, eq. 13): pair i of a head's values at position t, as a complex number, times
+    exp(1j t theta_i); value i is paired with value i + K // 2. [B, T, K]."""
+    size = values.shape[-1]
+    pairs = size // 2
+    result = values.clone()
+    for position in range(values.shape[1]):
+        for pair in range(pairs):
+            angle = torch.tensor(position * 10_000 ** (-pair / pairs), dtype=torch.float64)
+            number = torch.complex(values[:, position, pair].double(), values[:, position, pair + pairs].double())
+            number = number * torch.polar(torch.ones_like(angle), angle)
+            result[:, position, pair], result[:, position, pair + pairs] = number.real, number.imag
+    return result
 
-    def __init__(self, vocab_size: int, matrix_size: int, heads: int, inner: int, dropout: float) -> None:
+
+def rotary_attention(module: nn.MultiheadAttention, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """What an attention module computes with rotary positions, and its weights [B, H, T, T], head by head."""
+    assert module.in_proj_weight is not None
+    query, key, value = (inputs @ module.in_proj_weight.T + module.in_proj_bias).chunk(3, dim=-1)
+    length, size = inputs.shape[1], inputs.shape[-1] // module.num_heads
+    outputs, weights = [], []
+    for head in range(module.num_heads):
+        part = slice(head * size, (head + 1) * size)
+        scores = turned(query[..., part]) @ turned(key[..., part]).transpose(1, 2) / size**0.5
+        scores = scores.masked_fill(torch.ones(length, length, dtype=torch.bool).triu(1), float("-inf"))
+        weights.append(scores.softmax(-1))
+        outputs.append(weights[-1] @ value[..., part])
+    return module.out_proj(torch.cat(outputs, dim=-1)), torch.stack(weights, dim=1)
+
+
+class ReferenceLayer(nn.Module):
+    """One layer, step by step as numbered in the specification; or with rotary positions, or with norms before."""
+
+    def __init__(
+        self, vocab_size: int, matrix_size: int, heads: int, inner: int, dropout: float, form: tuple[str, str]
+    ) -> None:
         super().__init__()
+        self.rotary, self.norm_first = form[0] == "rotary", form[1] == "before"
         state_size = matrix_size * matrix_size
         block_size = state_size // 16
         self.block_attentions = nn.ModuleList(nn.MultiheadAttention(block_size, 1, batch_first=True) for _ in range(16))
         self.cross_attention = nn.MultiheadAttention(state_size, heads, batch_first=True)
+        self.norm_0 = nn.LayerNorm(state_size) if self.norm_first else None
         self.norm_1 = nn.LayerNorm(state_size)
         self.feed_forward = nn.Sequential(
             nn.Linear(state_size, inner), nn.GELU(), nn.Dropout(dropout), nn.Linear(inner, state_size)
@@ -87,21 +128,38 @@ class ReferenceLayer(nn.Module):
         hidden = torch.ones(length, length, dtype=torch.bool).triu(diagonal=1)  # True: may not be seen
 
         # 1. Block attention.
+        read = matrix
+        if self.norm_0 is not None:
+            read = place(self.norm_0(concatenate(matrix)), matrix.shape[-1])
         outputs = []
         for block, attention in enumerate(self.block_attentions):
-            values = cut(matrix, block)
-            output, _ = attention(values, values, values, attn_mask=hidden, need_weights=False)
+            assert isinstance(attention, nn.MultiheadAttention)
+            values = cut(read, block)
+            if self.rotary:
+                output, _ = rotary_attention(attention, values)
+            else:
+                output, _ = attention(values, values, values, attn_mask=hidden, need_weights=False)
             outputs.append(output)
 
         # 2. Cross-block attention.
         joined = torch.cat(outputs, dim=-1)
-        crossed, weights = self.cross_attention(
-            joined, joined, joined, attn_mask=hidden, need_weights=True, average_attn_weights=False
-        )
-        output = self.norm_1(joined + crossed)
+        if self.norm_first:
+            joined = concatenate(matrix) + joined
+        read = self.norm_1(joined) if self.norm_first else joined
+        if self.rotary:
+            crossed, weights = rotary_attention(self.cross_attention, read)
+        else:
+            crossed, weights = self.cross_attention(
+                read, read, read, attn_mask=hidden, need_weights=True, average_attn_weights=False
+            )
 
         # 3. Feed-forward.
-        output = self.norm_2(output + self.feed_forward(output))
+        if self.norm_first:
+            output = joined + crossed
+            output = output + self.feed_forward(self.norm_2(output))
+        else:
+            output = self.norm_1(joined + crossed)
+            output = self.norm_2(output + self.feed_forward(output))
 
         # 4. Dynamic sensitivity. Entropy in nats of each head's row, averaged over the heads; 0 log 0 is 0.
         entropy = -(weights * weights.clamp(min=torch.finfo(weights.dtype).tiny).log()).sum(-1).mean(1)
@@ -129,21 +187,32 @@ class ReferenceMu(nn.Module):
         inner: int,
         positions: int,
         dropout: float = 0.0,
+        form: tuple[str, str] = ("learned", "after"),
+        pair_rows: int = 0,
     ) -> None:
         super().__init__()
         self.matrix_size = matrix_size
         state_size = matrix_size * matrix_size
         self.tokens = nn.Embedding(vocab_size, state_size)
-        self.positions = nn.Embedding(positions, state_size)
+        self.positions = nn.Embedding(positions, state_size) if form[0] == "learned" else None
+        self.pairs = nn.Embedding(pair_rows, state_size) if pair_rows else None
         self.layers = nn.ModuleList(
-            ReferenceLayer(vocab_size, matrix_size, heads, inner, dropout) for _ in range(layers)
+            ReferenceLayer(vocab_size, matrix_size, heads, inner, dropout, form) for _ in range(layers)
         )
         self.norm = nn.LayerNorm(state_size)
         self.head = nn.Linear(state_size, vocab_size)
 
     def forward(self, input_ids: Tensor) -> ReferenceOutput:
         length = input_ids.shape[1]
-        flat = self.tokens(input_ids) + self.positions(torch.arange(length))
+        flat = self.tokens(input_ids)
+        if self.positions is not None:
+            flat = flat + self.positions(torch.arange(length))
+        if self.pairs is not None:
+            rows = [
+                [hash_of_pair(text[t - 1] if t else -1, text[t], len(self.pairs.weight)) for t in range(length)]
+                for text in input_ids.tolist()
+            ]
+            flat = flat + self.pairs(torch.tensor(rows))
         matrix = flat.unflatten(-1, (self.matrix_size, self.matrix_size))
         states, entropies, sensitivities = [matrix], [], []
         for layer in self.layers:
@@ -162,12 +231,14 @@ def to_reference(tensors: dict[str, Tensor], matrix_size: int) -> dict[str, Tens
 
     mapped = {
         "tokens.weight": rows("model.token_embedding.weight"),
-        "positions.weight": rows("model.position_embedding.weight"),
         "norm.weight": rows("model.norm.weight"),
         "norm.bias": rows("model.norm.bias"),
         "head.weight": rows("lm_head.weight"),
         "head.bias": tensors["lm_head.bias"],
     }
+    for ours, theirs in {"position_embedding": "positions", "pair_embedding": "pairs"}.items():
+        if f"model.{ours}.weight" in tensors:
+            mapped[f"{theirs}.weight"] = rows(f"model.{ours}.weight")
     same = {
         "cross_attention.in_proj_weight": "cross_attention.qkv.weight",
         "cross_attention.in_proj_bias": "cross_attention.qkv.bias",
@@ -198,6 +269,9 @@ def to_reference(tensors: dict[str, Tensor], matrix_size: int) -> dict[str, Tens
     for layer in range(affinity.shape[-1] // 16):
         ours, theirs = f"model.layers.{layer}", f"layers.{layer}"
         mapped[f"{theirs}.affinity.weight"] = affinity[:, layer * 16 : (layer + 1) * 16]
+        for norm in ("weight", "bias"):
+            if f"{ours}.block_norm.{norm}" in tensors:
+                mapped[f"{theirs}.norm_0.{norm}"] = tensors[f"{ours}.block_norm.{norm}"]
         for target, source in same.items():
             mapped[f"{theirs}.{target}"] = tensors[f"{ours}.{source}"]
         for block in range(16):

@@ -5,12 +5,14 @@ Legend: T tokens of the text, L layers, H heads, N = 16 blocks, D values of a st
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from mu_sota.common.hooks import attached
+from mu_sota.model.attention import rotary_angles, rotated
 from mu_sota.model.blocks import to_matrix
 from mu_sota.model.modeling import MuForCausalLM
 
@@ -90,8 +92,9 @@ def trace(model: MuForCausalLM, ids: list[int]) -> Trace:
     own = log_probs[:-1].gather(-1, inputs[0, 1:, None])[:, 0]
     top = log_probs.topk(min(ALTERNATIVES, log_probs.shape[-1]))
     heads = layers[0].cross_attention.num_heads
-    cross = (qkv.unflatten(-1, (3, heads, -1)).permute(1, 2, 0, 3) for qkv in projected["cross"])  # [3, H, T, D / H]
-    block = (qkv.transpose(0, 1).chunk(3, dim=-1) for qkv in projected["block"])  # 3 times [N, T, S]
+    turned = partial(_turned, learned=model.model.position_embedding is not None)
+    cross = (turned(qkv.unflatten(-1, (3, heads, -1))) for qkv in projected["cross"])  # [3, H, T, D / H]
+    block = (turned(qkv.unflatten(-1, (3, -1)).transpose(1, 2)) for qkv in projected["block"])  # [3, N, T, S]
     return Trace(
         ids=inputs[0].cpu(),
         log_probs=torch.cat([torch.full((1,), float("nan")), own.cpu()]),
@@ -103,6 +106,14 @@ def trace(model: MuForCausalLM, ids: list[int]) -> Trace:
         _cross=tuple((query.to("cpu", copy=True), key.to("cpu", copy=True)) for query, key, _ in cross),
         _block=tuple((query.to("cpu", copy=True), key.to("cpu", copy=True)) for query, key, _ in block),
     )
+
+
+def _turned(heads: Tensor, learned: bool) -> Tensor:
+    """Queries, keys and values [T, 3, H, K] as the attention meets them, [3, H, T, K]."""
+    if not learned:
+        positions = torch.arange(len(heads), device=heads.device)[None]
+        heads = rotated(heads[None], rotary_angles(positions, heads.shape[-1]))[0]
+    return heads.permute(1, 2, 0, 3)
 
 
 def _row(query: Tensor, key: Tensor, position: int) -> Tensor:

@@ -5,7 +5,7 @@ from .versions import TRANSFORMERS  # noqa: F401  first: what an unsupported rel
 # isort: split
 import os
 from dataclasses import fields
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -54,6 +54,12 @@ class MuConfig(PreTrainedConfig):
         max_position_embeddings: learned positions, the longest sequence the model takes.
         dropout: probability in the feed-forward and the sensitivity network, in training.
         layer_norm_eps: epsilon of every LayerNorm.
+        position_encoding: `learned` positions in the embedding, or `rotary` ones in both attentions of every layer
+            (Su et al. 2021, "RoFormer", arXiv:2104.09864); then `max_position_embeddings` only limits the length.
+        norm_placement: LayerNorm `after` each part, as specified, or `before` it (Xiong et al. 2020, "On Layer
+            Normalization in the Transformer Architecture", arXiv:2002.04745), where a layer adds to the state.
+        pair_table_rows: rows of a table of hashed token pairs, whose row for the token and the one before is added to
+            the embedding; 0 for none.
 
     Raises:
         huggingface_hub.errors.StrictDataclassError: a value is of the wrong type or out of range; the message names it.
@@ -73,6 +79,9 @@ class MuConfig(PreTrainedConfig):
     max_position_embeddings: int = 512
     dropout: float | int = 0.1
     layer_norm_eps: float | int = 1e-5
+    position_encoding: Literal["learned", "rotary"] = "learned"
+    norm_placement: Literal["after", "before"] = "after"
+    pair_table_rows: int = 0
     tie_word_embeddings: bool = False
     pad_token_id: int | None = 0
     bos_token_id: int | None = 2
@@ -115,6 +124,11 @@ class MuConfig(PreTrainedConfig):
         return self.matrix_size**2
 
     @property
+    def has_specified_form(self) -> bool:
+        """True for the form of the run instructions, which the kernels for decoding are made for."""
+        return (self.position_encoding, self.norm_placement, self.pair_table_rows) == ("learned", "after", 0)
+
+    @property
     def block_size(self) -> int:
         """S = D / 16, the values of one block."""
         return self.hidden_size // NUM_BLOCKS
@@ -128,10 +142,11 @@ class MuConfig(PreTrainedConfig):
             NUM_BLOCKS * (3 * block * (block + 1) + block * (block + 1))
             + (3 * size * (size + 1) + size * (size + 1))
             + (inner * (size + 1) + size * (inner + 1))
-            + 4 * size  # two norms
+            + (6 if self.norm_placement == "before" else 4) * size  # norms
             + (NUM_BLOCKS**2 + hidden * (features + 1) + NUM_BLOCKS * (hidden + 1) + NUM_BLOCKS)
         )
-        tables = self.vocab_size * (size + layers * NUM_BLOCKS) + self.max_position_embeddings * size
+        positions = self.max_position_embeddings if self.position_encoding == "learned" else 0
+        tables = self.vocab_size * (size + layers * NUM_BLOCKS) + (positions + self.pair_table_rows) * size
         return tables + layers * layer + 2 * size + self.vocab_size * (size + 1)
 
     def validate_architecture(self) -> None:
@@ -140,6 +155,10 @@ class MuConfig(PreTrainedConfig):
         for name in (*sizes, "max_position_embeddings"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {cut(str(getattr(self, name)))}, but must be at least 1")
+        if self.pair_table_rows < 0:
+            raise ValueError(
+                f"pair_table_rows is {cut(str(self.pair_table_rows))}, but must be 0, for no table, or more"
+            )
         if self.matrix_size < GRID or self.matrix_size % GRID:
             raise ValueError(
                 f"matrix_size is {cut(str(self.matrix_size))}, but the 4 x 4 grid of blocks needs a multiple of 4, "
@@ -164,15 +183,18 @@ class MuConfig(PreTrainedConfig):
         """Before anything of that size is made."""
         if self.num_parameters <= MOST_PARAMETERS and self.num_hidden_layers <= MOST_LAYERS:
             return
-        names = ("vocab_size", "matrix_size", "num_hidden_layers", "intermediate_size", "max_position_embeddings")
-        usual = {name: getattr(type(self), name) for name in names}
-        largest = max(names, key=lambda name: getattr(self, name) // usual[name])
+        usual = {
+            **{name: getattr(type(self), name) for name in ("vocab_size", "matrix_size", "num_hidden_layers")},
+            **{name: getattr(type(self), name) for name in ("intermediate_size", "max_position_embeddings")},
+            "pair_table_rows": 2**14,
+        }
+        largest = max(usual, key=lambda name: getattr(self, name) // usual[name])
         value, count, gibibytes = (
             cut(f"{number:,}") for number in (getattr(self, largest), self.num_parameters, self.num_parameters // 2**28)
         )
         raise ValueError(
             f"{largest} is {value}, with which the model would have {count} parameters and take {gibibytes} GiB in "
-            f"float32; make it smaller (the preset mu-sota has {usual[largest]:,})"
+            f"float32; make it smaller (usual are {usual[largest]:,})"
         )
 
 

@@ -106,7 +106,12 @@ def decode(model: Any, input_ids: Tensor, position_ids: Tensor | None, cache: Ca
     config: Any = model.config
     table = model.token_embedding.weight
     heads, size = config.num_attention_heads, config.hidden_size
-    if cache is None or model.training or set(map(type, cache.layers)) != {GrowingLayer}:
+    if (
+        not config.has_specified_form
+        or cache is None
+        or model.training
+        or set(map(type, cache.layers)) != {GrowingLayer}
+    ):
         return None
     if not use_decoding_kernel(input_ids, position_ids, table, size // min(NUM_BLOCKS, heads)):
         return None

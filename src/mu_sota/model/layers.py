@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .attention import causal_attention, causal_attention_with_entropy
+from .attention import causal_attention, causal_attention_with_entropy, rotated
 from .backend import (
     readable,
     use_attention_kernel,
@@ -54,12 +54,14 @@ class BlockAttention(nn.Module):
         self.qkv = BlockLinear(config.block_size, 3 * config.block_size)
         self.out = BlockLinear(config.block_size, config.block_size)
 
-    def forward(self, state: Tensor, bias: Tensor | None, cache: Cache | None) -> Tensor:
+    def forward(self, state: Tensor, bias: Tensor | None, cache: Cache | None, angles: Tensor | None = None) -> Tensor:
         blocks = split_blocks(state)
-        if use_block_attention_kernel(blocks, bias, cache, self.qkv, self.out):
+        if angles is None and use_block_attention_kernel(blocks, bias, cache, self.qkv, self.out):
             weights = (self.qkv.weight, self.qkv.bias, self.out.weight, self.out.bias)
             return join_blocks(fused_block_attention(blocks, *weights)[0])
         heads = self.qkv(blocks).unflatten(-1, (3, -1)).transpose(2, 3)  # [B, T, 3, N, S]
+        if angles is not None:
+            heads = rotated(heads, angles)
         query, key, value = heads.permute(2, 0, 3, 1, 4)  # [B, N, T, S] each
         if cache is not None:
             key, value = cache.update(key, value, self.cache_layer)
@@ -85,9 +87,13 @@ class CrossBlockAttention(nn.Module):
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.out = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, state: Tensor, bias: Tensor | None, cache: Cache | None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, state: Tensor, bias: Tensor | None, cache: Cache | None, angles: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """State [B, T, D] to the attention's output [B, T, D] and entropies in nats, the mean over heads, [B, T]."""
         heads = self.qkv(state).unflatten(-1, (3, self.num_heads, -1))  # [B, T, 3, H, D/H]
+        if angles is not None:
+            heads = rotated(heads, angles)
         query, key, value = heads.permute(2, 0, 3, 1, 4)  # [B, H, T, D/H] each
         if cache is not None:
             key, value = cache.update(key, value, self.cache_layer)
@@ -146,6 +152,9 @@ class MuLayer(GradientCheckpointingLayer):
 
     def __init__(self, config: MuConfig, index: int) -> None:
         super().__init__()
+        self.norm_before = config.norm_placement == "before"
+        if self.norm_before:
+            self.block_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.block_attention = BlockAttention(config, ATTENTIONS * index)
         self.cross_attention = CrossBlockAttention(config, ATTENTIONS * index + 1)
         self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -153,11 +162,27 @@ class MuLayer(GradientCheckpointingLayer):
         self.feed_forward_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.sensitivity = DynamicSensitivity(config)
 
-    def forward(self, state: Tensor, affinity: Tensor, bias: Tensor | None, cache: Cache | None = None) -> Tensor:
-        """State [B, T, D] and the tokens' affinities [B, T, N] to the next state [B, T, D]."""
-        attended = self.block_attention(state, bias, cache)
-        crossed, entropy = self.cross_attention(attended, bias, cache)
-        candidate = self.attention_norm(attended + crossed)
-        candidate = self.feed_forward_norm(candidate + self.feed_forward(candidate))
+    def forward(
+        self,
+        state: Tensor,
+        affinity: Tensor,
+        bias: Tensor | None,
+        cache: Cache | None = None,
+        angles: tuple[Tensor | None, Tensor | None] = (None, None),
+    ) -> Tensor:
+        """State [B, T, D] and the tokens' affinities [B, T, N] to the next state [B, T, D].
+
+        `angles` are those of `attention.rotary_angles` for block and for cross-block attention.
+        """
+        if self.norm_before:
+            attended = state + self.block_attention(self.block_norm(state), bias, cache, angles[0])
+            crossed, entropy = self.cross_attention(self.attention_norm(attended), bias, cache, angles[1])
+            candidate = attended + crossed
+            candidate = candidate + self.feed_forward(self.feed_forward_norm(candidate))
+        else:
+            attended = self.block_attention(state, bias, cache, angles[0])
+            crossed, entropy = self.cross_attention(attended, bias, cache, angles[1])
+            candidate = self.attention_norm(attended + crossed)
+            candidate = self.feed_forward_norm(candidate + self.feed_forward(candidate))
         sensitivity = self.sensitivity(affinity, entropy)
         return state + join_blocks(sensitivity[..., None] * split_blocks(candidate - state))

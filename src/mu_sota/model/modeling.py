@@ -18,7 +18,7 @@ from transformers.utils import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .arguments import CACHE_NAME, PACKED, LayerOutputs, LossInputs, is_packed, named_cache, one_cache, refuse_unknown
-from .attention import attention_bias
+from .attention import attention_bias, rotary_angles
 from .backend import unchanged, use_linear_kernel
 from .blocks import NUM_BLOCKS
 from .cache import ATTENTIONS, add_cache_layers
@@ -28,6 +28,7 @@ from .generation import MuGenerationMixin
 from .kernels import linear_of_one
 from .layers import BlockLinear, CrossBlockAttention, DynamicSensitivity, MuLayer
 from .loss import IGNORE_INDEX, chunked_cross_entropy
+from .pairs import pair_rows, previous_tokens
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
@@ -110,7 +111,13 @@ class MuModel(MuPreTrainedModel):
     def __init__(self, config: MuConfig) -> None:
         super().__init__(config)
         self.token_embedding = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.position_embedding = _starting_at(0.02, nn.Embedding(config.max_position_embeddings, config.hidden_size))
+        self.position_embedding: nn.Embedding | None = None
+        if config.position_encoding == "learned":
+            positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+            self.position_embedding = _starting_at(0.02, positions)
+        self.pair_embedding: nn.Embedding | None = None
+        if config.pair_table_rows:
+            self.pair_embedding = _starting_at(0.0, nn.Embedding(config.pair_table_rows, config.hidden_size))
         # The layers' affinity tables side by side, so that a token's L x N values are one row, gathered once.
         self.affinity = _starting_at(0.02, nn.Embedding(config.vocab_size, config.num_hidden_layers * NUM_BLOCKS))
         self.layers = nn.ModuleList(MuLayer(config, index) for index in range(config.num_hidden_layers))
@@ -145,7 +152,7 @@ class MuModel(MuPreTrainedModel):
             attention_mask: [B, T], 1 at tokens and 0 at padding; with a cache, cached tokens included.
             position_ids: [B, T]; by default counted from the first token of each row, cached ones included.
             past_key_values, cache: a cache of `transformers`, under either name, which is filled: two cache layers for
-                each layer of the model.
+                each layer of the model, and one for the ids themselves where there is a table of token pairs.
             use_cache: make a cache if there is none.
             kwargs: which further outputs to return; see `LayerOutputs`.
 
@@ -183,10 +190,20 @@ class MuModel(MuPreTrainedModel):
                 position_ids = (past + torch.arange(new, device=device))[None]
             else:
                 position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -new:]
-        state = self.token_embedding(input_ids) + self.position_embedding(position_ids)
+        state = self.token_embedding(input_ids)
+        angles: tuple[Tensor | None, Tensor | None] = (None, None)
+        if self.position_embedding is not None:
+            state = state + self.position_embedding(position_ids)
+        else:
+            sizes = self.config.block_size, self.config.hidden_size // self.config.num_attention_heads
+            angles = (rotary_angles(position_ids, sizes[0]), rotary_angles(position_ids, sizes[1]))
+        if self.pair_embedding is not None:
+            previous = previous_tokens(input_ids, attention_mask, cache, ATTENTIONS * len(self.layers), past)
+            rows = pair_rows(previous, input_ids, len(self.pair_embedding.weight))
+            state = state + self.pair_embedding(rows)
         affinities = self.affinity(input_ids).unflatten(-1, (-1, NUM_BLOCKS)).unbind(-2)  # [B, T, N] for each layer
         for layer, affinity in zip(self.layers, affinities, strict=True):
-            state = layer(state, affinity, bias, cache)
+            state = layer(state, affinity, bias, cache, angles)
         return MuModelOutput(last_hidden_state=self.norm(state), **named_cache(cache))
 
     def _cache_to_fill(self, cache: Cache | None, use_cache: bool | None) -> Cache | None:
@@ -204,7 +221,7 @@ class MuModel(MuPreTrainedModel):
                 "a cache cannot be filled under gradient checkpointing, which runs every layer twice: train without "
                 "use_cache, or call model.eval() first"
             )
-        add_cache_layers(cache, ATTENTIONS * len(self.layers))
+        add_cache_layers(cache, ATTENTIONS * len(self.layers) + (self.pair_embedding is not None))
         return cache
 
 

@@ -22,4 +22,7 @@ MODEL_KEYS = (
     "max_position_embeddings",
     "dropout",
     "layer_norm_eps",
+    "position_encoding",
+    "norm_placement",
+    "pair_table_rows",
 )

@@ -64,7 +64,8 @@ def previous_run(out: Path, data: str, corpus: Corpus, identity: dict[str, Any],
         new_values = now if isinstance(now, dict) else {part: now}
         old_values = record[part] if isinstance(now, dict) else record
         for key, new in new_values.items():
-            if (old := old_values.get(key)) != new:
+            # A run of an earlier version has the form that fields it did not know have by default.
+            if (old := old_values.get(key, getattr(MuConfig, key, None))) != new:
                 raise InputError(
                     f"the run in {out} was started with {key} {_or_not_set(old)}, not {_or_not_set(new)}; "
                     f"resume it with its own settings, or give another --out"
