@@ -5,14 +5,15 @@ from typing import Any
 
 import pytest
 import torch
-from reference import lively_model, reference_of, small_model
-from reference.model import cut
+from reference import NEW_FORM, lively_model, reference_of, small_model
+from reference.model import concatenate, cut, place, rotary_attention
 
 from mu_sota import MuForCausalLM
 from mu_sota.inspection.tracing import ALTERNATIVES, trace
 
 IDS = [3, 17, 3, 30, 8, 36, 0, 21, 5]
 CLOSE: dict[str, Any] = {"rtol": 1e-9, "atol": 1e-11}
+NEAR: dict[str, Any] = {"rtol": 1e-6, "atol": 1e-7}  # angles are in float32
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +72,28 @@ def test_attention_rows_are_those_of_the_full_matrices(model: MuForCausalLM) -> 
         for position in range(len(IDS)):
             rows = seen.attention(position, number).cross
             torch.testing.assert_close(rows, matrices[0, :, position, : position + 1], **CLOSE)
+
+
+@torch.no_grad()
+def test_attention_rows_with_rotary_positions() -> None:
+    """They are those of turned queries and keys, read through the norm before each part."""
+    model = lively_model(**NEW_FORM)
+    reference = reference_of(model)
+    states = reference(torch.tensor([IDS])).states
+    seen = trace(model, IDS)
+    layer: Any
+    for number, layer in enumerate(reference.layers, start=1):
+        state = states[number - 1]
+        read = place(layer.norm_0(concatenate(state)), state.shape[-1])
+        results = [rotary_attention(attention, cut(read, b)) for b, attention in enumerate(layer.block_attentions)]
+        joined = concatenate(state) + torch.cat([output for output, _ in results], dim=-1)
+        _, cross = rotary_attention(layer.cross_attention, layer.norm_1(joined))
+        for position in range(len(IDS)):
+            rows = seen.attention(position, number)
+            for block, (_, weights) in enumerate(results):
+                torch.testing.assert_close(rows.block[block], weights[0, 0, position, : position + 1], **NEAR)
+            for head, row in enumerate(rows.cross):
+                torch.testing.assert_close(row, cross[0, head, position, : position + 1], **NEAR)
 
 
 def test_a_text_of_one_token_can_be_traced(model: MuForCausalLM) -> None:

@@ -77,7 +77,7 @@ def model_card(
         "",
         "`trust_remote_code=True` lets the Python files of this folder run: read them first. Where mu-sota is "
         "installed, `import mu_sota` takes its place. Generation ends at the last of the "
-        f"{config.max_position_embeddings} learned positions.",
+        f"{config.max_position_embeddings} positions that it was trained on.",
         "",
         "It is a small model for research and for looking inside. What it writes is often wrong or without sense, and "
         "says what its training text would; do not rely on it.",
