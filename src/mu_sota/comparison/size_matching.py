@@ -38,7 +38,7 @@ class Parameters(NamedTuple):
 
     Attributes:
         total: all of them; tied ones once.
-        non_embedding: without token and position embeddings, MU's tables of tokens and pairs, and the output projection.
+        non_embedding: without embeddings of tokens, positions and pairs, MU's token tables and the output projection.
         token_tables: of MU's affinity tables, one a layer, with a row for each token of the vocabulary.
     """
 
