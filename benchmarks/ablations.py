@@ -47,7 +47,7 @@ SAY_SECONDS = 20
 class TwoHeads(BlockAttention):
     """Two heads a block, each over half of what the block's projections give."""
 
-    def forward(self, state: Tensor, bias: Tensor | None, cache: Cache | None, angles: Tensor | None = None) -> Tensor:
+    def forward(self, state: Tensor, bias: Tensor | None, cache: Cache | None, turns: Tensor | None = None) -> Tensor:
         heads = self.qkv(split_blocks(state)).unflatten(-1, (3, 2, -1))  # [B, T, N, 3, 2, S/2]
         heads = heads.transpose(2, 3).flatten(3, 4)  # [B, T, 3, 2N, S/2]
         if kernels_take(heads, heads.shape[-1]):
@@ -62,9 +62,9 @@ class NoEntropyGradient(CrossBlockAttention):
     """The gate sees the entropy, and teaches the attention nothing through it."""
 
     def forward(
-        self, state: Tensor, bias: Tensor | None, cache: Cache | None, angles: Tensor | None = None
+        self, state: Tensor, bias: Tensor | None, cache: Cache | None, turns: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        output, entropy = super().forward(state, bias, cache, angles)
+        output, entropy = super().forward(state, bias, cache, turns)
         return output, entropy.detach()
 
 
@@ -72,7 +72,7 @@ class AveragedRowEntropy(CrossBlockAttention):
     """The entropy of the mean of the heads' rows, in place of the mean of their entropies; from full matrices."""
 
     def forward(
-        self, state: Tensor, bias: Tensor | None, cache: Cache | None, angles: Tensor | None = None
+        self, state: Tensor, bias: Tensor | None, cache: Cache | None, turns: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         query, key, value = self.qkv(state).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         future = torch.ones(state.shape[1], state.shape[1], dtype=torch.bool, device=state.device).triu(1)
@@ -111,9 +111,8 @@ def batches(windows: TrainWindows, settings: RunSettings, seed: int) -> Iterator
     order = WindowOrder(len(windows), settings.batch_size, settings.batch_size, seed, rank=0, world=1)
     while True:
         for batch in order:
-            items = [windows[index] for index in batch]
-            inputs, labels = (torch.stack([item[name] for item in items]) for name in ("input_ids", "shift_labels"))
-            yield inputs, labels
+            tokens = windows.gather(torch.tensor(batch))
+            yield tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
         order.epoch += 1
 
 

@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from mu_sota.common.files import write_json
+
 CUT_OFF = {"left_out": "there was no time left for the rest of it"}
 
 
@@ -22,9 +24,7 @@ def after_a_kill(path: Path) -> None:
     record = read_record(path)
     if begun := record.pop("begun", None):
         record["parts"][begun] = CUT_OFF
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(record, indent=2), encoding="utf-8")
-        os.replace(temporary, path)
+        write_json(path, record)
 
 
 def set_aside(path: Path, record: dict[str, Any]) -> None:

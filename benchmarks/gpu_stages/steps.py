@@ -87,25 +87,26 @@ def training_step(context: Context, model: Any, batch: int, length: int) -> Call
     return step
 
 
-def seconds_of(context: Context, function: Callable[[], Any], budget: float = 3.0) -> dict[str, Any]:
-    """Seconds of the first call, and of a later one: the median over rounds of several calls, the device waited for."""
-
-    def timed(calls: int) -> float:
-        context.synchronize()
-        start = time.perf_counter()
-        for _ in range(calls):
-            function()
-        context.synchronize()
-        return (time.perf_counter() - start) / calls
-
-    first, second = timed(1), timed(1)
-    rounds = [timed(_calls(context, budget, second)) for _ in range(_ROUNDS)]
-    return {"first": first, "median": statistics.median(rounds), "rounds": rounds}
+def _timed(context: Context, function: Callable[[], Any], calls: int) -> float:
+    """Seconds of a call, the mean of several, the device waited for at both ends."""
+    context.synchronize()
+    start = time.perf_counter()
+    for _ in range(calls):
+        function()
+    context.synchronize()
+    return (time.perf_counter() - start) / calls
 
 
 def _calls(context: Context, budget: float, seconds: float) -> int:
     """Calls in a round, so that all rounds take about `budget` seconds."""
     return 1 if context.tiny else max(1, min(20, round(budget / _ROUNDS / max(seconds, 1e-6))))
+
+
+def seconds_of(context: Context, function: Callable[[], Any], budget: float = 3.0) -> dict[str, Any]:
+    """Seconds of the first call, and of a later one: the median over rounds of several calls."""
+    first, second = (_timed(context, function, 1) for _ in range(2))
+    rounds = [_timed(context, function, _calls(context, budget, second)) for _ in range(_ROUNDS)]
+    return {"first": first, "median": statistics.median(rounds), "rounds": rounds}
 
 
 def in_turn(context: Context, functions: dict[str, Callable[[], Any]], budget: float = 10.0) -> dict[str, list[float]]:
@@ -117,12 +118,7 @@ def in_turn(context: Context, functions: dict[str, Callable[[], Any]], budget: f
     taken: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(_ROUNDS):
         for name, function in functions.items():
-            context.synchronize()
-            start = time.perf_counter()
-            for _ in range(calls[name]):
-                function()
-            context.synchronize()
-            taken[name].append((time.perf_counter() - start) / calls[name])
+            taken[name].append(_timed(context, function, calls[name]))
     return taken
 
 

@@ -3,6 +3,7 @@
 import gc
 import platform
 import subprocess
+from contextlib import AbstractContextManager, nullcontext
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from accelerate.utils.memory import should_reduce_batch_size
 
 from mu_sota.model import kernels
 from mu_sota.model.gpu import gpu_kernels_work
+
+HALF_PRECISION = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def describe() -> dict[str, Any]:
@@ -60,6 +63,12 @@ def default_device() -> torch.device:
     """The accelerator if there is one, else the CPU."""
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     return accelerator or torch.device("cpu")
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
+    """PyTorch's mixed precision on a device; for fp32 none."""
+    half = HALF_PRECISION.get(precision)
+    return torch.autocast(device.type, half) if half else nullcontext()
 
 
 def version(name: str) -> str | None:

@@ -12,6 +12,8 @@ from typing import Any
 
 from platformdirs import user_cache_path
 
+from mu_sota.model.errors import InputError
+
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -60,3 +62,22 @@ def cache_folder() -> Path:
     The latter is ~/.cache/mu_sota on Linux.
     """
     return Path(os.environ.get("MU_SOTA_CACHE") or user_cache_path("mu_sota", appauthor=False)).expanduser()
+
+
+def read_json(file: Path, remedy: str, kind: str = "") -> dict[str, Any]:
+    """The content of a JSON file, or nothing if there is none.
+
+    Args:
+        file: to read.
+        remedy: what the user can do if it is damaged.
+        kind: what the sentence calls it, before its path.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    if not file.is_file():
+        return {}
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{kind}{file} is damaged ({error}); {remedy}") from None

@@ -14,7 +14,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from mu_sota.common.files import write_json
+from mu_sota.common.files import read_json, write_json
 from mu_sota.model.errors import InputError
 
 PLAN_FILE = "plan.json"
@@ -47,7 +47,7 @@ class ComparisonFolder:
         self.path = path
         if not resume:
             refuse_existing_comparison(path)
-        self.start = _read(path / PLAN_FILE, "give another --out")
+        self.start = read_json(path / PLAN_FILE, "give another --out")
         if self.start:
             _require_same(self.start, identity, path)
         elif (path / _TRAININGS).exists():
@@ -85,7 +85,7 @@ class ComparisonFolder:
         Raises:
             InputError: the file is damaged, or belongs to another plan.
         """
-        content = _read(file, "remove it, and it is made again with --resume")
+        content = read_json(file, "remove it, and it is made again with --resume")
         if content and content.pop("plan", None) != self._plan_id:
             raise InputError(f"{file} belongs to another comparison than {self.path / PLAN_FILE}; give another --out")
         return content
@@ -101,7 +101,7 @@ class ComparisonFolder:
 
 def recorded_request(path: Path) -> dict[str, Any]:
     """The request of the comparison in a folder, or nothing."""
-    return dict(_read(path / PLAN_FILE, "give another --out").get("request", {}))
+    return dict(read_json(path / PLAN_FILE, "give another --out").get("request", {}))
 
 
 def refuse_existing_comparison(path: Path) -> None:
@@ -132,13 +132,3 @@ def _require_same(begun: dict[str, Any], asked: dict[str, Any], path: Path) -> N
                     f"the comparison in {path} was started with {key} {old!r}, not {new!r}; resume it as it was "
                     f"started, or give another --out"
                 )
-
-
-def _read(file: Path, remedy: str) -> dict[str, Any]:
-    """The content of a JSON file, or nothing if there is none."""
-    if not file.is_file():
-        return {}
-    try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{file} is damaged ({error}); {remedy}") from None

@@ -3,12 +3,12 @@
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 from transformers import PreTrainedConfig, set_seed
 
+from mu_sota.common.environment import autocast
 from mu_sota.common.memory import halve_until_it_fits
 from mu_sota.settings.run import RunSettings
 
@@ -72,13 +72,11 @@ class StepTimer:
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
         ids = torch.randint(config.vocab_size, (self.micro_batch_size, self.run.window), device=self.device)
         parts = -(-self.run.batch_size // self.micro_batch_size)
-        half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
-        autocast = torch.autocast(self.device.type, half) if half else nullcontext()
 
         def step() -> float:
             start = time.perf_counter()
             for _ in range(parts):
-                with autocast:
+                with autocast(self.device, self.precision):
                     loss = model(input_ids=ids, shift_labels=ids, skip_logits=True).loss
                 loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), self.run.max_grad_norm)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mu_sota.common.hooks import attached
-from mu_sota.model.attention import rotary_angles, rotated
+from mu_sota.model.attention import rotary_turns, rotated
 from mu_sota.model.blocks import to_matrix
 from mu_sota.model.modeling import MuForCausalLM
 
@@ -112,7 +112,7 @@ def _turned(heads: Tensor, learned: bool) -> Tensor:
     """Queries, keys and values [T, 3, H, K] as the attention meets them, [3, H, T, K]."""
     if not learned:
         positions = torch.arange(len(heads), device=heads.device)[None]
-        heads = rotated(heads[None], rotary_angles(positions, heads.shape[-1]))[0]
+        heads = rotated(heads[None], rotary_turns(positions, heads.shape[-1]))[0]
     return heads.permute(1, 2, 0, 3)
 
 

@@ -49,20 +49,21 @@ def attention_bias(
     return torch.zeros(visible.shape, device=device).masked_fill(~visible, float("-inf"))
 
 
-def rotary_angles(position_ids: Tensor, size: int) -> Tensor:
-    """Angles by which the pairs of a head of K values turn at each position, [B, T, 1, 1, K // 2] in float32.
+def rotary_turns(position_ids: Tensor, size: int) -> Tensor:
+    """Cosines and sines of the angles by which pairs of a head of K values turn, [2, B, T, 1, 1, K // 2] in float32.
 
     Pair i turns by 10,000^(-2i / K) a position (Su et al. 2021, eq. 15).
     """
     pairs = size // 2
     steps = 10_000 ** -(torch.arange(pairs, device=position_ids.device) / max(pairs, 1))
-    return position_ids[:, :, None, None, None] * steps
+    angles = position_ids[:, :, None, None, None] * steps
+    return torch.stack([angles.cos(), angles.sin()])
 
 
-def rotated(heads: Tensor, angles: Tensor) -> Tensor:
-    """Queries and keys of [B, T, 3, H, K] turned by the angles; values, and an odd last value, as they are."""
+def rotated(heads: Tensor, turns: Tensor) -> Tensor:
+    """Queries and keys of [B, T, 3, H, K] turned; values, and an odd last value, as they are."""
+    cos, sin = turns.unbind()
     pairs = heads.shape[-1] // 2
-    cos, sin = angles.cos(), angles.sin()
     first, second, rest = heads[:, :, :2].split([pairs, pairs, heads.shape[-1] - 2 * pairs], dim=-1)
     turned = torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)
     return torch.cat([turned.to(heads.dtype), heads[:, :, 2:]], dim=2)

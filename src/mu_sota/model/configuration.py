@@ -183,11 +183,8 @@ class MuConfig(PreTrainedConfig):
         """Before anything of that size is made."""
         if self.num_parameters <= MOST_PARAMETERS and self.num_hidden_layers <= MOST_LAYERS:
             return
-        usual = {
-            **{name: getattr(type(self), name) for name in ("vocab_size", "matrix_size", "num_hidden_layers")},
-            **{name: getattr(type(self), name) for name in ("intermediate_size", "max_position_embeddings")},
-            "pair_table_rows": 2**14,
-        }
+        names = ("vocab_size", "matrix_size", "num_hidden_layers", "intermediate_size", "max_position_embeddings")
+        usual = {name: getattr(type(self), name) for name in names} | {"pair_table_rows": 2**14}
         largest = max(usual, key=lambda name: getattr(self, name) // usual[name])
         value, count, gibibytes = (
             cut(f"{number:,}") for number in (getattr(self, largest), self.num_parameters, self.num_parameters // 2**28)

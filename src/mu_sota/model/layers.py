@@ -54,14 +54,14 @@ class BlockAttention(nn.Module):
         self.qkv = BlockLinear(config.block_size, 3 * config.block_size)
         self.out = BlockLinear(config.block_size, config.block_size)
 
-    def forward(self, state: Tensor, bias: Tensor | None, cache: Cache | None, angles: Tensor | None = None) -> Tensor:
+    def forward(self, state: Tensor, bias: Tensor | None, cache: Cache | None, turns: Tensor | None = None) -> Tensor:
         blocks = split_blocks(state)
-        if angles is None and use_block_attention_kernel(blocks, bias, cache, self.qkv, self.out):
+        if turns is None and use_block_attention_kernel(blocks, bias, cache, self.qkv, self.out):
             weights = (self.qkv.weight, self.qkv.bias, self.out.weight, self.out.bias)
             return join_blocks(fused_block_attention(blocks, *weights)[0])
         heads = self.qkv(blocks).unflatten(-1, (3, -1)).transpose(2, 3)  # [B, T, 3, N, S]
-        if angles is not None:
-            heads = rotated(heads, angles)
+        if turns is not None:
+            heads = rotated(heads, turns)
         query, key, value = heads.permute(2, 0, 3, 1, 4)  # [B, N, T, S] each
         if cache is not None:
             key, value = cache.update(key, value, self.cache_layer)
@@ -88,12 +88,12 @@ class CrossBlockAttention(nn.Module):
         self.out = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(
-        self, state: Tensor, bias: Tensor | None, cache: Cache | None, angles: Tensor | None = None
+        self, state: Tensor, bias: Tensor | None, cache: Cache | None, turns: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """State [B, T, D] to the attention's output [B, T, D] and entropies in nats, the mean over heads, [B, T]."""
         heads = self.qkv(state).unflatten(-1, (3, self.num_heads, -1))  # [B, T, 3, H, D/H]
-        if angles is not None:
-            heads = rotated(heads, angles)
+        if turns is not None:
+            heads = rotated(heads, turns)
         query, key, value = heads.permute(2, 0, 3, 1, 4)  # [B, H, T, D/H] each
         if cache is not None:
             key, value = cache.update(key, value, self.cache_layer)
@@ -168,20 +168,20 @@ class MuLayer(GradientCheckpointingLayer):
         affinity: Tensor,
         bias: Tensor | None,
         cache: Cache | None = None,
-        angles: tuple[Tensor | None, Tensor | None] = (None, None),
+        turns: tuple[Tensor | None, Tensor | None] = (None, None),
     ) -> Tensor:
         """State [B, T, D] and the tokens' affinities [B, T, N] to the next state [B, T, D].
 
-        `angles` are those of `attention.rotary_angles` for block and for cross-block attention.
+        `turns` are those of `attention.rotary_turns` for block and for cross-block attention.
         """
         if self.norm_before:
-            attended = state + self.block_attention(self.block_norm(state), bias, cache, angles[0])
-            crossed, entropy = self.cross_attention(self.attention_norm(attended), bias, cache, angles[1])
+            attended = state + self.block_attention(self.block_norm(state), bias, cache, turns[0])
+            crossed, entropy = self.cross_attention(self.attention_norm(attended), bias, cache, turns[1])
             candidate = attended + crossed
             candidate = candidate + self.feed_forward(self.feed_forward_norm(candidate))
         else:
-            attended = self.block_attention(state, bias, cache, angles[0])
-            crossed, entropy = self.cross_attention(attended, bias, cache, angles[1])
+            attended = self.block_attention(state, bias, cache, turns[0])
+            crossed, entropy = self.cross_attention(attended, bias, cache, turns[1])
             candidate = self.attention_norm(attended + crossed)
             candidate = self.feed_forward_norm(candidate + self.feed_forward(candidate))
         sensitivity = self.sensitivity(affinity, entropy)

@@ -18,7 +18,7 @@ from transformers.utils import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .arguments import CACHE_NAME, PACKED, LayerOutputs, LossInputs, is_packed, named_cache, one_cache, refuse_unknown
-from .attention import attention_bias, rotary_angles
+from .attention import attention_bias, rotary_turns
 from .backend import unchanged, use_linear_kernel
 from .blocks import NUM_BLOCKS
 from .cache import ATTENTIONS, add_cache_layers
@@ -191,19 +191,19 @@ class MuModel(MuPreTrainedModel):
             else:
                 position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -new:]
         state = self.token_embedding(input_ids)
-        angles: tuple[Tensor | None, Tensor | None] = (None, None)
+        turns: tuple[Tensor | None, Tensor | None] = (None, None)
         if self.position_embedding is not None:
             state = state + self.position_embedding(position_ids)
         else:
             sizes = self.config.block_size, self.config.hidden_size // self.config.num_attention_heads
-            angles = (rotary_angles(position_ids, sizes[0]), rotary_angles(position_ids, sizes[1]))
+            turns = (rotary_turns(position_ids, sizes[0]), rotary_turns(position_ids, sizes[1]))
         if self.pair_embedding is not None:
             previous = previous_tokens(input_ids, attention_mask, cache, ATTENTIONS * len(self.layers), past)
             rows = pair_rows(previous, input_ids, len(self.pair_embedding.weight))
             state = state + self.pair_embedding(rows)
         affinities = self.affinity(input_ids).unflatten(-1, (-1, NUM_BLOCKS)).unbind(-2)  # [B, T, N] for each layer
         for layer, affinity in zip(self.layers, affinities, strict=True):
-            state = layer(state, affinity, bias, cache, angles)
+            state = layer(state, affinity, bias, cache, turns)
         return MuModelOutput(last_hidden_state=self.norm(state), **named_cache(cache))
 
     def _cache_to_fill(self, cache: Cache | None, use_cache: bool | None) -> Cache | None:

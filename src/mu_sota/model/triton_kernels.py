@@ -43,6 +43,14 @@ def _store_tile(tile, start, rows, length, stride, size: tl.constexpr, inner: tl
 
 
 @triton.jit
+def _beginnings(length, heads, size: tl.constexpr):
+    """Where this program's head begins in queries, keys and values [B, T, 3, H, K], and in outputs [B, T, H, K]."""
+    batch, head = tl.program_id(0) // heads, tl.program_id(0) % heads
+    token = batch.to(tl.int64) * length * heads * size
+    return 3 * token + head * size, token + head * size
+
+
+@triton.jit
 def _scores(query, key, rows, keys, scale):
     """Scores [rows, keys] to the base 2, so that exp2(scores) are the weights; masked where a key is not seen."""
     scores = tl.dot(query, tl.trans(key), input_precision="ieee") * scale
@@ -68,11 +76,11 @@ def _attention_forward(
     With t the scores to the base 2, m their maximum and w = exp2(t - m), the sums of w and of w (t - m) give the
     entropy log2(Σ w) - Σ w (t - m) / Σ w, in bits.
     """
-    batch, head = tl.program_id(0) // heads, tl.program_id(0) % heads
     first_row = (tl.num_programs(1) - 1 - tl.program_id(1)) * row_tile  # the longest rows first
     rows = first_row + tl.arange(0, row_tile)
     stride = 3 * heads * size
-    start = qkv + batch.to(tl.int64) * length * stride + head * size
+    inside, out_inside = _beginnings(length, heads, size)
+    start = qkv + inside
     query = _tile(start, rows, length, stride, size, inner)
 
     most = tl.full([row_tile], _MASKED, tl.float32)
@@ -93,8 +101,7 @@ def _attention_forward(
         mixed = fade[:, None] * mixed + tl.dot(weight.to(value.dtype), value, input_precision="ieee")
         most = new_most
 
-    out = output + batch.to(tl.int64) * length * heads * size + head * size
-    _store_tile(mixed / weights[:, None], out, rows, length, heads * size, size, inner)
+    _store_tile(mixed / weights[:, None], output + out_inside, rows, length, heads * size, size, inner)
     row = tl.program_id(0).to(tl.int64) * length + rows
     tl.store(log_sums + row, most + tl.log2(weights), mask=rows < length)
     entropy = _LN_2 * (tl.log2(weights) - weighted_scores / weights)
@@ -133,13 +140,11 @@ def _attention_backward_queries(
     key_tile: tl.constexpr,
 ):
     """The gradient of one tile of queries; and what `_grad_scores` calls `constant`, for the other kernel."""
-    batch, head = tl.program_id(0) // heads, tl.program_id(0) % heads
     first_row = (tl.num_programs(1) - 1 - tl.program_id(1)) * row_tile
     rows = first_row + tl.arange(0, row_tile)
     stride, out_stride = 3 * heads * size, heads * size
-    inside = batch.to(tl.int64) * length * stride + head * size
+    inside, out_inside = _beginnings(length, heads, size)
     start = qkv + inside
-    out_inside = batch.to(tl.int64) * length * out_stride + head * size
     query = _tile(start, rows, length, stride, size, inner)
     by_output = _tile(grad_output + out_inside, rows, length, out_stride, size, inner)
     mixed = _tile(output + out_inside, rows, length, out_stride, size, inner)
@@ -180,13 +185,11 @@ def _attention_backward_keys(
     key_tile: tl.constexpr,
 ):
     """The gradients of one tile of keys and values, from the queries that see them."""
-    batch, head = tl.program_id(0) // heads, tl.program_id(0) % heads
     first_key = tl.program_id(1) * key_tile
     keys = first_key + tl.arange(0, key_tile)
     stride, out_stride = 3 * heads * size, heads * size
-    inside = batch.to(tl.int64) * length * stride + head * size
+    inside, out_inside = _beginnings(length, heads, size)
     start = qkv + inside
-    out_inside = batch.to(tl.int64) * length * out_stride + head * size
     key = _tile(start + heads * size, keys, length, stride, size, inner)
     value = _tile(start + 2 * heads * size, keys, length, stride, size, inner)
 
@@ -211,14 +214,13 @@ def _attention_backward_keys(
 
 def attention(qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """As `kernels.fused_attention`, for float32, bfloat16 or float16 on a GPU; entropies and log2-sums in float32."""
-    # Triton launches on the current device, whatever device a tensor is on.
     batch, length, _, heads, size = qkv.shape
     qkv = qkv.contiguous()
     output = qkv.new_empty(batch, length, heads, size)
     entropy, log_sum = (qkv.new_empty(batch, heads, length, dtype=torch.float32) for _ in range(2))
     if qkv.numel():
         grid = (batch * heads, triton.cdiv(length, _ROWS))
-        with torch.cuda.device_of(qkv):
+        with torch.cuda.device_of(qkv):  # Triton launches on the current device, whatever device a tensor is on
             _attention_forward[grid](qkv, output, log_sum, entropy, length, heads, _LOG2_E * size**-0.5, **_tiles(size))
     return output, entropy, log_sum
 

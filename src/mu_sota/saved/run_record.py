@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from mu_sota.common.files import read_json
 from mu_sota.model.errors import InputError
 
 BEST_FOLDER = "best"
@@ -21,13 +22,7 @@ def recorded(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: the record cannot be read.
     """
-    record = folder / RUN_FILE
-    if not record.is_file():
-        return {}
-    try:
-        return dict(json.loads(record.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise InputError(f"the record {record} is damaged ({error}); move it away to do without it") from None
+    return read_json(folder / RUN_FILE, "move it away to do without it", "the record ")
 
 
 def record_of(folder: Path) -> dict[str, Any]:

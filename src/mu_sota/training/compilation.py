@@ -5,13 +5,13 @@ through them (the smaller last batch, evaluation, samples) runs uncompiled, sinc
 anew.
 """
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import nn
 
-from mu_sota.common.environment import is_out_of_memory
+from mu_sota.common.environment import autocast, is_out_of_memory
 
 _LEAST_PASSES = 24_000  # through a layer, forward and backward: an estimate, as long as no GPU was measured
 
@@ -49,11 +49,10 @@ def compile_layers(model: Any, micro_batch_size: int, window: int, precision: st
         Why the layers are left uncompiled, or nothing.
     """
     device = model.device
-    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             ids = torch.randint(model.config.vocab_size, (micro_batch_size, window), device=device)
-            with torch.autocast(device.type, half) if half else nullcontext():
+            with autocast(device, precision):
                 model.train()(ids[:1], labels=ids[:1])  # what is checked at first use is not checked by the compiler
                 for layer in model.model.layers:
                     layer.compile(dynamic=False)  # or a second model, of another size, would get code for all sizes

@@ -3,6 +3,7 @@
 import torch
 from accelerate import PartialState
 
+from mu_sota.common.environment import HALF_PRECISION
 from mu_sota.data.corpus import Corpus
 from mu_sota.model import kernels
 from mu_sota.model.configuration import MuConfig
@@ -32,7 +33,7 @@ def heading(
 def _kernels(device: torch.device, precision: str) -> str:
     """Which kernels run."""
     if device.type == "cuda":
-        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
+        dtype = HALF_PRECISION.get(precision, torch.float32)
         if gpu_kernels_work(device.index or 0, dtype):
             return ", kernels for GPUs"
         return ", PyTorch's kernels"
