@@ -20,7 +20,7 @@ from kernel_checks import (
     needs_kernels,
     randoms,
 )
-from reference import lively_model, small_config, small_model
+from reference import NEW_FORM, lively_model, small_config, small_model
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 from torch.utils.hooks import RemovableHandle
@@ -31,12 +31,17 @@ from mu_sota.model import decoding as decoding_module
 from mu_sota.model.decoding import DecodingWeights
 from mu_sota.model.layers import FeedForward
 
+FORMS = pytest.mark.parametrize("form", [{}, NEW_FORM], ids=["as specified", "new form"])
+
 
 @needs_kernels
+@FORMS
 @pytest.mark.parametrize(("matrix_size", "heads"), [(8, 4), (8, 8), (8, 64), (12, 16), (16, 16)])
-def test_a_text_in_steps_equals_the_full_pass(matrix_size: int, heads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_text_in_steps_equals_the_full_pass(
+    matrix_size: int, heads: int, form: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The kernel for one new token, against a pass over all the text in float64; and it is what ran."""
-    model = lively_model(matrix_size=matrix_size, num_attention_heads=heads, max_position_embeddings=100)
+    model = lively_model(matrix_size=matrix_size, num_attention_heads=heads, max_position_embeddings=100, **form)
     ids = torch.randint(model.config.vocab_size, (3, 100))
     expected = model(ids).logits
     steps = []
@@ -52,10 +57,11 @@ def test_a_text_in_steps_equals_the_full_pass(matrix_size: int, heads: int, monk
 
 
 @needs_kernels
-def test_texts_of_a_step_have_positions_of_their_own() -> None:
+@FORMS
+def test_texts_of_a_step_have_positions_of_their_own(form: dict[str, Any]) -> None:
     """Given as `position_ids`, as when texts begin elsewhere than at the first position."""
-    model = lively_model()
-    ids, positions = torch.randint(37, (2, 9)), torch.arange(9) + torch.tensor([[0], [7]])
+    model = lively_model(**form)
+    ids, positions = torch.randint(37, (2, 9)), torch.arange(9) * torch.tensor([[1], [2]])
     expected = model(ids, position_ids=positions).logits[:, -1:]
     model.float()
     with torch.no_grad():
@@ -155,14 +161,26 @@ CHANGES: dict[str, Callable[[MuForCausalLM], Any]] = {
 }
 
 
+CHANGES_OF_NEW_FORM: dict[str, Callable[[MuForCausalLM], Any]] = {
+    **{
+        f"hook on {where}": partial(rolled, where=where)
+        for where in ("model.lookups", "model.lookups.pairs", "model.lookups.induction.1", "model.layers.1.block_norm")
+    },
+    "table of pairs": lambda model: replaced(model, "model.lookups.pairs", nn.Embedding(29, 64)),
+    "one induction table less": lambda model: model.model.lookups.induction.pop(1),
+    "no table": lambda model: replaced(model, "model.lookups", None),
+}
+
+
 @needs_kernels
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("change", [*CHANGES, *CHANGES_OF_NEW_FORM])
 def test_a_step_sees_every_change_of_the_model(change: str) -> None:
     """Weights are gathered once; what changes afterwards, between two tokens of a text, takes effect at once."""
-    model = lively_model(max_position_embeddings=12).float().requires_grad_(False)
-    ids = torch.randint(37, (1, 12))
+    form = NEW_FORM if change in CHANGES_OF_NEW_FORM else {}
+    model = lively_model(max_position_embeddings=12, **form).float().requires_grad_(False)
+    ids = torch.randint(6, (1, 12))  # few, so that tokens recur
     before = in_steps(model, ids, prompt=4)
-    handle = CHANGES[change](model)
+    handle = (CHANGES | CHANGES_OF_NEW_FORM)[change](model)
     changed, full = in_steps(model, ids, prompt=4), model(ids).logits
     torch.testing.assert_close(changed, full, rtol=1e-3, atol=1e-3)
     assert (changed - before).abs().max() > 1e-2
@@ -207,24 +225,27 @@ def test_a_copy_of_a_model_steps_with_its_own_weights() -> None:
 
 
 @needs_kernels
-def test_the_kernel_source_names_every_weight_of_the_model_once() -> None:
-    model = small_model().model
+@FORMS
+def test_the_kernel_source_names_every_weight_of_the_model_once(form: dict[str, Any]) -> None:
+    model = small_model(**form).model
     weights = DecodingWeights(model).weights
     assert sorted(map(id, weights)) == sorted(map(id, model.parameters()))
 
 
 @needs_kernels
-def test_a_step_that_fails_leaves_the_cache_as_it_was() -> None:
+@FORMS
+def test_a_step_that_fails_leaves_the_cache_as_it_was(form: dict[str, Any]) -> None:
     """An id or a position beyond the tables is refused, as in the pass over a prompt."""
-    model = lively_model(max_position_embeddings=12).float()
+    model = lively_model(max_position_embeddings=12, **form).float()
     ids = torch.randint(37, (1, 6))
     with torch.no_grad():
         cache = model(ids[:, :5], use_cache=True).past_key_values
         for wrong in (37, -1):
             with pytest.raises(IndexError):
                 model(torch.tensor([[wrong]]), past_key_values=cache)
-        with pytest.raises(IndexError):
-            model(ids[:, 5:], past_key_values=cache, position_ids=torch.tensor([[12]]))
+        if not form:
+            with pytest.raises(IndexError):
+                model(ids[:, 5:], past_key_values=cache, position_ids=torch.tensor([[12]]))
         assert {slot.get_seq_length() for slot in cache.layers} == {5}
         assert torch.equal(model(ids[:, 5:], past_key_values=cache).logits, in_steps(model, ids, prompt=5)[:, 5:])
 

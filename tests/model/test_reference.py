@@ -24,6 +24,7 @@ CONFIGS = {
     "rotary positions, 9 values a block": {"matrix_size": 12, "position_encoding": "rotary", "num_attention_heads": 4},
     "norm before each part": {"norm_placement": "before"},
     "a table of pairs": {"pair_table_rows": 29},
+    "induction tables": {"induction_tables": 2},
     "all of that": NEW_FORM,
 }
 CASES = pytest.mark.parametrize("overrides", CONFIGS.values(), ids=CONFIGS)
@@ -41,6 +42,7 @@ def test_logits_gates_loss_and_all_gradients_equal_the_reference(overrides: dict
     model = lively_model(**overrides)
     reference = reference_of(model)
     ids = torch.randint(model.config.vocab_size, (3, 24))
+    ids[:, 16:] = ids[:, 3:11]  # so that tokens and pairs of them recur
     labels = ids.clone()
     labels[1, 7:11] = -100
 

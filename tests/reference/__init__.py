@@ -23,7 +23,12 @@ __all__ = [
 ]
 
 
-NEW_FORM: dict[str, Any] = {"position_encoding": "rotary", "norm_placement": "before", "pair_table_rows": 29}
+NEW_FORM: dict[str, Any] = {
+    "position_encoding": "rotary",
+    "norm_placement": "before",
+    "pair_table_rows": 29,
+    "induction_tables": 2,
+}
 """Every field of the form that is not the specified one."""
 
 
@@ -91,6 +96,7 @@ def reference_of(model: MuForCausalLM) -> ReferenceMu:
         config.max_position_embeddings,
         form=(config.position_encoding, config.norm_placement),
         pair_rows=config.pair_table_rows,
+        induction=config.induction_tables,
     ).double()
     copy_weights(model, reference)
     return reference.eval()

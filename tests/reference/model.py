@@ -60,6 +60,16 @@ def hash_of_pair(previous: int, token: int, rows: int) -> int:
     return (mixed ^ (mixed >> 29)) % rows
 
 
+def token_after_last_match(text: list[int], length: int) -> int | None:
+    """What followed when the last `length` tokens of a text last occurred in it; None if they never did."""
+    if length > len(text):
+        return None
+    for end in range(len(text) - 1, length - 1, -1):
+        if text[end - length : end] == text[-length:]:
+            return text[end]
+    return None
+
+
 class ReferenceOutput(NamedTuple):
     """What the reference computed, with its insides."""
 
@@ -189,6 +199,7 @@ class ReferenceMu(nn.Module):
         dropout: float = 0.0,
         form: tuple[str, str] = ("learned", "after"),
         pair_rows: int = 0,
+        induction: int = 0,
     ) -> None:
         super().__init__()
         self.matrix_size = matrix_size
@@ -196,6 +207,7 @@ class ReferenceMu(nn.Module):
         self.tokens = nn.Embedding(vocab_size, state_size)
         self.positions = nn.Embedding(positions, state_size) if form[0] == "learned" else None
         self.pairs = nn.Embedding(pair_rows, state_size) if pair_rows else None
+        self.induction = nn.ModuleList(nn.Embedding(vocab_size, state_size) for _ in range(induction))
         self.layers = nn.ModuleList(
             ReferenceLayer(vocab_size, matrix_size, heads, inner, dropout, form) for _ in range(layers)
         )
@@ -208,11 +220,20 @@ class ReferenceMu(nn.Module):
         if self.positions is not None:
             flat = flat + self.positions(torch.arange(length))
         if self.pairs is not None:
-            rows = [
+            hashes = [
                 [hash_of_pair(text[t - 1] if t else -1, text[t], len(self.pairs.weight)) for t in range(length)]
                 for text in input_ids.tolist()
             ]
-            flat = flat + self.pairs(torch.tensor(rows))
+            flat = flat + self.pairs(torch.tensor(hashes))
+        for length_of_match, table in enumerate(self.induction, start=1):
+            nothing = flat.new_zeros(flat.shape[-1])
+            found = [
+                token_after_last_match(text[: t + 1], length_of_match)
+                for text in input_ids.tolist()
+                for t in range(length)
+            ]
+            rows = [nothing if follower is None else table(torch.tensor(follower)) for follower in found]
+            flat = flat + torch.stack(rows).unflatten(0, (-1, length))
         matrix = flat.unflatten(-1, (self.matrix_size, self.matrix_size))
         states, entropies, sensitivities = [matrix], [], []
         for layer in self.layers:
@@ -236,7 +257,9 @@ def to_reference(tensors: dict[str, Tensor], matrix_size: int) -> dict[str, Tens
         "head.weight": rows("lm_head.weight"),
         "head.bias": tensors["lm_head.bias"],
     }
-    for ours, theirs in {"position_embedding": "positions", "pair_embedding": "pairs"}.items():
+    tables = {"position_embedding": "positions", "lookups.pairs": "pairs"}
+    tables |= {f"lookups.induction.{number}": f"induction.{number}" for number in range(9)}
+    for ours, theirs in tables.items():
         if f"model.{ours}.weight" in tensors:
             mapped[f"{theirs}.weight"] = rows(f"model.{ours}.weight")
     same = {

@@ -112,6 +112,11 @@ def use_attention_kernel(heads: Tensor, key: Tensor, bias: Tensor | None) -> boo
     return whole and (kernels_take(heads, size) or gpu_kernels_take(heads, size))
 
 
+def use_turning_attention_kernel(heads: Tensor, bias: Tensor | None, cache: Cache | None) -> bool:
+    """True if that kernel turns queries and keys, too: the one for CPUs, if the turned keys are not to be cached."""
+    return bias is None and cache is None and kernels_take(heads, heads.shape[-1])
+
+
 def use_block_attention_kernel(
     blocks: Tensor, bias: Tensor | None, cache: Cache | None, qkv: nn.Module, out: nn.Module
 ) -> bool:

@@ -59,7 +59,9 @@ class MuConfig(PreTrainedConfig):
         norm_placement: LayerNorm `after` each part, as specified, or `before` it (Xiong et al. 2020, "On Layer
             Normalization in the Transformer Architecture", arXiv:2002.04745), where a layer adds to the state.
         pair_table_rows: rows of a table of hashed token pairs, whose row for the token and the one before is added to
-            the embedding; 0 for none.
+            the embedding; 0 for none. See `lookups.py`.
+        induction_tables: tables by token that are added to the embedding, too: table n has a row for the token that
+            followed the latest earlier occurrence of the last n tokens.
 
     Raises:
         huggingface_hub.errors.StrictDataclassError: a value is of the wrong type or out of range; the message names it.
@@ -82,6 +84,7 @@ class MuConfig(PreTrainedConfig):
     position_encoding: Literal["learned", "rotary"] = "learned"
     norm_placement: Literal["after", "before"] = "after"
     pair_table_rows: int = 0
+    induction_tables: int = 0
     tie_word_embeddings: bool = False
     pad_token_id: int | None = 0
     bos_token_id: int | None = 2
@@ -124,11 +127,6 @@ class MuConfig(PreTrainedConfig):
         return self.matrix_size**2
 
     @property
-    def has_specified_form(self) -> bool:
-        """True for the form of the run instructions, which the kernels for decoding are made for."""
-        return (self.position_encoding, self.norm_placement, self.pair_table_rows) == ("learned", "after", 0)
-
-    @property
     def block_size(self) -> int:
         """S = D / 16, the values of one block."""
         return self.hidden_size // NUM_BLOCKS
@@ -146,7 +144,8 @@ class MuConfig(PreTrainedConfig):
             + (NUM_BLOCKS**2 + hidden * (features + 1) + NUM_BLOCKS * (hidden + 1) + NUM_BLOCKS)
         )
         positions = self.max_position_embeddings if self.position_encoding == "learned" else 0
-        tables = self.vocab_size * (size + layers * NUM_BLOCKS) + (positions + self.pair_table_rows) * size
+        by_token = self.vocab_size * ((1 + self.induction_tables) * size + layers * NUM_BLOCKS)
+        tables = by_token + (positions + self.pair_table_rows) * size
         return tables + layers * layer + 2 * size + self.vocab_size * (size + 1)
 
     def validate_architecture(self) -> None:
@@ -155,10 +154,9 @@ class MuConfig(PreTrainedConfig):
         for name in (*sizes, "max_position_embeddings"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {cut(str(getattr(self, name)))}, but must be at least 1")
-        if self.pair_table_rows < 0:
-            raise ValueError(
-                f"pair_table_rows is {cut(str(self.pair_table_rows))}, but must be 0, for no table, or more"
-            )
+        for name in ("pair_table_rows", "induction_tables"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {cut(str(getattr(self, name)))}, but must be 0, for no table, or more")
         if self.matrix_size < GRID or self.matrix_size % GRID:
             raise ValueError(
                 f"matrix_size is {cut(str(self.matrix_size))}, but the 4 x 4 grid of blocks needs a multiple of 4, "
@@ -184,7 +182,7 @@ class MuConfig(PreTrainedConfig):
         if self.num_parameters <= MOST_PARAMETERS and self.num_hidden_layers <= MOST_LAYERS:
             return
         names = ("vocab_size", "matrix_size", "num_hidden_layers", "intermediate_size", "max_position_embeddings")
-        usual = {name: getattr(type(self), name) for name in names} | {"pair_table_rows": 2**14}
+        usual = {name: getattr(type(self), name) for name in names} | {"pair_table_rows": 2**16, "induction_tables": 2}
         largest = max(usual, key=lambda name: getattr(self, name) // usual[name])
         value, count, gibibytes = (
             cut(f"{number:,}") for number in (getattr(self, largest), self.num_parameters, self.num_parameters // 2**28)

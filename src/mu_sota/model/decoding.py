@@ -3,6 +3,7 @@
 Legend: B batch, N = 16 blocks, H heads, D state.
 """
 
+import math
 from itertools import chain
 from operator import attrgetter, is_
 from typing import Any
@@ -36,11 +37,15 @@ class DecodingWeights:
         self.attributes = [vars(module) for module in model.modules()]
         self.holders = [(of, name) for of in self.attributes for name in ("_parameters", "_modules") if of[name]]
         self.objects, self.counts = self._look()
-        self.weights: list[Tensor] = []
+        self.arguments: list[Tensor | None] = []  # those of the kernel's structs
+        self.tables: list[Tensor] = []
+        self.weights: list[Tensor] = []  # all of them
         self.cache_layers: list[int] = []
         if self.first_changed is None:
-            of_model, of_layer = (attrgetter(*weight_names(name)) for name in ("ModelWeights", "LayerWeights"))
-            self.weights = [*of_model(model), *chain.from_iterable(map(of_layer, model.layers))]
+            self.tables = [] if model.lookups is None else [table.weight for table in model.lookups.tables]
+            self.arguments = _weights(model, "ModelWeights")
+            self.arguments += chain.from_iterable(_weights(layer, "LayerWeights") for layer in model.layers)
+            self.weights = [weight for weight in (*self.arguments, *self.tables) if weight is not None]
             indices = attrgetter("block_attention.cache_layer", "cross_attention.cache_layer")
             self.cache_layers = [*chain.from_iterable(map(indices, model.layers))]
             self.fits = self._fits(model)
@@ -51,12 +56,16 @@ class DecodingWeights:
         config: Any = model.config
         with torch.device("meta"):
             layer = MuLayer(config, 0)
-        shapes = [weight.shape for weight in attrgetter(*weight_names("LayerWeights"))(layer)] * len(model.layers)
+        shapes = [None if weight is None else weight.shape for weight in self.arguments]
+        widths = [None if shape is None else shape[-1] for shape in shapes]
         own = len(weight_names("ModelWeights"))
         size, width = config.hidden_size, len(model.layers) * NUM_BLOCKS
+        places = size if config.position_encoding == "learned" else None
+        of_layer = [None if weight is None else weight.shape for weight in _weights(layer, "LayerWeights")]
         return (
-            [weight.shape for weight in self.weights[own:]] == shapes
-            and [weight.shape[-1] for weight in self.weights[:own]] == [size, size, width, size, size]
+            shapes[own:] == of_layer * len(model.layers)
+            and widths[:own] == [size, places, width, size, size]
+            and all(table.shape[-1] == size for table in self.tables)
             and config.intermediate_size % 16 == 0
             and {type(weight) for weight in self.weights} == {nn.Parameter}
             and {id(weight) for weight in self.weights} == {id(weight) for weight in model.parameters()}
@@ -77,8 +86,8 @@ class DecodingWeights:
         same = len(objects) == len(self.objects) and all(map(is_, objects, self.objects))
         return same and counts == self.counts and [*map(Tensor.numel, self.weights)] == self.sizes
 
-    def for_kernel(self) -> list[Tensor] | None:
-        """The weights, contiguous; None if the kernel would not compute the same as the modules.
+    def for_kernel(self) -> tuple[list[Tensor | None], list[Tensor]] | None:
+        """The weights and tables, contiguous; None if the kernel would not compute the same as the modules.
 
         Raises:
             TypeError: some weights are of another dtype, or on another device.
@@ -88,9 +97,17 @@ class DecodingWeights:
         if any(module.training and module.p for module in self.dropouts):
             return None
         require_float32(self.weights)
-        if not all(map(Tensor.is_contiguous, self.weights)):
-            return [weight.contiguous() for weight in self.weights]
-        return self.weights
+        if all(map(Tensor.is_contiguous, self.weights)):
+            return self.arguments, self.tables
+        arguments = [None if weight is None else weight.contiguous() for weight in self.arguments]
+        return arguments, [*map(Tensor.contiguous, self.tables)]
+
+
+def _weights(module: Any, struct: str) -> list[Tensor | None]:
+    """The weights of a struct of the kernel; None where the module's form has no such part."""
+    parts = (name.rpartition(".") for name in weight_names(struct))
+    owners = [(attrgetter(owner)(module) if owner else module, name) for owner, _, name in parts]
+    return [None if owner is None else getattr(owner, name) for owner, name in owners]
 
 
 def decode(model: Any, input_ids: Tensor, position_ids: Tensor | None, cache: Cache | None, past: int) -> Tensor | None:
@@ -106,29 +123,31 @@ def decode(model: Any, input_ids: Tensor, position_ids: Tensor | None, cache: Ca
     config: Any = model.config
     table = model.token_embedding.weight
     heads, size = config.num_attention_heads, config.hidden_size
-    if (
-        not config.has_specified_form
-        or cache is None
-        or model.training
-        or set(map(type, cache.layers)) != {GrowingLayer}
-    ):
+    if cache is None or model.training or set(map(type, cache.layers)) != {GrowingLayer}:
         return None
     if not use_decoding_kernel(input_ids, position_ids, table, size // min(NUM_BLOCKS, heads)):
         return None
     if model.decoding_weights is None or not model.decoding_weights.are_current():
         model.decoding_weights = DecodingWeights(model)
-    weights = model.decoding_weights.for_kernel()
-    if weights is None:
+    gathered = model.decoding_weights.for_kernel()
+    if gathered is None:
         return None
+    weights, tables = gathered
     batch, ids = len(input_ids), input_ids.flatten().tolist()
     positions = [past] * batch if position_ids is None else position_ids.expand(batch, 1).flatten().tolist()
-    tokens, places, affinities = map(len, weights[:3])
+    tokens, places, affinities = (math.inf if weight is None else len(weight) for weight in weights[:3])
     if min(*ids, *positions) < 0 or max(ids) >= min(tokens, affinities) or max(positions) >= places:
         return None  # PyTorch refuses them with an IndexError
     shapes = [(batch, count, 1, size // count) for count in (NUM_BLOCKS, heads)]
     layers: list[Any] = [cache.layers[index] for index in model.decoding_weights.cache_layers]
     if not all(layer.takes(shapes[at % ATTENTIONS], table, past) for at, layer in enumerate(layers)):
         return None
+    lookups = None
+    if model.lookups is not None:
+        texts: Any = cache.layers[ATTENTIONS * len(model.layers)]
+        if not texts.takes((batch, 1, 1, 1), input_ids, past):
+            return None
+        lookups = (tables, texts.grow((batch, 1, 1, 1), input_ids), len(model.lookups.induction))
     buffers = [layer.grow(shapes[at % ATTENTIONS], table) for at, layer in enumerate(layers)]
     widths = (config.intermediate_size, SENSITIVITY_HIDDEN)
-    return decode_step(ids, positions, weights, buffers, past + 1, widths, config.layer_norm_eps)
+    return decode_step(ids, positions, weights, buffers, lookups, past + 1, widths, config.layer_norm_eps)

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <initializer_list>
 #include <type_traits>
 #ifdef _OPENMP
 #include <omp.h>
@@ -264,6 +265,24 @@ static void scatter(const float* from, int P, int K, int T, float* to, size_t st
         for (int c = 0; c < K; c++) to[t * stride + c] = from[c * P + t];
 }
 
+// Rotary positions of one text, from [2, texts, T, K / 2], cosines and then sines, to [2][K / 2][P].
+static void gather_turns(const float* turns, int text, int texts, int K, int T, float* to, int P) {
+    const int half = K / 2;
+    for (int part = 0; part < 2; part++)
+        gather(turns + (size_t)(part * texts + text) * T * half, half, half, T, 1, to + part * half * P, half, P);
+}
+// Two heads [K][P] turned in pairs of their halves, or back with a `direction` of -1 (Su et al. 2021, eq. 34).
+static void turn(float* query, float* key, const float* turns, float direction, int K, int P) {
+    const int half = K / 2 * P;
+    for (float* x : {query, key})
+        for (int i = 0; i < half; i += LANES) {
+            const vec cosine = load(turns + i), sine = load(turns + half + i) * direction;
+            const vec first = load(x + i), second = load(x + half + i);
+            store(x + i, first * cosine - second * sine);
+            store(x + half + i, second * cosine + first * sine);
+        }
+}
+
 // to[o][t] = bias[o] + sum over c of weight[o][c] from[c][t], [outputs][P] from [K][P]
 static void project(const float* weight, const float* bias, const float* from, float* to, int outputs, int K, int P) {
     for (int o = 0; o < outputs; o++)
@@ -437,14 +456,32 @@ static void affine(const float* weight, const float* bias, const float* x, float
     }
 }
 
-static void layer_norm(float* x, const float* weight, const float* bias, float epsilon, int D) {
+static void layer_norm(const float* x, float* to, const float* weight, const float* bias, float epsilon, int D) {
     vec total{}, square{};
     for (int d = 0; d < D; d += LANES) total += load(x + d);
     const float mean = sum(total) / D;
     for (int d = 0; d < D; d += LANES) square += (load(x + d) - mean) * (load(x + d) - mean);
     const float factor = 1 / std::sqrt(sum(square) / D + epsilon);
     for (int d = 0; d < D; d += LANES)
-        store(x + d, (load(x + d) - mean) * factor * load(weight + d) + load(bias + d));
+        store(to + d, (load(x + d) - mean) * factor * load(weight + d) + load(bias + d));
+}
+
+// Cosines and then sines [2][K / 2] of the rotary angles at a position: those of `attention.rotary_turns`.
+static void turns_at(int64_t position, float* turns, int K) {
+    const int half = K / 2;
+    for (int i = 0; i < half; i++) {
+        const float angle = position * std::pow(10000.f, -(float)i / half);
+        turns[i] = std::cos(angle);
+        turns[half + i] = std::sin(angle);
+    }
+}
+static void turn_one(float* x, const float* turns, int K) {
+    const int half = K / 2;
+    for (int i = 0; i < half; i++) {
+        const float first = x[i], second = x[half + i];
+        x[i] = first * turns[i] - second * turns[half + i];
+        x[half + i] = second * turns[i] + first * turns[half + i];
+    }
 }
 
 // Attention of one query over cached keys and values [length][K]; `scores` has capacity for them and LANES more. Returns
@@ -514,8 +551,22 @@ static float attend_one(const float* query, const float* key, const float* value
     return run(query, key, value, output, scores, length, K);
 }
 
+// As in `lookups.py`: the row of a pair of tokens, and the token after the latest earlier occurrence of the last `count`
+// tokens of a text, or -1.
+static int64_t pair_row(int64_t previous, int64_t id, int64_t rows) {
+    int64_t mixed = (previous + 1) * 0x9E3779B1 + (id + 1) * 0x85EBCA77;
+    mixed ^= mixed >> 15;
+    return (mixed ^ mixed >> 29) % rows;
+}
+static int64_t follower(const int64_t* text, int64_t length, int64_t count) {
+    for (int64_t end = length - 1; end >= count; end--)
+        if (!memcmp(text + end - count, text + length - count, sizeof *text * count)) return text[end];
+    return -1;
+}
+
 // The weights of the model and of a layer. The order is said here alone: Python reads the comments, which name the
-// weights as attributes of `MuModel` and `MuLayer`, and passes their addresses one after the other.
+// weights as attributes of `MuModel` and `MuLayer`, and passes their addresses one after the other. Null are positions
+// where they are rotary, and the blocks' norm where norms come after the parts.
 struct ModelWeights {
     const float* tokens;      // token_embedding.weight
     const float* positions;   // position_embedding.weight
@@ -524,6 +575,8 @@ struct ModelWeights {
     const float* norm_bias;   // norm.bias
 };
 struct LayerWeights {
+    const float* block_norm;       // block_norm.weight
+    const float* block_norm_bias;  // block_norm.bias
     const float* block_qkv;       // block_attention.qkv.weight
     const float* block_qkv_bias;  // block_attention.qkv.bias
     const float* block_out;       // block_attention.out.weight
@@ -550,22 +603,25 @@ struct LayerWeights {
 
 extern "C" {
 
-// qkv [B, T, 3, H, K] to output [B, T, H, K], log_sum and entropy [B, H, T].
-void mu_attention(const float* qkv, float* output, float* log_sum, float* entropy,
-                  int64_t B, int64_t T, int64_t H, int64_t K, int64_t threads) {
+// qkv [B, T, 3, H, K] to output [B, T, H, K], log_sum and entropy [B, H, T]. Here and in the three functions after it,
+// `turns` are rotary positions [2, texts, T, K / 2], where `texts` is B, or 1 if they are the same for all; or null.
+void mu_attention(const float* qkv, const float* turns, float* output, float* log_sum, float* entropy,
+                  int64_t B, int64_t T, int64_t H, int64_t K, int64_t texts, int64_t threads) {
     const int P = row_length(T), Z = padded_size(K);
     const float scale = 1 / std::sqrt((float)K);
 #pragma omp parallel num_threads(threads)
     {
         const NoSubnormals zeros;
-        Scratch scratch((size_t)(4 * Z + 2) * P);
+        Scratch scratch((size_t)(5 * Z + 2) * P);
         float *q = scratch.take(Z * P), *k = scratch.take(Z * P), *v = scratch.take(Z * P), *o = scratch.take(Z * P);
-        float *lse = scratch.take(P), *spread = scratch.take(P);
+        float *lse = scratch.take(P), *spread = scratch.take(P), *angles = scratch.take(Z * P);
 #pragma omp for schedule(dynamic)
         for (int task = 0; task < B * H; task++) {
             const int b = task / H, h = task % H;
             const float* from = qkv + (size_t)b * T * 3 * H * K + h * K;
             gather_heads(from, H, K, T, scale / LN2, q, k, v, Z, P);
+            if (turns) gather_turns(turns, b % texts, texts, K, T, angles, P);
+            if (turns) turn(q, k, angles, 1, K, P);
             attend(Z, q, k, v, o, lse, spread, T, P);
             scatter(o, P, K, T, output + (size_t)b * T * H * K + h * K, H * K);
             memcpy(log_sum + (size_t)task * T, lse, sizeof(float) * T);
@@ -574,23 +630,26 @@ void mu_attention(const float* qkv, float* output, float* log_sum, float* entrop
     }
 }
 
-void mu_attention_backward(const float* grad_output, const float* grad_entropy, const float* qkv, const float* output,
-                           const float* log_sum, const float* entropy, float* grad_qkv,
-                           int64_t B, int64_t T, int64_t H, int64_t K, int64_t threads) {
+void mu_attention_backward(const float* grad_output, const float* grad_entropy, const float* qkv, const float* turns,
+                           const float* output, const float* log_sum, const float* entropy, float* grad_qkv,
+                           int64_t B, int64_t T, int64_t H, int64_t K, int64_t texts, int64_t threads) {
     const int P = row_length(T), Z = padded_size(K);
     const float scale = 1 / std::sqrt((float)K);
 #pragma omp parallel num_threads(threads)
     {
         const NoSubnormals zeros;
-        Scratch scratch((size_t)(7 * Z + 3) * P);
+        Scratch scratch((size_t)(8 * Z + 3) * P);
         float *q = scratch.take(Z * P), *k = scratch.take(Z * P), *v = scratch.take(Z * P), *g = scratch.take(Z * P);
         float *dq = scratch.take(Z * P), *dk = scratch.take(Z * P), *dv = scratch.take(Z * P);
         float *lse = scratch.take(P), *offset = scratch.take(P), *slope = scratch.take(P);
+        float* angles = scratch.take(Z * P);
 #pragma omp for schedule(dynamic)
         for (int task = 0; task < B * H; task++) {
             const int b = task / H, h = task % H;
             const size_t first = (size_t)b * T * 3 * H * K + h * K, out = (size_t)b * T * H * K + h * K;
             gather_heads(qkv + first, H, K, T, scale / LN2, q, k, v, Z, P);
+            if (turns) gather_turns(turns, b % texts, texts, K, T, angles, P);
+            if (turns) turn(q, k, angles, 1, K, P);
             gather(grad_output + out, H * K, K, T, 1, g, Z, P);
             for (int t = T; t < P; t++) lse[t] = INFINITY;  // the weights of rows that are not there
             memset(offset, 0, sizeof(float) * P);
@@ -604,6 +663,7 @@ void mu_attention_backward(const float* grad_output, const float* grad_entropy, 
                 for (int c = 0; c < K; c++) offset[t] += g[c * P + t] * output[out + (size_t)t * H * K + c];
             }
             attend_backward(Z, q, k, v, g, lse, offset, slope, dq, dk, dv, scale, T, P);
+            if (turns) turn(dq, dk, angles, -1, K, P);
             scatter(dq, P, K, T, grad_qkv + first, 3 * H * K);
             scatter(dk, P, K, T, grad_qkv + first + H * K, 3 * H * K);
             scatter(dv, P, K, T, grad_qkv + first + 2 * H * K, 3 * H * K);
@@ -614,16 +674,17 @@ void mu_attention_backward(const float* grad_output, const float* grad_entropy, 
 // state [B, T, H, K] to output [B, T, H, K]: each block's own projections around its own attention. Kept for the
 // backward pass: mixed [B, H, K, T] before the last projection, and log_sum [B, H, T].
 void mu_block_attention(const float* state, const float* qkv_weight, const float* qkv_bias, const float* out_weight,
-                        const float* out_bias, float* output, float* mixed, float* log_sum,
-                        int64_t B, int64_t T, int64_t H, int64_t K, int64_t threads) {
+                        const float* out_bias, const float* turns, float* output, float* mixed, float* log_sum,
+                        int64_t B, int64_t T, int64_t H, int64_t K, int64_t texts, int64_t threads) {
     const int P = row_length(T), Z = padded_size(K);
     const float factor = 1 / (std::sqrt((float)K) * LN2);
 #pragma omp parallel num_threads(threads)
     {
         const NoSubnormals zeros;
-        Scratch scratch((size_t)(6 * Z + 1) * P);
+        Scratch scratch((size_t)(7 * Z + 1) * P);
         float *x = scratch.take(Z * P), *q = scratch.take(Z * P), *k = scratch.take(Z * P), *v = scratch.take(Z * P);
         float *o = scratch.take(Z * P), *y = scratch.take(Z * P), *lse = scratch.take(P);
+        float* angles = scratch.take(Z * P);
         memset(q, 0, sizeof(float) * 3 * Z * P);
 #pragma omp for schedule(dynamic)
         for (int task = 0; task < B * H; task++) {
@@ -632,6 +693,8 @@ void mu_block_attention(const float* state, const float* qkv_weight, const float
             const float *weight = qkv_weight + (size_t)h * 3 * K * K, *bias = qkv_bias + h * 3 * K;
             gather(state + first, H * K, K, T, 1, x, Z, P);
             project_heads(weight, bias, x, q, k, v, factor, K, P);
+            if (turns) gather_turns(turns, b % texts, texts, K, T, angles, P);
+            if (turns) turn(q, k, angles, 1, K, P);
             attend(Z, q, k, v, o, lse, nullptr, T, P);
             project(out_weight + (size_t)h * K * K, out_bias + h * K, o, y, K, K, P);
             scatter(y, P, K, T, output + first, H * K);
@@ -644,20 +707,21 @@ void mu_block_attention(const float* state, const float* qkv_weight, const float
 
 // Gradients by weights and biases come for each sequence alone, [B, H, ...]: their sum does not depend on threads.
 void mu_block_attention_backward(const float* grad_output, const float* state, const float* qkv_weight,
-                                 const float* qkv_bias, const float* out_weight, const float* mixed,
-                                 const float* log_sum, float* grad_state, float* grad_qkv_weight, float* grad_qkv_bias,
-                                 float* grad_out_weight, float* grad_out_bias,
-                                 int64_t B, int64_t T, int64_t H, int64_t K, int64_t threads) {
+                                 const float* qkv_bias, const float* out_weight, const float* turns,
+                                 const float* mixed, const float* log_sum, float* grad_state, float* grad_qkv_weight,
+                                 float* grad_qkv_bias, float* grad_out_weight, float* grad_out_bias,
+                                 int64_t B, int64_t T, int64_t H, int64_t K, int64_t texts, int64_t threads) {
     const int P = row_length(T), Z = padded_size(K);
     const float scale = 1 / std::sqrt((float)K), factor = scale / LN2;
 #pragma omp parallel num_threads(threads)
     {
         const NoSubnormals zeros;
-        Scratch scratch((size_t)(11 * Z + 3) * P);
+        Scratch scratch((size_t)(12 * Z + 3) * P);
         float *x = scratch.take(Z * P), *q = scratch.take(Z * P), *k = scratch.take(Z * P), *v = scratch.take(Z * P);
         float *o = scratch.take(Z * P), *y = scratch.take(Z * P), *g = scratch.take(Z * P), *dx = scratch.take(Z * P);
         float *dq = scratch.take(Z * P), *dk = scratch.take(Z * P), *dv = scratch.take(Z * P);
         float *lse = scratch.take(P), *offset = scratch.take(P), *slope = scratch.take(P);
+        float* angles = scratch.take(Z * P);
         memset(q, 0, sizeof(float) * 3 * Z * P);
         memset(slope, 0, sizeof(float) * P);
         memset(o, 0, sizeof(float) * Z * P);
@@ -669,6 +733,8 @@ void mu_block_attention_backward(const float* grad_output, const float* state, c
             float *by_weight = grad_qkv_weight + (size_t)task * 3 * K * K, *by_bias = grad_qkv_bias + task * 3 * K;
             gather(state + first, H * K, K, T, 1, x, Z, P);
             project_heads(weight, bias, x, q, k, v, factor, K, P);
+            if (turns) gather_turns(turns, b % texts, texts, K, T, angles, P);
+            if (turns) turn(q, k, angles, 1, K, P);
             gather(grad_output + first, H * K, K, T, 1, y, Z, P);
             for (int c = 0; c < K; c++)
                 memcpy(o + c * P, mixed + ((size_t)task * K + c) * T, sizeof(float) * T);
@@ -681,6 +747,7 @@ void mu_block_attention_backward(const float* grad_output, const float* state, c
             for (int c = 0; c < K; c++)
                 for (int t = 0; t < T; t++) offset[t] += g[c * P + t] * o[c * P + t];
             attend_backward(Z, q, k, v, g, lse, offset, slope, dq, dk, dv, scale, T, P);
+            if (turns) turn(dq, dk, angles, -1, K, P);
             memset(dx, 0, sizeof(float) * Z * P);
             project_backward(weight, dq, x, dx, by_weight, by_bias, K, K, P);
             project_backward(weight + K * K, dk, x, dx, by_weight + K * K, by_bias + K, K, K, P);
@@ -890,41 +957,80 @@ void mu_linear(const float* x, const float* weight, const float* bias, float* y,
 // The whole model for one new token of each of B texts: ids and positions [B] to final states [B, D]. `weights` are those
 // of ModelWeights, then those of LayerWeights for each layer. A layer has two caches, each of keys and then values: those
 // of the blocks, [2][B][N][capacity][S], and those of whole states, [2][B][H][capacity][D / H]; `capacities` are those of
-// all caches. Keys and values of the new token are written to position length - 1.
+// all caches. Keys and values of the new token are written to position length - 1. Where there are lookup tables, `tables`
+// has that of pairs, of `pair_rows` rows or none, and then those of induction, of V rows each; `texts` is the cache of ids
+// [2][B][text_capacity], twice the same, to which the new ones are written, too.
 void mu_decode_step(const int64_t* ids, const int64_t* positions, float* states, const float* const* weights,
-                    float* const* caches, const int64_t* capacities, int64_t length, int64_t layers, int64_t B, int64_t D,
-                    int64_t N, int64_t H, int64_t F, int64_t G, float epsilon, int64_t threads) {
+                    float* const* caches, const int64_t* capacities, const float* const* tables, int64_t* texts,
+                    int64_t text_capacity, int64_t pair_rows, int64_t inductions, int64_t V, int64_t length,
+                    int64_t layers, int64_t B, int64_t D, int64_t N, int64_t H, int64_t F, int64_t G, float epsilon,
+                    int64_t threads) {
     const int S = D / N, K = D / H, last = length - 1;
     const auto& model = *reinterpret_cast<const ModelWeights*>(weights);
     const auto* of_layer = reinterpret_cast<const LayerWeights*>(weights + sizeof model / sizeof *weights);
 #pragma omp parallel for num_threads(threads) if (B > 1)
     for (int task = 0; task < B; task++) {
         const NoSubnormals zeros;
-        Scratch scratch((size_t)length + LANES + 6 * D + F + G + 3 * N + 64);
+        Scratch scratch((size_t)length + LANES + 7 * D + F + G + 3 * N + S + K + 64);
         float *scores = scratch.take(length + LANES), *blocks = scratch.take(D), *mixed = scratch.take(D);
-        float *heads = scratch.take(3 * D), *x = scratch.take(D), *hidden = scratch.take(F);
+        float *heads = scratch.take(3 * D), *x = scratch.take(D), *normed = scratch.take(D), *hidden = scratch.take(F);
         float *features = scratch.take(N + 1), *gate_hidden = scratch.take(G), *gate = scratch.take(N);
+        float *block_turns = scratch.take(S), *cross_turns = scratch.take(K);
         float* state = states + task * D;
-        for (int d = 0; d < D; d++) state[d] = model.tokens[ids[task] * D + d] + model.positions[positions[task] * D + d];
+        for (int d = 0; d < D; d++) {
+            state[d] = model.tokens[ids[task] * D + d];
+            if (model.positions) state[d] += model.positions[positions[task] * D + d];
+        }
+        int64_t* text = texts + task * text_capacity;
+        if (texts) text[last] = text[B * text_capacity + last] = ids[task];
+        if (pair_rows) {
+            const float* row = tables[0] + pair_row(last ? text[last - 1] : -1, ids[task], pair_rows) * D;
+            for (int d = 0; d < D; d++) state[d] += row[d];
+        }
+        for (int n = 0; n < inductions; n++) {
+            const int64_t next = follower(text, length, n + 1);
+            if (next < 0 || next >= V) continue;
+            const float* row = tables[n + (pair_rows > 0)] + next * D;
+            for (int d = 0; d < D; d++) state[d] += row[d];
+        }
+        if (!model.positions) {
+            turns_at(positions[task], block_turns, S);
+            turns_at(positions[task], cross_turns, K);
+        }
         for (int layer = 0; layer < layers; layer++) {
             const LayerWeights& w = of_layer[layer];
+            const bool norm_before = w.block_norm != nullptr;
             const float* affinity = model.affinities + ((size_t)ids[task] * layers + layer) * N;
             const int64_t block_capacity = capacities[2 * layer], cross_capacity = capacities[2 * layer + 1];
             float *block_keys = caches[2 * layer], *block_values = block_keys + (size_t)B * D * block_capacity;
             float *cross_keys = caches[2 * layer + 1], *cross_values = cross_keys + (size_t)B * D * cross_capacity;
+            if (norm_before) layer_norm(state, normed, w.block_norm, w.block_norm_bias, epsilon, D);
+            const float* of_blocks = norm_before ? normed : state;
             for (int n = 0; n < N; n++) {
                 float one[3 * 16], mean[16];
                 const size_t start = ((size_t)task * N + n) * block_capacity * S;
-                affine(w.block_qkv + n * 3 * S * S, w.block_qkv_bias + n * 3 * S, state + n * S, one, 3 * S, S);
+                affine(w.block_qkv + n * 3 * S * S, w.block_qkv_bias + n * 3 * S, of_blocks + n * S, one, 3 * S, S);
+                if (!model.positions) {
+                    turn_one(one, block_turns, S);
+                    turn_one(one + S, block_turns, S);
+                }
                 float *keys = block_keys + start, *values = block_values + start;
                 memcpy(keys + (size_t)last * S, one + S, sizeof(float) * S);
                 memcpy(values + (size_t)last * S, one + 2 * S, sizeof(float) * S);
                 attend_one(one, keys, values, mean, scores, length, S);
                 affine(w.block_out + n * S * S, w.block_out_bias + n * S, mean, blocks + n * S, S, S);
             }
-            affine(w.qkv, w.qkv_bias, blocks, heads, 3 * D, D);
+            if (norm_before) {
+                for (int d = 0; d < D; d++) blocks[d] += state[d];
+                layer_norm(blocks, normed, w.norm, w.norm_bias, epsilon, D);
+            }
+            affine(w.qkv, w.qkv_bias, norm_before ? normed : blocks, heads, 3 * D, D);
             float entropy = 0;
             for (int h = 0; h < H; h++) {
+                if (!model.positions) {
+                    turn_one(heads + h * K, cross_turns, K);
+                    turn_one(heads + D + h * K, cross_turns, K);
+                }
                 const size_t start = ((size_t)task * H + h) * cross_capacity * K;
                 float *keys = cross_keys + start, *values = cross_values + start;
                 memcpy(keys + (size_t)last * K, heads + D + h * K, sizeof(float) * K);
@@ -933,12 +1039,15 @@ void mu_decode_step(const int64_t* ids, const int64_t* positions, float* states,
             }
             affine(w.out, w.out_bias, mixed, x, D, D);
             for (int d = 0; d < D; d++) x[d] += blocks[d];
-            layer_norm(x, w.norm, w.norm_bias, epsilon, D);
-            affine(w.up, w.up_bias, x, hidden, F, D);
+            if (norm_before)
+                layer_norm(x, normed, w.last_norm, w.last_norm_bias, epsilon, D);
+            else
+                layer_norm(x, x, w.norm, w.norm_bias, epsilon, D);
+            affine(w.up, w.up_bias, norm_before ? normed : x, hidden, F, D);
             apply_gelu(hidden, F);
             affine(w.down, w.down_bias, hidden, mixed, D, F);
             for (int d = 0; d < D; d++) x[d] += mixed[d];
-            layer_norm(x, w.last_norm, w.last_norm_bias, epsilon, D);
+            if (!norm_before) layer_norm(x, x, w.last_norm, w.last_norm_bias, epsilon, D);
             for (int n = 0; n < N; n++) features[n] = 0;
             for (int m = 0; m < N; m++)
                 for (int n = 0; n < N; n++) features[n] += affinity[m] * w.interaction[m * N + n];
@@ -949,7 +1058,7 @@ void mu_decode_step(const int64_t* ids, const int64_t* positions, float* states,
             for (int n = 0; n < N; n++) gate[n] = w.base[n] / (1 + std::exp(-gate[n]));
             for (int d = 0; d < D; d++) state[d] += gate[d / S] * (x[d] - state[d]);
         }
-        layer_norm(state, model.norm, model.norm_bias, epsilon, D);
+        layer_norm(state, state, model.norm, model.norm_bias, epsilon, D);
     }
 }
 

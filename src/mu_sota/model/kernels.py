@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import tempfile
 from array import array
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -132,18 +133,32 @@ def _converted(argument: Any, kind: str) -> Any:
     return ctypes.c_float(number)
 
 
+def _by_text(turns: Tensor | None) -> Tensor | None:
+    """[2, B or 1, T, 1, 1, K // 2] as the kernels read it."""
+    return None if turns is None else turns.contiguous()
+
+
+def _texts(turns: Tensor | None) -> int:
+    """For how many texts there are turns: B, or 1 if they are the same for all."""
+    return 1 if turns is None else turns.shape[1]
+
+
 @torch.library.custom_op("mu_sota::attention", mutates_args=())
-def fused_attention(qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Causal attention of [B, T, 3, H, K]: outputs [B, T, H, K], entropies [B, H, T] in nats, log2-sums [B, H, T]."""
+def fused_attention(qkv: Tensor, turns: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Causal attention of [B, T, 3, H, K]: outputs [B, T, H, K], entropies [B, H, T] in nats, log2-sums [B, H, T].
+
+    `turns` are those of `attention.rotary_turns` for K, by which queries and keys are turned first; on a CPU only.
+    """
     batch, length, _, heads, size = qkv.shape
     output = qkv.new_empty(batch, length, heads, size)
     entropy, log_sum = (qkv.new_empty(batch, heads, length) for _ in range(2))
-    _call("mu_attention", qkv.contiguous(), output, log_sum, entropy, batch, length, heads, size)
+    tensors = (qkv.contiguous(), _by_text(turns), output, log_sum, entropy)
+    _call("mu_attention", *tensors, batch, length, heads, size, _texts(turns))
     return output, entropy, log_sum
 
 
 @fused_attention.register_fake
-def _(qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _(qkv: Tensor, turns: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     batch, length, _, heads, size = qkv.shape
     row = (batch, heads, length)
     sums = torch.promote_types(qkv.dtype, torch.float32)
@@ -152,12 +167,19 @@ def _(qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 @torch.library.custom_op("mu_sota::attention_backward", mutates_args=())
 def _attention_backward(
-    grad_output: Tensor, grad_entropy: Tensor, qkv: Tensor, output: Tensor, entropy: Tensor, log_sum: Tensor
+    grad_output: Tensor,
+    grad_entropy: Tensor,
+    qkv: Tensor,
+    turns: Tensor | None,
+    output: Tensor,
+    entropy: Tensor,
+    log_sum: Tensor,
 ) -> Tensor:
     grad = torch.empty_like(qkv, memory_format=torch.contiguous_format)
     shape = (qkv.shape[0], qkv.shape[1], qkv.shape[3], qkv.shape[4])
-    tensors = [tensor.contiguous() for tensor in (grad_output, grad_entropy, qkv, output, log_sum, entropy)]
-    _call("mu_attention_backward", *tensors, grad, *shape)
+    inputs = [tensor.contiguous() for tensor in (grad_output, grad_entropy, qkv)]
+    outputs = [tensor.contiguous() for tensor in (output, log_sum, entropy)]
+    _call("mu_attention_backward", *inputs, _by_text(turns), *outputs, grad, *shape, _texts(turns))
     return grad
 
 
@@ -166,29 +188,41 @@ def _(grad_output: Tensor, grad_entropy: Tensor, qkv: Tensor, *_: Tensor) -> Ten
     return torch.empty_like(qkv, memory_format=torch.contiguous_format)
 
 
-def _keep_attention(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    ctx.save_for_backward(inputs[0], *output)
+def _keep_attention(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    ctx.save_for_backward(*inputs, *output)
     ctx.mark_non_differentiable(output[2])
 
 
-def _differentiate_attention(ctx: Any, grad_output: Tensor, grad_entropy: Tensor, _: Tensor) -> Tensor:
-    return _attention_backward(grad_output, grad_entropy, *ctx.saved_tensors)
+def _differentiate_attention(ctx: Any, grad_output: Tensor, grad_entropy: Tensor, _: Tensor) -> tuple[Tensor, None]:
+    return _attention_backward(grad_output, grad_entropy, *ctx.saved_tensors), None
 
 
 @fused_attention.register_kernel("cuda")
-def _(qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _(qkv: Tensor, turns: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     from .triton_kernels import attention
 
+    _refuse_turns(turns)
     return attention(qkv)
 
 
 @_attention_backward.register_kernel("cuda")
 def _(
-    grad_output: Tensor, grad_entropy: Tensor, qkv: Tensor, output: Tensor, entropy: Tensor, log_sum: Tensor
+    grad_output: Tensor,
+    grad_entropy: Tensor,
+    qkv: Tensor,
+    turns: Tensor | None,
+    output: Tensor,
+    entropy: Tensor,
+    log_sum: Tensor,
 ) -> Tensor:
     from .triton_kernels import attention_backward
 
     return attention_backward(grad_output, grad_entropy, qkv, output, entropy, log_sum)
+
+
+def _refuse_turns(turns: Tensor | None) -> None:
+    if turns is not None:
+        raise ValueError("on a GPU, queries and keys are turned before the kernel: see attention.rotated")
 
 
 fused_attention.register_autograd(_differentiate_attention, setup_context=_keep_attention)
@@ -196,9 +230,14 @@ fused_attention.register_autograd(_differentiate_attention, setup_context=_keep_
 
 @torch.library.custom_op("mu_sota::block_attention", mutates_args=())
 def fused_block_attention(
-    blocks: Tensor, qkv_weight: Tensor, qkv_bias: Tensor, out_weight: Tensor, out_bias: Tensor
+    blocks: Tensor,
+    qkv_weight: Tensor,
+    qkv_bias: Tensor,
+    out_weight: Tensor,
+    out_bias: Tensor,
+    turns: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Causal attention of every block [B, T, H, K] by itself, its own projections included.
+    """Causal attention of every block [B, T, H, K] by itself, its own projections included, and the turns if any.
 
     Weights are [H, 3K, K] and [H, K, K], biases [H, 3K] and [H, K]. Returns [B, T, H, K], and what the gradient needs.
     """
@@ -207,12 +246,13 @@ def fused_block_attention(
     mixed = blocks.new_empty(batch, heads, size, length)
     log_sum = blocks.new_empty(batch, heads, length)
     tensors = [tensor.contiguous() for tensor in (blocks, qkv_weight, qkv_bias, out_weight, out_bias)]
-    _call("mu_block_attention", *tensors, output, mixed, log_sum, batch, length, heads, size)
+    shape = (batch, length, heads, size)
+    _call("mu_block_attention", *tensors, _by_text(turns), output, mixed, log_sum, *shape, _texts(turns))
     return output, mixed, log_sum
 
 
 @fused_block_attention.register_fake
-def _(blocks: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _(blocks: Tensor, *_: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     batch, length, heads, size = blocks.shape
     output = torch.empty_like(blocks, memory_format=torch.contiguous_format)
     return output, blocks.new_empty(batch, heads, size, length), blocks.new_empty(batch, heads, length)
@@ -225,6 +265,7 @@ def _block_attention_backward(
     qkv_weight: Tensor,
     qkv_bias: Tensor,
     out_weight: Tensor,
+    turns: Tensor | None,
     mixed: Tensor,
     log_sum: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -233,29 +274,29 @@ def _block_attention_backward(
     by_sequence = [
         blocks.new_empty(batch, *weight.shape) for weight in (qkv_weight, qkv_bias, out_weight, out_weight[..., 0])
     ]
-    tensors = [
-        tensor.contiguous() for tensor in (grad_output, blocks, qkv_weight, qkv_bias, out_weight, mixed, log_sum)
-    ]
-    _call("mu_block_attention_backward", *tensors, grad_blocks, *by_sequence, batch, length, heads, size)
+    tensors = [tensor.contiguous() for tensor in (grad_output, blocks, qkv_weight, qkv_bias, out_weight)]
+    kept = (_by_text(turns), mixed.contiguous(), log_sum.contiguous())
+    shape = (batch, length, heads, size)
+    _call("mu_block_attention_backward", *tensors, *kept, grad_blocks, *by_sequence, *shape, _texts(turns))
     by_qkv_weight, by_qkv_bias, by_out_weight, by_out_bias = (grad.sum(0) for grad in by_sequence)
     return grad_blocks, by_qkv_weight, by_qkv_bias, by_out_weight, by_out_bias
 
 
 @_block_attention_backward.register_fake
 def _(
-    grad_output: Tensor, blocks: Tensor, qkv_weight: Tensor, qkv_bias: Tensor, out_weight: Tensor, *_: Tensor
+    grad_output: Tensor, blocks: Tensor, qkv_weight: Tensor, qkv_bias: Tensor, out_weight: Tensor, *_: Tensor | None
 ) -> tuple[Tensor, ...]:
     weights = (qkv_weight, qkv_bias, out_weight, out_weight[..., 0])
     return tuple(tensor.new_empty(tensor.shape) for tensor in (blocks, *weights))
 
 
 def _keep_block_attention(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    ctx.save_for_backward(*inputs[:4], *output[1:])
+    ctx.save_for_backward(*inputs[:4], inputs[5], *output[1:])
     ctx.mark_non_differentiable(*output[1:])
 
 
-def _differentiate_block_attention(ctx: Any, grad_output: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
-    return _block_attention_backward(grad_output, *ctx.saved_tensors)
+def _differentiate_block_attention(ctx: Any, grad_output: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    return *_block_attention_backward(grad_output, *ctx.saved_tensors), None
 
 
 fused_block_attention.register_autograd(_differentiate_block_attention, setup_context=_keep_block_attention)
@@ -350,8 +391,9 @@ def require_float32(weights: list[Tensor]) -> None:
 def decode_step(
     ids: list[int],
     positions: list[int],
-    weights: list[Tensor],
+    weights: list[Tensor | None],
     buffers: list[Tensor],
+    lookups: tuple[list[Tensor], Tensor, int] | None,
     length: int,
     widths: tuple[int, int],
     epsilon: float,
@@ -360,24 +402,36 @@ def decode_step(
 
     Args:
         ids, positions: [B], of the new tokens; in the tables.
-        weights: those of `ModelWeights`, then those of `LayerWeights` for each layer, contiguous.
+        weights: those of `ModelWeights`, then those of `LayerWeights` for each layer, contiguous; None where a model
+            has no such weight.
         buffers: of the cache layers, for each layer [2, B, N, capacity, S] and [2, B, H, capacity, K]. Keys and values
             of the new token are written to position `length` - 1.
+        lookups: the tables of a model that has any, that of pairs first; the buffer [2, B, 1, capacity, 1] of cached
+            ids, to which the new ones are written; and the number of induction tables.
         length: cached tokens and the new one.
         widths: inner widths of the feed-forward and of the sensitivity network.
         epsilon: of the norms.
     """
-    size, blocks, heads = weights[0].shape[1], buffers[0].shape[2], buffers[1].shape[2]
-    output = weights[0].new_empty(len(ids), 1, size)
+    embedding = weights[0]
+    assert embedding is not None
+    size, blocks, heads = embedding.shape[1], buffers[0].shape[2], buffers[1].shape[2]
+    output = embedding.new_empty(len(ids), 1, size)
+    tables, texts, inductions = lookups or ([], None, 0)
+    pairs = len(tables) > inductions
     _call(
         "mu_decode_step",
         *(array("q", ids), array("q", positions), output),
-        *(array("q", map(Tensor.data_ptr, tensors)) for tensors in (weights, buffers)),
-        array("q", [buffer.shape[3] for buffer in buffers]),
+        *(_addresses(weights), _addresses(buffers), array("q", [buffer.shape[3] for buffer in buffers])),
+        *(_addresses(tables), texts, 0 if texts is None else texts.shape[3]),
+        *(len(tables[0]) if pairs else 0, inductions, len(tables[-1]) if inductions else 0),
         *(length, len(buffers) // 2, len(ids), size, blocks, heads, *widths),
         epsilon,
     )
     return output
+
+
+def _addresses(tensors: Iterable[Tensor | None]) -> "array[int]":
+    return array("q", [0 if tensor is None else tensor.data_ptr() for tensor in tensors])
 
 
 @torch.library.custom_op("mu_sota::cross_entropy_of_rows", mutates_args=("logits",))

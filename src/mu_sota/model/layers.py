@@ -17,6 +17,7 @@ from .backend import (
     use_block_attention_kernel,
     use_feed_forward_kernel,
     use_one_product_for_all_blocks,
+    use_turning_attention_kernel,
 )
 from .blocks import NUM_BLOCKS, block_diagonal, join_blocks, split_blocks
 from .cache import ATTENTIONS
@@ -56,9 +57,9 @@ class BlockAttention(nn.Module):
 
     def forward(self, state: Tensor, bias: Tensor | None, cache: Cache | None, turns: Tensor | None = None) -> Tensor:
         blocks = split_blocks(state)
-        if turns is None and use_block_attention_kernel(blocks, bias, cache, self.qkv, self.out):
+        if use_block_attention_kernel(blocks, bias, cache, self.qkv, self.out):
             weights = (self.qkv.weight, self.qkv.bias, self.out.weight, self.out.bias)
-            return join_blocks(fused_block_attention(blocks, *weights)[0])
+            return join_blocks(fused_block_attention(blocks, *weights, turns)[0])
         heads = self.qkv(blocks).unflatten(-1, (3, -1)).transpose(2, 3)  # [B, T, 3, N, S]
         if turns is not None:
             heads = rotated(heads, turns)
@@ -92,13 +93,13 @@ class CrossBlockAttention(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """State [B, T, D] to the attention's output [B, T, D] and entropies in nats, the mean over heads, [B, T]."""
         heads = self.qkv(state).unflatten(-1, (3, self.num_heads, -1))  # [B, T, 3, H, D/H]
-        if turns is not None:
-            heads = rotated(heads, turns)
+        if turns is not None and not use_turning_attention_kernel(heads, bias, cache):
+            heads, turns = rotated(heads, turns), None
         query, key, value = heads.permute(2, 0, 3, 1, 4)  # [B, H, T, D/H] each
         if cache is not None:
             key, value = cache.update(key, value, self.cache_layer)
         if use_attention_kernel(heads, key, bias):
-            mixed, entropy, _ = fused_attention(heads)
+            mixed, entropy, _ = fused_attention(heads, turns)
         else:
             mixed, entropy = causal_attention_with_entropy(query, key, value, bias)
             mixed = mixed.transpose(1, 2)
@@ -152,8 +153,8 @@ class MuLayer(GradientCheckpointingLayer):
 
     def __init__(self, config: MuConfig, index: int) -> None:
         super().__init__()
-        self.norm_before = config.norm_placement == "before"
-        if self.norm_before:
+        self.block_norm: nn.LayerNorm | None = None
+        if config.norm_placement == "before":
             self.block_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.block_attention = BlockAttention(config, ATTENTIONS * index)
         self.cross_attention = CrossBlockAttention(config, ATTENTIONS * index + 1)
@@ -174,7 +175,7 @@ class MuLayer(GradientCheckpointingLayer):
 
         `turns` are those of `attention.rotary_turns` for block and for cross-block attention.
         """
-        if self.norm_before:
+        if self.block_norm is not None:
             attended = state + self.block_attention(self.block_norm(state), bias, cache, turns[0])
             crossed, entropy = self.cross_attention(self.attention_norm(attended), bias, cache, turns[1])
             candidate = attended + crossed

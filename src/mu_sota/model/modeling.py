@@ -27,8 +27,8 @@ from .decoding import DecodingWeights, decode
 from .generation import MuGenerationMixin
 from .kernels import linear_of_one
 from .layers import BlockLinear, CrossBlockAttention, DynamicSensitivity, MuLayer
+from .lookups import LookupTables, known_tokens
 from .loss import IGNORE_INDEX, chunked_cross_entropy
-from .pairs import pair_rows, previous_tokens
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
@@ -77,14 +77,20 @@ class MuPreTrainedModel(PreTrainedModel):
     def _resize_token_embeddings(
         self, new_num_tokens: int | None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
     ) -> nn.Embedding:
-        """As in `transformers`, which knows of the embedding and the output projection; the affinities follow."""
+        """As in `transformers`, which knows of the embedding and the output projection; all tables by token follow."""
         resized: nn.Embedding = super()._resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
         model: Any = self.base_model
-        before, rows = model.affinity, len(resized.weight)
-        if rows != len(before.weight):
-            affinity: Any = self._get_resized_embeddings(before, rows, mean_resizing=mean_resizing)
-            affinity.requires_grad_(before.weight.requires_grad)
-            model.affinity = _starting_at(before.init_std, affinity)
+        rows, count = len(resized.weight), len(model.affinity.weight)
+
+        def follow(before: Any) -> Any:
+            after = self._get_resized_embeddings(before, rows, mean_resizing=mean_resizing)
+            after.requires_grad_(before.weight.requires_grad)
+            return _starting_at(before.init_std, after)
+
+        if rows != count:
+            model.affinity = follow(model.affinity)
+            if model.lookups is not None:
+                model.lookups.induction = nn.ModuleList(map(follow, model.lookups.induction))
         return resized
 
 
@@ -115,9 +121,12 @@ class MuModel(MuPreTrainedModel):
         if config.position_encoding == "learned":
             positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
             self.position_embedding = _starting_at(0.02, positions)
-        self.pair_embedding: nn.Embedding | None = None
-        if config.pair_table_rows:
-            self.pair_embedding = _starting_at(0.0, nn.Embedding(config.pair_table_rows, config.hidden_size))
+        self.lookups: LookupTables | None = None
+        if config.pair_table_rows or config.induction_tables:
+            sizes = (config.hidden_size, config.pair_table_rows, config.induction_tables, config.vocab_size)
+            self.lookups = LookupTables(*sizes)
+            for table in self.lookups.tables:
+                _starting_at(0.0, table)
         # The layers' affinity tables side by side, so that a token's L x N values are one row, gathered once.
         self.affinity = _starting_at(0.02, nn.Embedding(config.vocab_size, config.num_hidden_layers * NUM_BLOCKS))
         self.layers = nn.ModuleList(MuLayer(config, index) for index in range(config.num_hidden_layers))
@@ -152,7 +161,7 @@ class MuModel(MuPreTrainedModel):
             attention_mask: [B, T], 1 at tokens and 0 at padding; with a cache, cached tokens included.
             position_ids: [B, T]; by default counted from the first token of each row, cached ones included.
             past_key_values, cache: a cache of `transformers`, under either name, which is filled: two cache layers for
-                each layer of the model, and one for the ids themselves where there is a table of token pairs.
+                each layer of the model, and one for the ids themselves where there are tables to look up.
             use_cache: make a cache if there is none.
             kwargs: which further outputs to return; see `LayerOutputs`.
 
@@ -197,10 +206,9 @@ class MuModel(MuPreTrainedModel):
         else:
             sizes = self.config.block_size, self.config.hidden_size // self.config.num_attention_heads
             turns = (rotary_turns(position_ids, sizes[0]), rotary_turns(position_ids, sizes[1]))
-        if self.pair_embedding is not None:
-            previous = previous_tokens(input_ids, attention_mask, cache, ATTENTIONS * len(self.layers), past)
-            rows = pair_rows(previous, input_ids, len(self.pair_embedding.weight))
-            state = state + self.pair_embedding(rows)
+        if self.lookups is not None:
+            known = known_tokens(input_ids, attention_mask, cache, ATTENTIONS * len(self.layers))
+            state = state + self.lookups(known, past + torch.arange(new, device=device))
         affinities = self.affinity(input_ids).unflatten(-1, (-1, NUM_BLOCKS)).unbind(-2)  # [B, T, N] for each layer
         for layer, affinity in zip(self.layers, affinities, strict=True):
             state = layer(state, affinity, bias, cache, turns)
@@ -221,7 +229,7 @@ class MuModel(MuPreTrainedModel):
                 "a cache cannot be filled under gradient checkpointing, which runs every layer twice: train without "
                 "use_cache, or call model.eval() first"
             )
-        add_cache_layers(cache, ATTENTIONS * len(self.layers) + (self.pair_embedding is not None))
+        add_cache_layers(cache, ATTENTIONS * len(self.layers) + (self.lookups is not None))
         return cache
 
 

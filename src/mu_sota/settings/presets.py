@@ -25,4 +25,5 @@ MODEL_KEYS = (
     "position_encoding",
     "norm_placement",
     "pair_table_rows",
+    "induction_tables",
 )
