@@ -1,10 +1,11 @@
-"""Three choices inside the layer, each against its alternative: validation loss of the preset `quickstart` on `pydocs`.
+"""The form of the presets with one part left out or changed at a time: validation loss of `quickstart` on WikiText-2.
 
-    OMP_NUM_THREADS=1 python benchmarks/ablations.py --steps 380 --out docs/results/ablations.json
+    OMP_NUM_THREADS=1 python benchmarks/ablations.py data/wikitext-2 --out docs/results/ablations.json
 
-All variants of a seed start from the same weights and see the same windows in the same order with the same dropout; the
-recipe is the preset's, its one cycle squeezed into fewer steps. The record is written after every run, and a study that
-was interrupted goes on from it.
+Batches of 8 x 128 tokens, AdamW with weight decay 0.1, no dropout, one cycle of the learning rate. The rate is that of
+the whole form for all, so a variant that would like another has a handicap. All variants of a seed see the same windows
+in the same order. The record is written after every run, and a study that was interrupted goes on from it;
+`--only` and `--seeds` divide it.
 """
 
 import argparse
@@ -19,7 +20,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import OneCycleLR
-from transformers import Cache
 
 from mu_sota import MuConfig, MuForCausalLM
 from mu_sota.common import environment
@@ -29,80 +29,72 @@ from mu_sota.comparison.statistics import compare_losses
 from mu_sota.data.corpus import load_corpus
 from mu_sota.data.windows import TrainWindows
 from mu_sota.evaluation.metrics import evaluate
-from mu_sota.model.attention import causal_attention
-from mu_sota.model.backend import kernels_take
-from mu_sota.model.blocks import NUM_BLOCKS, join_blocks, split_blocks
-from mu_sota.model.kernels import fused_attention
-from mu_sota.model.layers import BlockAttention, CrossBlockAttention
+from mu_sota.model.layers import BlockAttention, CrossBlockAttention, DynamicSensitivity
+from mu_sota.model.presets import FORM
 from mu_sota.settings.load import load_settings
 from mu_sota.settings.presets import MODEL_KEYS
 from mu_sota.settings.run import RunSettings
 from mu_sota.training.batches import WindowOrder
 
-PRESET, DATA = "quickstart", "pydocs"
-SEEDS = (0, 1, 2)
+PRESET = "quickstart"
+RECIPE = {"batch_size": 8, "window": 128, "stride": 128, "weight_decay": 0.1, "max_grad_norm": 1.0}
+RISE = 0.1  # share of the steps up to the highest learning rate
 SAY_SECONDS = 20
 
 
-class TwoHeads(BlockAttention):
-    """Two heads a block, each over half of what the block's projections give."""
+class NoBlockAttention(BlockAttention):
+    """Adds nothing to the state."""
 
-    def forward(self, state: Tensor, bias: Tensor | None, cache: Cache | None, turns: Tensor | None = None) -> Tensor:
-        heads = self.qkv(split_blocks(state)).unflatten(-1, (3, 2, -1))  # [B, T, N, 3, 2, S/2]
-        heads = heads.transpose(2, 3).flatten(3, 4)  # [B, T, 3, 2N, S/2]
-        if kernels_take(heads, heads.shape[-1]):
-            mixed = fused_attention(heads.contiguous())[0]
-        else:
-            query, key, value = heads.permute(2, 0, 3, 1, 4)
-            mixed = causal_attention(query, key, value, bias).transpose(1, 2)
-        return join_blocks(self.out(mixed.unflatten(2, (NUM_BLOCKS, 2)).flatten(-2)))
+    def forward(self, state: Tensor, *_: Any) -> Tensor:
+        return torch.zeros_like(state)
 
 
-class NoEntropyGradient(CrossBlockAttention):
-    """The gate sees the entropy, and teaches the attention nothing through it."""
+class NoCrossAttention(CrossBlockAttention):
+    """Adds nothing to the state, so that blocks meet in the feed-forward network alone."""
 
-    def forward(
-        self, state: Tensor, bias: Tensor | None, cache: Cache | None, turns: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        output, entropy = super().forward(state, bias, cache, turns)
-        return output, entropy.detach()
+    def forward(self, state: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+        return torch.zeros_like(state), state.new_zeros(state.shape[:2])
 
 
-class AveragedRowEntropy(CrossBlockAttention):
-    """The entropy of the mean of the heads' rows, in place of the mean of their entropies; from full matrices."""
+class NoSensitivity(DynamicSensitivity):
+    """Every block moves all the way, as in a standard Transformer."""
 
-    def forward(
-        self, state: Tensor, bias: Tensor | None, cache: Cache | None, turns: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        query, key, value = self.qkv(state).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        future = torch.ones(state.shape[1], state.shape[1], dtype=torch.bool, device=state.device).triu(1)
-        scores = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5
-        rows = scores.masked_fill(future, float("-inf")).softmax(-1)  # [B, H, T, T]
-        mean = rows.mean(1)
-        entropy = -(mean * mean.clamp(min=torch.finfo(mean.dtype).tiny).log()).sum(-1)
-        return self.out((rows @ value).transpose(1, 2).flatten(-2)), entropy
+    def forward(self, affinity: Tensor, entropy: Tensor) -> Tensor:
+        return torch.ones_like(affinity)
 
 
-VARIANTS: dict[str, type[BlockAttention] | type[CrossBlockAttention] | None] = {
-    "base": None,
-    "two-heads": TwoHeads,
-    "no-entropy-gradient": NoEntropyGradient,
-    "averaged-row-entropy": AveragedRowEntropy,
+PARTS = {
+    NoBlockAttention: "block_attention",
+    NoCrossAttention: "cross_attention",
+    NoSensitivity: "sensitivity",
 }
+"""The attribute of a layer whose place each takes. Parameters that are then without use stay where they are."""
+
+AS_SPECIFIED = {name: MuConfig.__dataclass_fields__[name].default for name in FORM}
+VARIANTS: dict[str, tuple[dict[str, Any], tuple[type, ...]]] = {
+    "whole": ({}, ()),
+    "learned positions": ({"position_encoding": "learned"}, ()),
+    "norm after": ({"norm_placement": "after"}, ()),
+    "no pairs": ({"pair_table_rows": 0}, ()),
+    "no induction": ({"induction_tables": 0}, ()),
+    "no tables": ({"pair_table_rows": 0, "induction_tables": 0}, ()),
+    "no block attention": ({}, (NoBlockAttention,)),
+    "no cross-block attention": ({}, (NoCrossAttention,)),
+    "no sensitivity": ({}, (NoSensitivity,)),
+    "no blocks": ({}, (NoBlockAttention, NoSensitivity)),
+    "as specified": (AS_SPECIFIED, ()),
+}
+"""Fields that differ from the preset's, and parts that take the place of a layer's own."""
 
 
-def build(variant: str, config: MuConfig, seed: int) -> MuForCausalLM:
-    """The model of a variant; the weights at the start depend on the seed alone."""
+def build(variant: str, vocab_size: int, seed: int) -> MuForCausalLM:
+    """The model of a variant, its weights drawn from the seed."""
+    fields, parts = VARIANTS[variant]
     torch.manual_seed(seed)
-    model = MuForCausalLM(config)
-    parameters = model.num_parameters()
-    other = VARIANTS[variant]
+    model = MuForCausalLM(MuConfig.from_preset(PRESET, vocab_size=vocab_size, dropout=0.0, **fields))
     for layer in model.model.layers:
-        if other is not None and issubclass(other, BlockAttention):
-            layer.block_attention.__class__ = other
-        elif other is not None:
-            layer.cross_attention.__class__ = other
-    assert model.num_parameters() == parameters
+        for part in parts:
+            getattr(layer, PARTS[part]).__class__ = part
     return model
 
 
@@ -137,114 +129,91 @@ def train(
 
 
 def compare(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """For each variant that has run with every seed: mean loss, and the paired difference to base with its interval."""
-    losses = {(run["variant"], run["seed"]): run["validation"]["loss"] for run in runs}
+    """For each variant, over the seeds that it has in common with the whole: mean loss, and the difference."""
+    losses: dict[str, dict[int, float]] = {}
+    for run in runs:
+        losses.setdefault(run["variant"], {})[run["seed"]] = run["validation"]["loss"]
+    whole = losses.get("whole", {})
     compared: dict[str, Any] = {}
-    for variant in VARIANTS:
-        if not all((name, seed) in losses for name in ("base", variant) for seed in SEEDS):
-            continue
-        mine = [losses[variant, seed] for seed in SEEDS]
-        speeds = [run["cpu_seconds_per_step"] for run in runs if run["variant"] == variant]
-        compared[variant] = {"mean_loss": statistics.mean(mine), "cpu_seconds_per_step": statistics.median(speeds)}
-        if variant != "base":
-            found = compare_losses(mine, [losses["base", seed] for seed in SEEDS])
-            compared[variant] |= {
-                "differences_to_base": found.values,
-                "mean_difference": found.mean,
-                "interval_95": [found.low, found.high],
-                "difference_shown": found.outcome != "no difference shown",
-            }
+    for variant, by_seed in losses.items():
+        compared[variant] = {"mean_loss": statistics.mean(by_seed.values()), "seeds": sorted(by_seed)}
+        seeds = sorted(whole.keys() & by_seed.keys())
+        if variant != "whole" and len(seeds) > 1:
+            found = compare_losses([by_seed[seed] for seed in seeds], [whole[seed] for seed in seeds])
+            compared[variant] |= {"difference": found.mean, "interval_95": [found.low, found.high]}
     return compared
-
-
-def table(compared: dict[str, Any]) -> str:
-    """The comparison for people."""
-    lines = [f"{'variant':22}{'loss':>8}{'minus base':>12}{'95 % interval':>22}{'CPU s a step':>14}"]
-    for variant, row in compared.items():
-        difference, interval = "", ""
-        if variant != "base":
-            low, high = row["interval_95"]
-            difference, interval = f"{row['mean_difference']:+.4f}", f"{low:+.4f} to {high:+.4f}"
-        speed = row["cpu_seconds_per_step"]
-        lines.append(f"{variant:22}{row['mean_loss']:8.4f}{difference:>12}{interval:>22}{speed:14.3f}")
-    return "\n".join(lines)
 
 
 def main() -> None:
     """Train, evaluate, compare, record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", help="as mu-sota train takes it")
     parser.add_argument("--out", type=Path, required=True, help="JSON record; a study of the same settings goes on")
-    parser.add_argument("--steps", type=int, required=True, help="optimizer steps of every run")
+    parser.add_argument("--steps", type=int, default=1900, help="optimizer steps of every run")
+    parser.add_argument("--learning-rate", type=float, default=0.02)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--only", choices=VARIANTS, nargs="+", default=list(VARIANTS))
     arguments = parser.parse_args()
-    steps = arguments.steps
 
-    run, model = load_settings(PRESET)
-    corpus = load_corpus(DATA, vocab_size=model.vocab_size)
-    config = MuConfig.from_preset(PRESET, vocab_size=len(corpus.tokenizer))
+    run, model = load_settings(PRESET, overrides=RECIPE | {"learning_rate": arguments.learning_rate})
+    corpus = load_corpus(arguments.data, vocab_size=model.vocab_size)
     windows = TrainWindows(corpus.train.tokens, run.window, run.stride)
-    whole = run.num_epochs * WindowOrder(len(windows), run.batch_size, run.batch_size, 0, rank=0, world=1).steps
-    rise = run.warmup_steps / whole
-    used = ("batch_size", "window", "stride", "learning_rate", "weight_decay", "max_grad_norm")
     settings = {
         "preset": PRESET,
-        "data": DATA,
         "data_fingerprint": corpus.fingerprint,
-        "steps": steps,
-        "steps_of_the_whole_recipe": whole,
-        "share_of_steps_up_to_the_peak": rise,
-        **{name: getattr(run, name) for name in used},
-        "model": {name: getattr(config, name) for name in MODEL_KEYS},
-        "parameters": build("base", config, 0).num_parameters(),
+        "steps": arguments.steps,
+        "share_of_steps_up_to_the_peak": RISE,
+        "learning_rate": run.learning_rate,
+        "dropout": 0.0,
+        **RECIPE,
+        "model": {name: getattr(model, name) for name in MODEL_KEYS},
         "validation_tokens": corpus.validation.n_predicted,
     }
     record: dict[str, Any] = {
-        "what": "validation loss in nats a token after training; differences are variant minus base of the same seed, "
-        "the interval is Student's t with 2 degrees of freedom; CPU seconds are medians",
-        "command": f"OMP_NUM_THREADS={torch.get_num_threads()} python benchmarks/ablations.py --steps {steps} "
+        "what": "validation loss in nats a token; differences are variant minus whole, paired by seed, with the "
+        "interval of Student's t",
+        "command": f"OMP_NUM_THREADS={torch.get_num_threads()} python benchmarks/ablations.py "
+        f"{Path(arguments.data).name} --steps {arguments.steps} --learning-rate {arguments.learning_rate} "
         f"--out {arguments.out}",
         "settings": settings,
-        "seeds": list(SEEDS),
         "machine": environment.describe(),
         "runs": [],
-        "compared": {},
     }
     if arguments.out.exists():
         before = json.loads(arguments.out.read_text(encoding="utf-8"))
-        if before["settings"] != settings or before["seeds"] != list(SEEDS):
+        if before["settings"] != settings:
             raise SystemExit(f"{arguments.out} is of a study with other settings: give another --out")
         record["runs"] = before["runs"]
     done = {(row["variant"], row["seed"]) for row in record["runs"]}
-    todo = [(variant, seed) for seed in SEEDS for variant in VARIANTS if (variant, seed) not in done]
+    todo = [(variant, seed) for seed in arguments.seeds for variant in arguments.only if (variant, seed) not in done]
     start, trained = time.monotonic(), 0
     for number, (variant, seed) in enumerate(todo, start=1):
-        network, seconds, said = build(variant, config, seed), [], time.monotonic()
-        for taken in train(network, windows, run, seed, steps, rise):
+        network, seconds, said = build(variant, len(corpus.tokenizer), seed), [], time.monotonic()
+        for taken in train(network, windows, run, seed, arguments.steps, RISE):
             seconds.append(taken)
             trained += 1
             if time.monotonic() - said > SAY_SECONDS:
                 said = time.monotonic()
-                rate = trained / (said - start)
-                left = duration((len(todo) * steps - trained) / rate)
-                print(
-                    f"{variant}, seed {seed}: step {len(seconds)} of {steps}; {rate:.1f} steps a second, {left} left",
-                    flush=True,
-                )
-        score = evaluate(network, corpus.validation, window=run.window, stride=run.window, batch_size=run.batch_size)
+                left = duration((len(todo) * arguments.steps - trained) * (said - start) / trained)
+                print(f"{variant}, seed {seed}: step {len(seconds)} of {arguments.steps}; {left} left", flush=True)
+        score = evaluate(network, corpus.validation, window=run.window, stride=run.window, batch_size=32)
         if not math.isfinite(score.loss):
             raise SystemExit(f"{variant}, seed {seed} diverged: the loss is {score.loss}")
-        record["runs"].append(
-            {
-                "variant": variant,
-                "seed": seed,
-                "validation": score.as_dict(),
-                "cpu_seconds_per_step": statistics.median(seconds),
-                "commit": record["machine"]["commit"],
-            }
-        )
+        row = {
+            "variant": variant,
+            "seed": seed,
+            "parameters": network.num_parameters(),
+            "validation": score.as_dict(),
+            "cpu_seconds_per_step": statistics.median(seconds),
+            "commit": record["machine"]["commit"],
+        }
+        record["runs"].append(row)
         record["compared"] = compare(record["runs"])
         write_json(arguments.out, record)
         print(f"run {number} of {len(todo)}: {variant}, seed {seed}: validation loss {score.loss:.4f}", flush=True)
-    print(table(compare(record["runs"])))
+    for variant, row in compare(record["runs"]).items():
+        low, high = row.get("interval_95", (math.nan, math.nan))
+        print(f"{variant:26}{row['mean_loss']:8.4f}{row.get('difference', 0.0):+9.4f} ({low:+.4f} to {high:+.4f})")
 
 
 if __name__ == "__main__":

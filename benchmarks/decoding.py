@@ -14,7 +14,7 @@ import statistics
 from pathlib import Path
 
 import torch
-from side_by_side import LENGTH, VOCABULARY, gpt2, in_turn, median_ratio, mu, seconds
+from side_by_side import LENGTH, VOCABULARY, gpt2, in_turn, median_ratio, mu, new_form, seconds
 from transformers import GPT2LMHeadModel
 
 from mu_sota import MuForCausalLM
@@ -35,7 +35,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
 
-    ours, theirs = mu().eval(), gpt2().eval()
+    ours, newer, theirs = mu().eval(), new_form().eval(), gpt2().eval()
     ids = torch.randint(4, VOCABULARY, (1, LENGTH), generator=torch.Generator().manual_seed(0))
     prompt, texts = ids[:, :PROMPT], {}
 
@@ -63,20 +63,23 @@ def main() -> None:
         {
             "cached": lambda: generate("cached", ours),
             "uncached": lambda: generate("uncached", ours, use_cache=False),
+            "new form cached": lambda: generate("new form", newer),
             "gpt2 cached": lambda: generate("gpt2", theirs),
         },
         arguments.rounds,
     )
     assert torch.equal(texts["cached"], texts["uncached"])
-    for warm_up in (lambda: step(ours, 1), lambda: step(theirs, 1), full, full_in_pytorch):
+    for warm_up in (lambda: step(ours, 1), lambda: step(newer, 1), lambda: step(theirs, 1), full, full_in_pytorch):
         warm_up()
     last: dict[str, dict[str, list[float]]] = {}
     for kind, tokens in {"step": 8, "first step": 1}.items():
-        taken: dict[str, list[float]] = {"cached": [], "uncached": [], "uncached in PyTorch": [], "gpt2 cached": []}
+        ways = ("cached", "uncached", "uncached in PyTorch", "new form cached", "gpt2 cached")
+        taken: dict[str, list[float]] = {way: [] for way in ways}
         for _ in range(3 * arguments.rounds):
             taken["cached"].append(step(ours, tokens))
             taken["uncached"].append(seconds(full))
             taken["uncached in PyTorch"].append(seconds(full_in_pytorch))
+            taken["new form cached"].append(step(newer, tokens))
             taken["gpt2 cached"].append(step(theirs, tokens))
         last[kind] = taken
 

@@ -11,6 +11,7 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from mu_sota import MuConfig, MuForCausalLM
+from mu_sota.model.presets import FORM
 
 VOCABULARY, LENGTH = 50_000, 512
 
@@ -19,6 +20,11 @@ def mu(**overrides: Any) -> MuForCausalLM:
     """The preset `mu-sota`: 26,946,256 parameters."""
     torch.manual_seed(0)
     return MuForCausalLM(MuConfig.from_preset("mu-sota", **overrides))
+
+
+def new_form() -> MuForCausalLM:
+    """The form of the other presets, in the sizes of `mu-sota`."""
+    return mu(**FORM)
 
 
 _TINY: dict[str, Any] = {"num_hidden_layers": 2, "hidden_size": 64, "vocab_size": 300}

@@ -24,20 +24,21 @@ from unittest import mock
 import psutil
 import torch
 import torch.nn.functional as F
-from side_by_side import LENGTH, VOCABULARY, gpt2, in_turn, median_ratio, mu, seconds, training_step
+from side_by_side import LENGTH, VOCABULARY, gpt2, in_turn, median_ratio, mu, new_form, seconds, training_step
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from mu_sota.common import environment
 from mu_sota.common.files import write_json
 from mu_sota.model import layers as layers_module
 from mu_sota.model import loss as loss_module
-from mu_sota.model.attention import causal_attention, causal_attention_with_entropy
+from mu_sota.model.attention import causal_attention, causal_attention_with_entropy, rotated
 from mu_sota.model.backend import plain_pytorch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from reference import ReferenceMu
 
-BATCHES = {"mu": (8, 16, 32), "reference": (1, 2), "gpt2": (1, 2, 4)}
+BATCHES = {"mu": (8, 16, 32), "new form": (8, 16, 32), "reference": (1, 2), "gpt2": (1, 2, 4)}
 
 
 def step_of(name: str, batch: int) -> Callable[[], float]:
@@ -50,7 +51,8 @@ def step_of(name: str, batch: int) -> Callable[[], float]:
             return F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
 
         return training_step(reference, batch, loss)
-    return training_step(mu() if name == "mu" else gpt2(), batch)
+    models: dict[str, Callable[[], PreTrainedModel]] = {"mu": mu, "new form": new_form, "gpt2": gpt2}
+    return training_step(models[name](), batch)
 
 
 def best_batch(name: str) -> tuple[int, dict[int, float]]:
@@ -77,25 +79,31 @@ def speed(rounds: int) -> dict[str, Any]:
         "tokens_per_second": {name: 1 / statistics.median(times) for name, times in per_token.items()},
         "mu_over_reference": median_ratio(per_token["reference"], per_token["mu"]),
         "mu_over_gpt2": median_ratio(per_token["gpt2"], per_token["mu"]),
+        "new_form_over_mu": median_ratio(per_token["mu"], per_token["new form"]),
     }
     for name, rate in result["tokens_per_second"].items():
         print(f"{name}: {rate:,.0f} tokens/s at {result['batch'][name]} at once")
-    print(f"mu is {result['mu_over_reference']:.1f} times the reference, {result['mu_over_gpt2']:.1f} times GPT-2\n")
+    print(f"mu is {result['mu_over_reference']:.1f} times the reference, {result['mu_over_gpt2']:.1f} times GPT-2")
+    print(f"the new form is {result['new_form_over_mu']:.2f} times as fast as mu\n")
     return result
 
 
 # What each kernel replaces, in PyTorch.
 
 
-def _attention(heads: Tensor) -> tuple[Tensor, Tensor, None]:
+def _attention(heads: Tensor, turns: Tensor | None) -> tuple[Tensor, Tensor, None]:
+    heads = heads if turns is None else rotated(heads, turns)
     query, key, value = heads.permute(2, 0, 3, 1, 4)
     mixed, entropy = causal_attention_with_entropy(query, key, value, None)
     return mixed.transpose(1, 2), entropy, None
 
 
-def _block_attention(blocks: Tensor, qkv: Tensor, qkv_bias: Tensor, out: Tensor, out_bias: Tensor) -> tuple[Tensor]:
-    heads = torch.einsum("btni,noi->btno", blocks, qkv) + qkv_bias
-    query, key, value = heads.unflatten(-1, (3, -1)).permute(3, 0, 2, 1, 4)
+def _block_attention(
+    blocks: Tensor, qkv: Tensor, qkv_bias: Tensor, out: Tensor, out_bias: Tensor, turns: Tensor | None
+) -> tuple[Tensor]:
+    heads = (torch.einsum("btni,noi->btno", blocks, qkv) + qkv_bias).unflatten(-1, (3, -1)).transpose(2, 3)
+    heads = heads if turns is None else rotated(heads, turns)
+    query, key, value = heads.permute(2, 0, 3, 1, 4)
     mixed = causal_attention(query, key, value, None).transpose(1, 2)
     return (torch.einsum("btni,noi->btno", mixed, out) + out_bias,)
 

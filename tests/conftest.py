@@ -21,6 +21,7 @@ if not torch.cuda.is_available():  # then Triton's interpreter runs the kernels 
     os.environ["TRITON_INTERPRET"] = "1"
 
 from made_up_text import LINES
+from reference import NEW_FORM
 
 from mu_sota import MuConfig, MuForCausalLM
 from mu_sota.data.tokenizer import train_bpe
@@ -109,6 +110,7 @@ TINY = {
     "learning_rate": 0.02,
     "sample_tokens": 3,
     "trackers": "[]",
+    **NEW_FORM,
 }
 TINY_SETTINGS = [f"--set={key}={value}" for key, value in TINY.items()]
 
@@ -183,8 +185,11 @@ def tiny_export(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exported")
     tokenizer = train_bpe([" ".join(WORDS)], 300)
     torch.manual_seed(0)
-    model = MuForCausalLM(MuConfig(vocab_size=len(tokenizer), num_hidden_layers=2, max_position_embeddings=32))
+    sizes: dict[str, Any] = {"vocab_size": len(tokenizer), "num_hidden_layers": 2, "max_position_embeddings": 32}
+    model = MuForCausalLM(MuConfig(**sizes, **NEW_FORM))
     torch.nn.init.normal_(model.lm_head.weight, std=0.3)  # predictions far from uniform, which context changes
+    for table in model.model.lookups.tables:
+        torch.nn.init.normal_(table.weight)
     beyond_ascii = [token for token in range(len(tokenizer)) if not str(tokenizer.decode([token])).isascii()]
     model.lm_head.bias.data[beyond_ascii] = -10
     model.save_pretrained(folder / "model")

@@ -1,11 +1,13 @@
 """The cost of a model, against arithmetic done by hand."""
 
+from typing import Any
+
 from mu_sota import MuConfig, MuForCausalLM
 from mu_sota.evaluation.cost import activation_bytes, flops_per_token, parameter_table
 
 
-def _model() -> MuForCausalLM:
-    return MuForCausalLM(MuConfig(vocab_size=100, num_hidden_layers=3, max_position_embeddings=64))
+def _model(**more: Any) -> MuForCausalLM:
+    return MuForCausalLM(MuConfig(vocab_size=100, num_hidden_layers=3, max_position_embeddings=64, **more))
 
 
 def test_flops_are_those_of_the_products_and_the_attention() -> None:
@@ -30,5 +32,7 @@ def test_saved_activations_grow_linearly_with_length_and_hold_no_attention_matri
 
 
 def test_the_table_holds_every_parameter() -> None:
-    model = _model()
+    model = _model(pair_table_rows=11, induction_tables=2)
+    table = parameter_table(model)
+    assert (table["lookups: pairs"], table["lookups: induction"]) == (11 * 64, 2 * 64 * model.config.vocab_size)
     assert sum(parameter_table(model).values()) == sum(p.numel() for p in model.parameters())

@@ -29,6 +29,8 @@ def parameter_table(model: MuForCausalLM) -> dict[str, int]:
         if "layers" in pieces:
             part = pieces[pieces.index("layers") + 2]
             parts[f"layers: {part.replace('_', ' ')}"] += parameter.numel()
+        elif "lookups" in pieces:
+            parts[f"lookups: {pieces[pieces.index('lookups') + 1]}"] += parameter.numel()
         else:
             parts[pieces[-2].replace("_", " ")] += parameter.numel()
     return dict(parts)
