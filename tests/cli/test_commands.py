@@ -164,7 +164,7 @@ def test_export_says_how_to_load(trained: Any, tmp_path: Path, capsys: pytest.Ca
     [
         (["train", "--set", "learnig_rate=1"], "did you mean 'learning_rate'?"),
         (["train", "--set", "batch_size=many"], "the setting batch_size is 'many'"),
-        (["train", "--preset", "large"], "no preset is named 'large'; choose one of: mu-sota, quickstart"),
+        (["train", "--preset", "large"], "no preset is named 'large'; choose one of: mu-sota, quickstart, "),
         (["train", "--data", "no/such/folder"], "no/such/folder"),
         (["train", "--config", "none.yaml"], "none.yaml does not exist"),
         (["train", "--max-steps", "0"], "the setting max_steps is 0"),

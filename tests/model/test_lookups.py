@@ -14,7 +14,7 @@ from transformers.cache_utils import DynamicLayer
 
 from mu_sota.causality import check
 from mu_sota.model import lookups
-from mu_sota.model.lookups import followers, known_tokens, pair_rows, tokens_before
+from mu_sota.model.lookups import LookupTables, followers, known_tokens, pair_rows, tokens_before
 
 IDS = st.integers(0, 2**20 - 1)
 
@@ -102,3 +102,14 @@ def test_a_row_of_the_next_token_is_a_leak(monkeypatch: pytest.MonkeyPatch, mist
     report = check(lively_model(**NEW_FORM, num_hidden_layers=1).float())
     assert not report.clean
     assert "future" in report.summary()
+
+
+def test_in_training_all_that_a_token_looks_up_is_left_out_together() -> None:
+    """With the probability asked for; what stays is scaled so that the mean is as it was."""
+    tables = LookupTables(4, pair_table_rows=11, induction_tables=1, vocab_size=5, dropout=0.25)
+    known = torch.randint(5, (8, 256))
+    whole = tables.eval()(known, torch.arange(256))
+    dropped = tables.train()(known, torch.arange(256))
+    gone = (dropped == 0).all(-1)
+    assert 0.2 < gone.float().mean() < 0.3
+    torch.testing.assert_close(dropped[~gone], whole[~gone] / 0.75)

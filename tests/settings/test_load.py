@@ -110,3 +110,11 @@ def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
     file = tmp_path / "settings.yaml"
     file.write_text("# nothing yet\n")
     assert load_settings("mu-sota", file).run == RunSettings()
+
+
+def test_a_run_that_an_older_version_began_keeps_the_form_that_its_preset_had() -> None:
+    """Its record holds all that was asked for then; fields that are newer are as they are by default."""
+    run, model = load_settings("quickstart", recorded={"num_hidden_layers": 6, "learning_rate": 0.003, "stride": 128})
+    assert (model.num_hidden_layers, run.learning_rate) == (6, 0.003)
+    assert (model.position_encoding, model.pair_table_rows) == ("learned", 0)
+    assert load_settings("quickstart").model.pair_table_rows > 0

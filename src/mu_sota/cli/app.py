@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-PRESETS = "mu-sota (the full model) or quickstart (a laptop CPU)"
+PRESETS = "quickstart (a laptop CPU), mu-small, mu-base (a GPU), or mu-sota (the form of the run instructions)"
 DATA = "pydocs, wikitext-2, or the path of a .txt, .jsonl or .parquet file, of a folder of them or of a prepared one"
 
 Assignments = Annotated[

@@ -52,7 +52,8 @@ class MuConfig(PreTrainedConfig):
         num_attention_heads: heads of the cross-block attention; must divide D.
         intermediate_size: width of the feed-forward network.
         max_position_embeddings: learned positions, the longest sequence the model takes.
-        dropout: probability in the feed-forward and the sensitivity network, in training.
+        dropout: probability in the feed-forward and the sensitivity network, and of all that a token looks up, in
+            training.
         layer_norm_eps: epsilon of every LayerNorm.
         position_encoding: `learned` positions in the embedding, or `rotary` ones in both attentions of every layer
             (Su et al. 2021, "RoFormer", arXiv:2104.09864); then `max_position_embeddings` only limits the length.

@@ -84,12 +84,15 @@ class LookupTables(nn.Module):
         pair_table_rows: 0 for no table of pairs.
         induction_tables: their number; table n is looked up by the last n tokens.
         vocab_size: rows of an induction table.
+        dropout: probability with which all rows of a token are left out, in training: few tokens have rows that are
+            worth as much on another text.
     """
 
-    def __init__(self, size: int, pair_table_rows: int, induction_tables: int, vocab_size: int) -> None:
+    def __init__(self, size: int, pair_table_rows: int, induction_tables: int, vocab_size: int, dropout: float) -> None:
         super().__init__()
         self.pairs = nn.Embedding(pair_table_rows, size) if pair_table_rows else None
         self.induction = nn.ModuleList(nn.Embedding(vocab_size, size) for _ in range(induction_tables))
+        self.dropout = nn.Dropout(dropout)
 
     @property
     def tables(self) -> list[nn.Embedding]:
@@ -110,4 +113,5 @@ class LookupTables(nn.Module):
         for length, table in enumerate(self.induction, start=1):
             found = followers(known, positions, length)
             looked_up.append(table(found.clamp(min=0)).masked_fill((found == NO_TOKEN)[..., None], 0.0))
-        return torch.stack(looked_up).sum(0)
+        rows = sum(looked_up[1:], start=looked_up[0])
+        return rows * self.dropout(rows.new_ones(*rows.shape[:2], 1))

@@ -124,7 +124,7 @@ class MuModel(MuPreTrainedModel):
         self.lookups: LookupTables | None = None
         if config.pair_table_rows or config.induction_tables:
             sizes = (config.hidden_size, config.pair_table_rows, config.induction_tables, config.vocab_size)
-            self.lookups = LookupTables(*sizes)
+            self.lookups = LookupTables(*sizes, config.dropout)
             for table in self.lookups.tables:
                 _starting_at(0.0, table)
         # The layers' affinity tables side by side, so that a token's L x N values are one row, gathered once.

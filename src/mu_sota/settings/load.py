@@ -59,7 +59,9 @@ def merge_settings(
     """
     if preset not in MODEL_PRESETS:
         raise InputError(f"no preset is named {preset!r}; choose one of: {', '.join(MODEL_PRESETS)}")
-    merged: dict[str, Any] = {**MODEL_PRESETS[preset], **RUN_PRESETS[preset], **(recorded or {})}
+    # A preset may change from version to version: a run that goes on has what it was started with, and for fields that
+    # its version did not know, what they are by default.
+    merged: dict[str, Any] = dict(recorded or {**MODEL_PRESETS[preset], **RUN_PRESETS[preset]})
     if file is not None:
         merged.update(read_yaml(Path(file)))
     merged.update(overrides or {})

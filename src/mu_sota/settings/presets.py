@@ -11,6 +11,15 @@ RUN_PRESETS: dict[str, dict[str, Any]] = {
         "window": 128,
         "stride": 128,
     },
+    "mu-small": {
+        "batch_size": 16,
+        "learning_rate": 5e-3,
+        "warmup_steps": 200,
+        "weight_decay": 0.1,
+        "window": 256,
+        "stride": 256,
+    },
+    "mu-base": {"learning_rate": 2e-3, "weight_decay": 0.1, "stride": 512},
 }
 
 MODEL_KEYS = (
