@@ -7,6 +7,7 @@ That machine has Python, torch and transformers with what these need, and no net
 * `site/`: our other packages, unpacked, in the releases of requirements.lock, for Linux on x86-64. It belongs at the
   end of `sys.path`, so that what the machine has comes first; mu-sota itself runs from `src/`;
 * `wikitext-2/`: the tokens and the tokenizer of the preset `mu-sota`, as `mu-sota prepare` writes them;
+* `wikitext-2-words/`: the same text in its own closed vocabulary of words, for figures that can be held against papers;
 * `pack.json`: releases, fingerprint, sizes.
 
 `make gpu-pack` calls it.
@@ -164,6 +165,7 @@ def pack(data: str, out: Path, python: str) -> None:
     with replacing(out) as fresh:
         unpack(releases, python, fresh / "site")
         save_corpus(corpus, fresh / "wikitext-2")
+        save_corpus(load_corpus(data, tokenizer="word"), fresh / "wikitext-2-words")
         parts, packages = sizes(fresh), sizes(fresh / "site")
         total = sum(parts.values())
         require_small(total)

@@ -20,20 +20,22 @@ LIST = Path(__file__).parents[1] / "gpu_research.yaml"
 
 def run(context: Context) -> None:
     """In the order of the list; at tiny sizes the first alone, and the settings of all are read."""
-    wanted = [(entry["preset"], entry.get("settings", {})) for entry in yaml.safe_load(LIST.read_text("utf-8"))]
-    for preset, settings in wanted:
-        load_settings(preset, None, settings)
-    for number, (preset, settings) in enumerate(wanted[:1] if context.tiny else wanted):
+    wanted = yaml.safe_load(LIST.read_text("utf-8"))
+    for entry in wanted:
+        load_settings(entry["preset"], None, entry["settings"])
+    for number, entry in enumerate(wanted[:1] if context.tiny else wanted):
+        data = f"{context.data}-{entry['data']}" if "data" in entry else context.data
+        preset, settings = entry["preset"], entry["settings"]
         name = " ".join([preset, *(f"{key}={value}" for key, value in settings.items())])
-        context.part(name, partial(one, context, preset, settings, number), least=30)
+        context.part(name, partial(one, context, preset, settings, data, number), least=30)
 
 
-def one(context: Context, preset: str, settings: dict[str, Any], number: int) -> dict[str, Any]:
+def one(context: Context, preset: str, settings: dict[str, Any], data: str, number: int) -> dict[str, Any]:
     """The scores of a training after each epoch."""
     overrides = {"trackers": [], "checkpoint_minutes": 1.0} | settings | tiny_settings(context)
     # Beside the records, it would be carried home with them.
     folder = Path(tempfile.gettempdir()) / f"mu-sota-research-{context.record['code']}-{number}"
-    train(preset, context.data, folder, load_settings(preset, None, overrides), resume=True)
+    train(preset, data, folder, load_settings(preset, None, overrides), resume=True)
     result = recorded(folder)["result"]
     shutil.rmtree(folder)
     best = result["best"]["validation"]

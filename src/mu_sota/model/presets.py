@@ -14,7 +14,13 @@ MODEL_PRESETS: dict[str, dict[str, Any]] = {
     # The model of the run instructions: 26,946,256 parameters, in the form that they specify.
     "mu-sota": {},
     # For a laptop CPU, in minutes: 5,956,928 parameters, 0.3 M of them in the layers.
-    "quickstart": {"vocab_size": 4096, "num_hidden_layers": 6, "max_position_embeddings": 128, **FORM},
+    "quickstart": {
+        "vocab_size": 4096,
+        "num_hidden_layers": 6,
+        "max_position_embeddings": 128,
+        "dropout": 0.2,
+        **FORM,
+    },
     # For a CPU and an hour, or a small GPU: 16,499,456 parameters, 1.5 M of them in the layers.
     "mu-small": {
         "vocab_size": 8192,
