@@ -5,6 +5,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+from mu_sota.comparison.baselines import FAMILIES
 from mu_sota.comparison.conclusions import conclude
 from mu_sota.comparison.questions import MATCHINGS, QUESTIONS, matchings_of
 
@@ -21,6 +22,10 @@ MODELS = {
     "llama-trunk": (840_192, 315_904, 6_295_552, 0.0557, 4.8011),
     "llama-flops": (919_808, 387_328, 7_009_792, 0.0602, 4.7741),
     "llama-time": (2_236_928, 1_583_616, 17_432_576, 0.1409, 4.5873),
+    "llama-tables-params": (1_245_312, 515_904, 7_921_152, 0.0701, 4.6612),
+    "llama-tables-trunk": (1_045_504, 315_904, 6_295_552, 0.0571, 4.7407),
+    "llama-tables-flops": (1_116_928, 387_328, 7_009_792, 0.0616, 4.7198),
+    "llama-tables-time": (2_398_720, 1_549_312, 17_002_496, 0.1398, 4.5533),
 }
 GRID = {"learning_rate": [0.001, 0.003, 0.01], "weight_decay": [0.01, 0.1], "dropout": [0.0, 0.1]}
 
@@ -108,7 +113,7 @@ def comparison(
     contenders = [contender("mu", "mu", "MU", MODELS["mu"])]
     for matched in matchings:
         column = {"params": 0, "trunk": 1, "flops": 2, "time": 3}[matched]
-        for family, label in (("gpt2", "GPT-2"), ("llama", "Llama")):
+        for family, label in ((name, family.label) for name, family in FAMILIES.items()):
             sizes = MODELS[f"{family}-{matched}"]
             ratio = sizes[column] / MODELS["mu"][column]
             contenders.append(

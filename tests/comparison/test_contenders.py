@@ -2,12 +2,14 @@
 
 import itertools
 import random
+from typing import Any
 
 import pytest
 import torch
 from transformers import PreTrainedConfig
 
 from mu_sota import MuConfig
+from mu_sota.comparison.baselines import tables_of
 from mu_sota.comparison.contenders import Contender, make_contenders
 from mu_sota.comparison.questions import QUESTIONS
 from mu_sota.comparison.size_matching import TIME_TOLERANCE, count_parameters
@@ -62,14 +64,24 @@ def test_one_lucky_timing_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> No
     assert timer.true_seconds(one.config) == pytest.approx(1, abs=TIME_TOLERANCE)
 
 
-def test_every_question_has_both_families_and_controls_come_last() -> None:
+@pytest.mark.parametrize(
+    ("tables", "families"),
+    [
+        ({}, ["gpt2", "llama"]),
+        ({"pair_table_rows": 40}, ["gpt2", "llama", "llama-tables"]),
+        ({"induction_tables": 1}, ["gpt2", "llama", "llama-tables"]),
+    ],
+)
+def test_every_question_has_all_families_and_controls_come_last(tables: dict[str, Any], families: list[str]) -> None:
+    """A Llama with MU's tables only where MU has some."""
+    like = MuConfig(vocab_size=500, num_hidden_layers=2, max_position_embeddings=32, **tables)
     reported: list[Contender] = []
     made = make_contenders(
-        LIKE, RUN, QUESTIONS, controls=True, timer=MadeUpTimer(0.3, 1.0, 0.0), report=reported.append
+        like, RUN, QUESTIONS, controls=True, timer=MadeUpTimer(0.3, 1.0, 0.0), report=reported.append
     )
     assert [one.name for one in made] == [
         "mu",
-        *(f"{family}-{what}" for family in ("gpt2", "llama") for what in ("params", "trunk", "flops", "time")),
+        *(f"{family}-{what}" for family in families for what in ("params", "trunk", "flops", "time")),
         "control-again",
         "control-slow",
     ]
@@ -79,3 +91,6 @@ def test_every_question_has_both_families_and_controls_come_last() -> None:
     assert made[-1].config is made[1].config
     assert made[-1].rate_factor == 0.1
     assert made[-2].new_seeds
+    for one in made[1:-2]:
+        expected = tables_of(like) if one.family == "llama-tables" else {"pair_table_rows": 0, "induction_tables": 0}
+        assert tables_of(one.config) == expected

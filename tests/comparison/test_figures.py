@@ -7,7 +7,7 @@ from made_up_comparison import comparison
 from matplotlib.colors import to_hex
 
 from mu_sota.comparison import figures
-from mu_sota.comparison.drawing import COLOURS, MARKERS, Drawn
+from mu_sota.comparison.drawing import COLOURS, MARKERS, PAPER, Drawn
 
 RECORD = comparison()
 CONTENDERS = [one for one in RECORD["arms"] if not one["control_of"]]
@@ -87,6 +87,9 @@ def test_a_family_is_a_colour_and_a_matching_is_a_marker() -> None:
     looks = [(to_hex(bars.lines[0].get_color()), bars.lines[0].get_marker()) for bars in axes.containers]
     assert looks == [(COLOURS[one["family"]], MARKERS[one["matched_on"]]) for one in CONTENDERS]
     assert len(set(looks)) == len(looks)
+    points = [bars.lines[0] for bars in axes.containers]
+    shapes = {(one.get_marker(), one.get_fillstyle(), one.get_markerfacecolor() == PAPER) for one in points}
+    assert len(shapes) == len(looks), "told apart without colour, too"
 
 
 def test_one_seed_has_neither_bars_nor_bands() -> None:

@@ -12,7 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from mu_sota import MuConfig
-from mu_sota.comparison.baselines import FAMILIES, Shape
+from mu_sota.comparison.baselines import FAMILIES, Shape, tables_of
 from mu_sota.comparison.contenders import Contender
 from mu_sota.comparison.folder import ComparisonFolder
 from mu_sota.comparison.inputs import Inputs
@@ -39,6 +39,14 @@ GPT2 = Contender(
     "flops",
     1.0014,
     0.4,
+)
+TABLES = dataclasses.replace(
+    GPT2,
+    name="llama-tables-flops",
+    family="llama-tables",
+    config=FAMILIES["llama-tables"].config(
+        Shape(1, 32, 64), MuConfig(vocab_size=300, pair_table_rows=40, induction_tables=2)
+    ),
 )
 AGAIN = dataclasses.replace(GPT2, name="control-again", matched_on=None, control_of="gpt2-flops", new_seeds=True)
 
@@ -112,11 +120,12 @@ def test_a_budget_that_is_too_short_is_refused() -> None:
 
 
 def test_a_plan_survives_its_file() -> None:
-    found = plan(budget="100steps")
+    found = fit_to_budget([MU, GPT2, TABLES, AGAIN], inputs(budget="100steps"), 8, "fp32")
     again = Plan.from_dict(json.loads(json.dumps(found.as_dict())))
     assert again.as_dict() == found.as_dict()
     assert [type(one.config) for one in again.contenders] == [type(one.config) for one in found.contenders]
     assert again.seconds == found.seconds
+    assert tables_of(again.contenders[2].config) == {"pair_table_rows": 40, "induction_tables": 2}
 
 
 def test_the_page_of_a_plan_names_every_model_with_its_size() -> None:

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, logging
 
 from mu_sota import cli
 from mu_sota.comparison import runner
-from mu_sota.comparison.baselines import Gpt2Style
+from mu_sota.comparison.baselines import Gpt2Style, load
 from mu_sota.comparison.folder import ComparisonFolder
 from mu_sota.comparison.hyperparameter_search import Trial, first_trials
 from mu_sota.comparison.inputs import load_inputs
@@ -263,6 +263,21 @@ def prepared(corpus: Path, out: Path, **asked: Any) -> Comparison:
     plan = plan_comparison(inputs, device)
     folder.begin({"plan": plan.as_dict()})
     return Comparison(inputs, plan, folder, device, Interrupt())
+
+
+def test_a_mu_with_tables_meets_a_llama_with_the_same(tiny_corpus: Path, tmp_path: Path) -> None:
+    overrides = TINY | {"pair_table_rows": 50, "induction_tables": 2}
+    request, settings = replace(small(tiny_corpus), overrides=overrides), load_settings("quickstart", None, overrides)
+    record = run_comparison(request, settings, tmp_path, resume=False)
+    rows = [row.get("arm") or row["reference"] for row in record["tables"][0]["rows"]]
+    assert rows == ["mu", "gpt2-flops", "llama-flops", "llama-tables-flops", *REFERENCES]
+    mu, _, llama, with_tables = record["arms"]
+    assert {check["verdict"] for check in with_tables["leak_check"]["checks"]} == {"ok"}, "none skipped"
+    assert with_tables["flops_per_token"] == llama["flops_per_token"] == pytest.approx(mu["flops_per_token"], rel=0.005)
+    trained: Any = load(weights(tmp_path, "llama-tables-flops", 1))
+    for table in trained.model.lookups.tables:
+        assert table.weight.abs().sum() > 0, "it learns"
+    assert "Llama with MU's tables, same FLOPs" in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
 def test_finished_work_is_not_done_again(finished: Any, record: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory, make_corpus: Callable[[Path
 def configs(corpus: Corpus) -> dict[str, PreTrainedConfig]:
     mu = MuConfig(vocab_size=len(corpus.tokenizer), num_hidden_layers=1, max_position_embeddings=16)
     shape = Shape(layers=1, width=32, inner=64)
-    return {"mu": mu} | {name: family.config(shape, mu) for name, family in FAMILIES.items()}
+    tables = MuConfig(**mu.to_diff_dict() | {"pair_table_rows": 40, "induction_tables": 2})
+    return {"mu": mu} | {name: family.config(shape, tables) for name, family in FAMILIES.items()}
 
 
 def setup(
@@ -94,7 +95,7 @@ def test_a_training_run_equals_a_plain_loop(corpus: Corpus, tmp_path: Path) -> N
     assert expected < math.log(300) - 1, "it learns"
 
 
-@pytest.mark.parametrize("name", ["mu", "gpt2", "llama"])
+@pytest.mark.parametrize("name", ["mu", "gpt2", "llama", "llama-tables"])
 def test_an_interrupted_training_run_ends_as_if_it_had_not_been(name: str, corpus: Corpus, tmp_path: Path) -> None:
     config, trial, arguments = configs(corpus)[name], TRIAL._replace(dropout=0.1), (0, 20, 4)
     whole = train_once(setup(corpus), config, trial, *arguments, tmp_path / "whole")

@@ -6,14 +6,15 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, PreTrainedConfig
+from transformers import GPT2Config, PreTrainedConfig
 
 from mu_sota import MuConfig
-from mu_sota.comparison.baselines import FAMILIES, Shape
+from mu_sota.comparison.baselines import FAMILIES, Gpt2Style, LlamaStyle, Shape
 from mu_sota.comparison.size_matching import TOLERANCE, count_flops, count_parameters, fit
 from mu_sota.model.errors import InputError
 
-LIKE = MuConfig(vocab_size=300, num_hidden_layers=2, max_position_embeddings=32)
+TABLES: dict[str, Any] = {"pair_table_rows": 500, "induction_tables": 2}
+LIKE = MuConfig(vocab_size=300, num_hidden_layers=2, max_position_embeddings=32, **TABLES)
 
 
 def small(name: str) -> PreTrainedConfig:
@@ -34,7 +35,11 @@ def test_parameters_of_gpt2_are_the_published_ones() -> None:
 
 @pytest.mark.parametrize(
     ("name", "weights"),
-    [("gpt2", 4 * 64 * 64 + 2 * 64 * 96), ("llama", 4 * 64 * 64 + 3 * 64 * 96)],
+    [
+        ("gpt2", 4 * 64 * 64 + 2 * 64 * 96),
+        ("llama", 4 * 64 * 64 + 3 * 64 * 96),
+        ("llama-tables", 4 * 64 * 64 + 3 * 64 * 96),
+    ],
 )
 def test_flops_are_six_a_weight_and_twelve_for_attention(name: str, weights: int) -> None:
     """Chowdhery et al. 2022, appendix B: 6 N + 12 L H Q T a token. The backward pass of fused attention makes the
@@ -44,6 +49,13 @@ def test_flops_are_six_a_weight_and_twelve_for_attention(name: str, weights: int
     counted = count_flops(small(name), length)
     expected = 6 * (layers * weights + 64 * 300) + 12 * attention + 2 * attention
     assert counted == pytest.approx(expected, rel=1e-4)  # older releases multiply matrices for Llama's rotations, too
+
+
+def test_tables_are_embeddings_and_cost_no_flops() -> None:
+    """500 rows for pairs and 300 in either induction table, of 64 values."""
+    with_tables, without = (count_parameters(small(name)) for name in ("llama-tables", "llama"))
+    assert with_tables == (without.total + 64 * (500 + 2 * 300), without.non_embedding, 0)
+    assert count_flops(small("llama-tables"), 32) == count_flops(small("llama"), 32)
 
 
 MEASURES: dict[str, Callable[[PreTrainedConfig], int]] = {
@@ -57,10 +69,11 @@ MEASURES: dict[str, Callable[[PreTrainedConfig], int]] = {
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_fitted_model_is_within_half_a_percent_when_counted_again(name: str, measure: str) -> None:
     count = MEASURES[measure]
-    like = MuConfig(vocab_size=2000, num_hidden_layers=4, max_position_embeddings=32)
+    like = MuConfig(vocab_size=2000, num_hidden_layers=4, max_position_embeddings=32, **TABLES)
     config = fit(FAMILIES[name], like, count, count(like))
     assert abs(count(config) / count(like) - 1) <= TOLERANCE == 0.005
-    real = {"gpt2": GPT2LMHeadModel, "llama": LlamaForCausalLM}[name](config)
+    kind: Any = Gpt2Style if name == "gpt2" else LlamaStyle
+    real = kind(config)
     if measure == "total":
         assert abs(real.num_parameters() / MEASURES["total"](like) - 1) <= TOLERANCE
     assert (config.vocab_size, config.max_position_embeddings) == (2000, 32)
@@ -79,5 +92,5 @@ def test_any_size_can_be_met_in_a_usual_shape(target: int, name: str) -> None:
 
 
 def test_a_size_too_small_for_a_standard_transformer_is_refused() -> None:
-    with pytest.raises(InputError, match=r"no GPT-2 model .* 0\.5% of 100 .* larger MU model"):
+    with pytest.raises(InputError, match=r"no size of GPT-2 .* 0\.5% of 100 .* larger MU model"):
         fit(FAMILIES["gpt2"], LIKE, MEASURES["total"], 100)

@@ -5,6 +5,9 @@ acts on the embedding and on what attention and feed-forward add to the stream, 
 where MU has none either, and which would make a step on a CPU half as long again. Their loss is computed as MU's is,
 from chunks, and GELU by one operation: none of them is slow for want of care.
 
+A MU model may have tables to look up, which cost no FLOPs and would help any model. Beside such a one stands a Llama
+with the same tables, too: a difference to it is not that of having them.
+
 Legend: B batch, T time, V vocabulary.
 """
 
@@ -13,9 +16,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import (
+    DynamicCache,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -25,11 +30,19 @@ from transformers import (
 )
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from mu_sota.model.arguments import CACHE_NAME
+from mu_sota.model.cache import add_cache_layers
 from mu_sota.model.configuration import MuConfig
+from mu_sota.model.lookups import LookupTables, known_tokens
 from mu_sota.model.loss import IGNORE_INDEX, chunked_cross_entropy
 from mu_sota.model.modeling import MuCausalLMOutput, MuForCausalLM
 
 HEAD_SIZE = 32
+
+
+def tables_of(config: PreTrainedConfig) -> dict[str, int]:
+    """The fields of a configuration that say which tables a model looks up; 0 where it has none."""
+    return {name: getattr(config, name, 0) for name in ("pair_table_rows", "induction_tables")}
 
 
 class _TokenLoss:
@@ -74,20 +87,42 @@ class Gpt2Style(_TokenLoss, GPT2LMHeadModel):
     """GPT-2 (Radford et al. 2019): learned positions, LayerNorm before each part, GELU."""
 
 
+def _with_lookups(stream: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Before a `LlamaModel` runs: instead of ids [B, T], embeddings with rows of its tables added, as in `MuModel`."""
+    ids, cache, use_cache = kwargs["input_ids"], kwargs.get(CACHE_NAME), kwargs.get("use_cache")
+    if cache is None and (stream.config.use_cache if use_cache is None else use_cache):
+        cache = DynamicCache()
+    past = 0
+    if cache is not None:
+        add_cache_layers(cache, len(stream.layers) + 1)  # the last one for the ids
+        past = cache.get_seq_length()
+    known = known_tokens(ids, kwargs.get("attention_mask"), cache, len(stream.layers))
+    rows = stream.lookups(known, past + torch.arange(ids.shape[1], device=ids.device))
+    return args, kwargs | {"input_ids": None, "inputs_embeds": stream.embed_tokens(ids) + rows, CACHE_NAME: cache}
+
+
 class LlamaStyle(_TokenLoss, LlamaForCausalLM):
     """Llama (Touvron et al. 2023): rotary positions, RMSNorm, SwiGLU, no biases.
 
     The library's has no dropout but in attention. Here the embedding and what attention and feed-forward add get it in
-    training, as in GPT-2; `config.dropout` says how much.
+    training, as in GPT-2; `config.dropout` says how much. It has MU's tables if `config.pair_table_rows` or
+    `config.induction_tables` ask for them. All these are fields that `transformers` keeps, though it does not know
+    them.
     """
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__(config)
-        p: float = getattr(config, "dropout", 0.0)  # a field that `transformers` keeps, though it does not know it
+        p: float = getattr(config, "dropout", 0.0)
         self.model.embed_tokens.register_forward_hook(lambda module, _, out: F.dropout(out, p, module.training))
         for layer in self.model.layers:
             layer.self_attn.o_proj.register_forward_hook(lambda module, _, out: F.dropout(out, p, module.training))
             layer.mlp.register_forward_hook(lambda module, _, out: F.dropout(out, p, module.training))
+        tables = tables_of(config)
+        if any(tables.values()):
+            self.model.lookups = LookupTables(config.hidden_size, **tables, vocab_size=config.vocab_size, dropout=p)
+            for table in self.model.lookups.tables:
+                nn.init.zeros_(table.weight)
+            self.model.register_forward_pre_hook(_with_lookups, with_kwargs=True)
 
 
 class Shape(NamedTuple):
@@ -105,14 +140,16 @@ class Family(NamedTuple):
         label: for people.
         configure: shape to configuration; more fields as keywords.
         usual_inner: inner widths per width that are usual.
+        tables: True if it has the tables of the MU model beside it, and is a contender where that has some.
     """
 
     label: str
     configure: Callable[..., PreTrainedConfig]
     usual_inner: float
+    tables: bool = False
 
     def config(self, shape: Shape, like: MuConfig) -> PreTrainedConfig:
-        """The configuration of this shape, with vocabulary, positions and special tokens of a MU model."""
+        """The configuration of this shape, with vocabulary, positions, special tokens and tables of a MU model."""
         return self.configure(
             shape,
             num_attention_heads=shape.width // HEAD_SIZE,
@@ -123,6 +160,7 @@ class Family(NamedTuple):
             eos_token_id=like.eos_token_id,
             # Llama would never train its row of the embedding, and with words of a text it is that of <eos>.
             pad_token_id=None,
+            **(tables_of(like) if self.tables else {}),
         )
 
 
@@ -141,7 +179,16 @@ def _llama(shape: Shape, **more: Any) -> LlamaConfig:
     return LlamaConfig(num_hidden_layers=shape.layers, hidden_size=shape.width, intermediate_size=shape.inner, **more)
 
 
-FAMILIES = {"gpt2": Family("GPT-2", _gpt2, usual_inner=4.0), "llama": Family("Llama", _llama, usual_inner=8 / 3)}
+FAMILIES = {
+    "gpt2": Family("GPT-2", _gpt2, usual_inner=4.0),
+    "llama": Family("Llama", _llama, usual_inner=8 / 3),
+    "llama-tables": Family("Llama with MU's tables", _llama, usual_inner=8 / 3, tables=True),
+}
+
+
+def families_beside(mu: MuConfig) -> dict[str, Family]:
+    """Those that are compared with a MU model: one with tables only if that has some."""
+    return {name: family for name, family in FAMILIES.items() if any(tables_of(mu).values()) or not family.tables}
 
 
 class _Kind(NamedTuple):

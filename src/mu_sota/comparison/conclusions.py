@@ -143,9 +143,9 @@ def _sentence(title: str, differences: dict[str, dict[str, Any]], names: dict[st
             if found["verdict"] == f"MU {outcome}"
         ]
         if named:
-            parts.append(f"MU is {outcome} than {_listed(named)}")
+            parts.append(f"MU is {outcome} than {listed(named)}")
     if equal := [names[name] for name, found in differences.items() if found["verdict"] == _NO_DIFFERENCE]:
-        parts.append(f"no difference is shown to {_listed(equal)}")
+        parts.append(f"no difference is shown to {listed(equal)}")
     return f"{title}: {'; '.join(parts)}."
 
 
@@ -162,7 +162,7 @@ def _remarks(contenders: Sequence[dict[str, Any]], epochs: float) -> list[str]:
         )
     if edges := [one["title"] for one in contenders if one["at_edge"]]:
         remarks.append(
-            f"The best learning rate was the lowest or highest of the grid for {_listed(edges)}: one beyond it might "
+            f"The best learning rate was the lowest or highest of the grid for {listed(edges)}: one beyond it might "
             f"serve better there."
         )
     diverged = [
@@ -186,7 +186,8 @@ def _time_ratio(contender: dict[str, Any], mu: dict[str, Any]) -> float:
     return statistics.median(seconds(theirs) / seconds(ours) for theirs, ours in pairs)
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Names as a sentence has them: A, B and C."""
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
@@ -196,7 +197,7 @@ def as_text(record: dict[str, Any]) -> str:
     names |= {reference["name"]: reference["label"] for reference in record["references"]}
     lines = []
     for table in record["tables"]:
-        lines.append(f"{table['title']:54}{'PPL/word':>10}{'bits/byte':>11}{'loss':>9}   MU minus it")
+        lines.append(f"{table['title']:56}{'PPL/word':>10}{'bits/byte':>11}{'loss':>9}   MU minus it")
         for row in table["rows"]:
             metrics, found = row["metrics"], row["difference"]
             difference = ""
@@ -204,7 +205,7 @@ def as_text(record: dict[str, Any]) -> str:
                 interval = "" if found["low"] is None else f" ({found['low']:+.4f} to {found['high']:+.4f})"
                 difference = f"{found['mean']:+.4f}{interval} {found['verdict']}"
             lines.append(
-                f"  {names[row.get('arm') or row['reference']]:52}{readable(metrics['word_perplexity']['mean'], 1):>10}"
+                f"  {names[row.get('arm') or row['reference']]:54}{readable(metrics['word_perplexity']['mean'], 1):>10}"
                 f"{metrics['bits_per_byte']['mean']:>11.4f}{metrics['loss']['mean']:>9.4f}   {difference}"
             )
         lines.append("")

@@ -9,7 +9,7 @@ from transformers import PreTrainedConfig
 from mu_sota.model.configuration import MuConfig
 from mu_sota.settings.run import RunSettings
 
-from .baselines import FAMILIES
+from .baselines import families_beside
 from .questions import MATCHINGS, Matched, Question, matchings_of
 from .size_matching import Parameters, count_flops, count_parameters, match_size
 from .timing import StepTimer
@@ -24,7 +24,7 @@ class Contender:
 
     Attributes:
         name: in file names and records.
-        family: mu, gpt2 or llama.
+        family: mu, gpt2, llama or llama-tables.
         label: for people, without the matching.
         config: of the model; its dropout is set by tuning.
         parameters: counted on the real model.
@@ -92,7 +92,7 @@ def make_contenders(
     mu = contender("mu", "mu", "MU", config, timer.seconds(config), None)
     report(mu)
     contenders = [mu]
-    for name, family in FAMILIES.items():
+    for name, family in families_beside(config).items():
         for matched in (matched for question in questions for matched in matchings_of(question)):
             sized, slower = match_size(matched, family, config, run.window, timer)
             new = contender(f"{name}-{matched}", name, family.label, sized, slower * mu.seconds_per_step, matched)

@@ -18,8 +18,21 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 INK, SOFT, FAINT, PAPER = "#1a2230", "#5a6577", "#d9dee6", "#ffffff"
 # Of the colours of Okabe and Ito, which all common kinds of colour blindness tell apart.
-COLOURS = {"mu": "#0072b2", "gpt2": "#d55e00", "llama": "#009e73"}
-LINES: dict[str, Any] = {"mu": "-", "gpt2": (0, (5, 2)), "llama": (0, (5, 1.5, 1, 1.5))}
+COLOURS = {"mu": "#0072b2", "gpt2": "#d55e00", "llama": "#009e73", "llama-tables": "#cc79a7"}
+LINES: dict[str, Any] = {
+    "mu": "-",
+    "gpt2": (0, (5, 2)),
+    "llama": (0, (5, 1.5, 1, 1.5)),
+    "llama-tables": (0, (5, 1.5, 1, 1.5, 1, 1.5)),
+}
+# Full, hollow or half: told apart without colour, too.
+FILLINGS: dict[str, dict[str, Any]] = {
+    "mu": {},
+    "gpt2": {},
+    "llama": {"markerfacecolor": PAPER},
+    "llama-tables": {"fillstyle": "bottom", "markerfacecoloralt": PAPER},
+}
+SHORT_LABELS = {"llama-tables": "Llama + tables"}
 MARKERS = {None: "*", "params": "o", "trunk": "^", "flops": "s", "time": "D"}
 
 STYLE: dict[Any, Any] = {
@@ -74,12 +87,13 @@ def draw_point(axes: Axes, contender: dict[str, Any], x: float, y: float, **bars
     """A contender's point, with error bars."""
     mu = contender["family"] == "mu"
     axes.errorbar(
-        *(x, y),
+        x,
+        y,
         **bars,
         color=COLOURS[contender["family"]],
         marker=MARKERS[contender["matched_on"]],
         markersize=11 if mu else 6.5,
-        markerfacecolor=PAPER if contender["family"] == "llama" else None,
+        **FILLINGS[contender["family"]],
         markeredgewidth=0 if mu else 1.4,
         elinewidth=1.2,
         capsize=2.5,
@@ -95,12 +109,20 @@ def error_bars(summary: dict[str, Any]) -> list[list[float]] | None:
     return [[summary["mean"] - summary["low"]], [summary["high"] - summary["mean"]]]
 
 
+def make_room_for(axes: Axes, names: Sequence[str]) -> None:
+    """Widen the figure where names beside the axes are longer than usual, so that the axes stay as wide as they are."""
+    figure: Any = axes.figure
+    longer = max(0, max(map(len, names)) - 20)  # letters
+    figure.set_figwidth(figure.get_figwidth() + 0.065 * longer)
+
+
 def write_in_margin(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
     """Write names right of the axes, none over another, each with a thin line to its point.
 
     Args:
         points: x, y and name of each.
     """
+    make_room_for(axes, [name for _, _, name in points])
     bottom, top = axes.get_ylim()
     gap = 0.075  # of the height: a line of small text
     order = sorted(points, key=lambda point: point[1])

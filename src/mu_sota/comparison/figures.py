@@ -16,16 +16,18 @@ from matplotlib.figure import Figure
 
 from .drawing import (
     COLOURS,
+    FILLINGS,
     INK,
     LINES,
     MARKERS,
-    PAPER,
+    SHORT_LABELS,
     SOFT,
     STYLE,
     Drawn,
     draw_point,
     error_bars,
     log_ticks,
+    make_room_for,
     power_of_ten,
     write_in_margin,
 )
@@ -40,8 +42,14 @@ def all_figures(record: dict[str, Any]) -> list[Drawn]:
 
 def short_label(contender: dict[str, Any]) -> str:
     """A contender's name inside a figure, where its title is too long."""
-    matched = contender["matched_on"]
-    return f"{contender['label']}, {MATCHINGS[matched].short_title}" if matched else contender["label"]
+    matched, label = contender["matched_on"], _label(contender)
+    return f"{label}, {MATCHINGS[matched].short_title}" if matched else label
+
+
+def _label(contender: dict[str, Any]) -> str:
+    """A contender's label, or a short one."""
+    label: str = contender["label"]
+    return SHORT_LABELS.get(contender["family"], label)
 
 
 def contenders_of(record: dict[str, Any], table: dict[str, Any]) -> list[dict[str, Any]]:
@@ -63,7 +71,9 @@ def differences(record: dict[str, Any]) -> Drawn:
         draw_point(axes, contender, difference["mean"], height, xerr=error_bars(difference))
         descriptions.append(f"{contender['title']} {difference['mean']:+.4f}, {difference['verdict']}")
     axes.axvline(0, color=INK, linewidth=0.9)
-    axes.set_yticks(range(len(rows)), [short_label(contenders[row["arm"]]) for row in rows])
+    names = [short_label(contenders[row["arm"]]) for row in rows]
+    make_room_for(axes, names)
+    axes.set_yticks(range(len(rows)), names)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     reach = max(abs(edge) for edge in axes.get_xlim())
     axes.set_xlim(-reach, reach)
@@ -96,7 +106,7 @@ def _learning_curve(record: dict[str, Any], table: dict[str, Any], quantity: str
         x = [value / unit for value in x]
         mean = _draw_curve(axes, one, x, losses)
         alone = sum(other["label"] == one["label"] for other in contenders) == 1
-        ends.append((x[-1], mean[-1], one["label"] if alone else short_label(one)))
+        ends.append((x[-1], mean[-1], _label(one) if alone else short_label(one)))
     _draw_references(axes, record["references"])
     write_in_margin(axes, ends)
     axes.set(xlabel=words, ylabel="validation loss, nats a token")
@@ -132,7 +142,7 @@ def _draw_curve(
         marker=MARKERS[contender["matched_on"]],
         markevery=[-1],
         markersize=9 if family == "mu" else 5.5,
-        markerfacecolor=PAPER if family == "llama" else None,  # hollow: told apart without colour, too
+        **FILLINGS[family],
         label=contender["title"],
     )
     if len(losses) > 1:

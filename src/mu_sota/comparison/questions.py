@@ -31,7 +31,7 @@ MATCHINGS: dict[Matched, Matching] = {
     "flops": Matching("flops", "same FLOPs", "same FLOPs", "FLOPs a token"),
     "time": Matching("time", "same time", "same time", "seconds a step"),
 }
-NON_EMBEDDING = "without token and position embeddings, MU's token tables and the output projection"
+NON_EMBEDDING = "without token and position embeddings, MU's tables and the output projection"
 """The definition of non-embedding parameters, for people."""
 
 

@@ -13,6 +13,7 @@ from mu_sota.common.files import replacing
 from mu_sota.common.text import duration, visible
 
 from . import drawing, figures
+from .conclusions import listed
 from .questions import MATCHINGS, NON_EMBEDDING
 
 _SI_PREFIXES = {15: "P", 12: "T", 9: "G", 6: "M", 3: "k"}
@@ -55,6 +56,7 @@ def _render(template: str, record: dict[str, Any]) -> str:
         "inline": _inline,
         "integer": partial(_fixed, digits=0),
         "interval": _interval,
+        "listed": listed,
         "markdown": _markdown,
         "p_value": _p_value,
         "plain": _plain,

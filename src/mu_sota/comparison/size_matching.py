@@ -38,7 +38,7 @@ class Parameters(NamedTuple):
 
     Attributes:
         total: all of them; tied ones once.
-        non_embedding: without embeddings of tokens, positions and pairs, MU's token tables and the output projection.
+        non_embedding: without token and position embeddings, all tables that are looked up, and the output projection.
         token_tables: of MU's affinity tables, one a layer, with a row for each token of the vocabulary.
     """
 
@@ -60,7 +60,7 @@ def count_parameters(config: PreTrainedConfig) -> Parameters:
     """Count the parameters of a real model of this configuration, which is built without memory."""
     with torch.device("meta"):
         model = build(config, 0.0)
-    embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)]  # MU's tables, too
+    embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)]  # all tables, too
     apart = {parameter for module in (*embeddings, model.get_output_embeddings()) for parameter in module.parameters()}
     total = sum(parameter.numel() for parameter in model.parameters())
     tables = model.model.affinity.weight.numel() if isinstance(model, MuForCausalLM) else 0
@@ -128,7 +128,7 @@ def fit(family: Family, like: MuConfig, measure: Callable[[PreTrainedConfig], in
             if abs(measure(config) / target - 1) <= TOLERANCE:
                 return config
     raise InputError(
-        f"no {family.label} model with heads of {HEAD_SIZE} values comes within {TOLERANCE:.1%} of {target:,} "
+        f"no size of {family.label} with heads of {HEAD_SIZE} values comes within {TOLERANCE:.1%} of {target:,} "
         f"parameters or FLOPs; compare a larger MU model (num_hidden_layers, matrix_size)"
     )
 
