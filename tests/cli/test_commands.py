@@ -120,7 +120,7 @@ def test_evaluate_takes_all_of_another_file(trained: Any, tmp_path: Path, capsys
 
 def test_generate_repeats_with_a_seed(trained: Any, capsys: pytest.CaptureFixture[str]) -> None:
     _, folder = trained
-    ask = ("generate", folder, "--prompt", "the state", "--max-new-tokens", "8", "--seed")
+    ask = ("generate", folder, "--prompt", "the state", "--max-new-tokens", "20", "--seed")
     first, again, other = (mu_sota(capsys, *ask, seed)[1] for seed in ("1", "1", "2"))
     assert first.startswith("the state")
     assert first == again != other
