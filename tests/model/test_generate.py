@@ -338,7 +338,7 @@ def test_generation_ends_at_the_last_learned_position(
             caplog.clear()
             made = model.generate(ids, attention_mask=mask, do_sample=False, use_cache=use_cache, **too_many)
             assert torch.equal(made, exact)
-            assert "this model has learned 24 positions: generation ends after 18" in caplog.text
+            assert "this model has 24 positions: generation ends after 18" in caplog.text
 
 
 @pytest.mark.parametrize("length", [8, 17, 22, 23])
@@ -380,10 +380,10 @@ def test_a_prompt_that_fills_all_positions_gets_one_token(use_cache: bool) -> No
 def test_a_prompt_without_room_is_said() -> None:
     model = small_model()
     ids = torch.ones(1, 25, dtype=torch.long)
-    with pytest.raises(ValueError, match="the prompt has 25 tokens, but this model has learned 24 positions"):
+    with pytest.raises(ValueError, match="the prompt has 25 tokens, but this model has 24 positions"):
         model.generate(ids, max_new_tokens=1)
     cache = model(ids[:, :20], use_cache=True).past_key_values
-    with pytest.raises(ValueError, match="the input has 25 tokens, but this model has learned 24 positions"):
+    with pytest.raises(ValueError, match="the input has 25 tokens, but this model has 24 positions"):
         model(ids[:, :5], past_key_values=cache)
 
 

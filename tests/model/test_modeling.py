@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from reference import gradients_of, lively_model, small_config, small_model
+from reference import NEW_FORM, gradients_of, lively_model, reference_of, small_config, small_model
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
@@ -450,7 +450,7 @@ def test_too_long_an_input_is_said(use_mask: bool) -> None:
     model = small_model()
     fits, too_long = random_ids(model, length=24), random_ids(model, length=25)
     assert model(fits).logits.shape[1] == 24
-    with pytest.raises(ValueError, match="the input has 25 tokens, but this model has learned 24 positions"):
+    with pytest.raises(ValueError, match="the input has 25 tokens, but this model has 24 positions"):
         model(too_long, attention_mask=torch.ones_like(too_long) if use_mask else None)
 
 
@@ -499,3 +499,11 @@ def test_saved_and_loaded_by_the_auto_classes(tmp_path: Path) -> None:
     torch.manual_seed(0)
     fresh = AutoModelForCausalLM.from_config(small_config())
     assert torch.equal(fresh(ids).logits, small_model()(ids).logits)
+
+
+def test_a_model_with_rotary_positions_loads_with_more_of_them(tmp_path: Path) -> None:
+    """None is learned, so a longer text is read as if the model had been made for it."""
+    lively_model(**NEW_FORM).save_pretrained(tmp_path)
+    longer = MuForCausalLM.from_pretrained(tmp_path, max_position_embeddings=48).double()
+    ids = torch.randint(37, (2, 48))
+    torch.testing.assert_close(longer(ids).logits, reference_of(longer)(ids).logits, rtol=1e-5, atol=1e-5)

@@ -472,7 +472,7 @@ def test_a_pipeline_truncates(trained: tuple[Path, Path]) -> None:
     assert len(made[0]["generated_token_ids"]) == 33
     made = generate(long, handle_long_generation="hole", **how)
     assert len(made[0]["generated_token_ids"]) == 32
-    with pytest.raises(ValueError, match="this model has learned 32 positions: give at most the last 32"):
+    with pytest.raises(ValueError, match="this model has 32 positions: give at most the last 32"):
         generate(long, **how)
 
 

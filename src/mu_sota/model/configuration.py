@@ -51,7 +51,7 @@ class MuConfig(PreTrainedConfig):
         num_hidden_layers: layers.
         num_attention_heads: heads of the cross-block attention; must divide D.
         intermediate_size: width of the feed-forward network.
-        max_position_embeddings: learned positions, the longest sequence the model takes.
+        max_position_embeddings: the longest sequence that the model takes, and the number of learned positions.
         dropout: probability in the feed-forward and the sensitivity network, and of all that a token looks up, in
             training.
         layer_norm_eps: epsilon of every LayerNorm.

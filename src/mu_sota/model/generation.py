@@ -39,21 +39,21 @@ class MuGenerationMixin(GenerationMixin):
         need not read.
 
         Raises:
-            ValueError: the prompt is longer than the learned positions.
+            ValueError: the prompt is longer than the model has positions.
         """
         prepared = super()._prepare_generated_length(generation_config, *args, **kwargs)  # type: ignore[misc]
         positions = self.config.max_position_embeddings
         prompt = kwargs["input_ids_length"]
         if prompt > positions:
             raise ValueError(
-                f"the prompt has {prompt} tokens, but this model has learned {positions} positions: give at most the "
+                f"the prompt has {prompt} tokens, but this model has {positions} positions: give at most the "
                 f"last {positions}, as with truncation=True, or in a pipeline with handle_long_generation='hole'"
             )
         longest = max(positions, prompt + 1)
         if prepared.max_length > longest:
             logger.warning(
                 f"{prepared.max_length - prompt} new tokens were asked for after a prompt of {prompt}, but this model "
-                f"has learned {positions} positions: generation ends after {longest - prompt}"
+                f"has {positions} positions: generation ends after {longest - prompt}"
             )
             prepared.max_length = longest
         return prepared

@@ -170,7 +170,7 @@ class MuModel(MuPreTrainedModel):
             and `entropies` if asked for.
 
         Raises:
-            ValueError: the sequence is longer than the learned positions, there are no tokens, a row holds several
+            ValueError: the sequence has more tokens than the model has positions, there are none, a row holds several
                 packed texts, or an argument asks for something that a MU model does not do.
             TypeError: there is no such argument.
         """
@@ -188,7 +188,7 @@ class MuModel(MuPreTrainedModel):
         positions = self.config.max_position_embeddings
         # A cache of a fixed size counts in a tensor, which a compiled graph should not have to read.
         if not isinstance(past, Tensor) and past + new > positions:
-            raise ValueError(f"the input has {past + new} tokens, but this model has learned {positions} positions")
+            raise ValueError(f"the input has {past + new} tokens, but this model has {positions} positions")
         bias = attention_bias(attention_mask, new, keys, past, device)
         if bias is None:  # one kernel call for a new token of cached texts; a first reader may skip it
             decoded = decode(self, input_ids, position_ids, cache, past)
