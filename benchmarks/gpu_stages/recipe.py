@@ -44,6 +44,7 @@ def run(context: Context) -> None:
         "compiled, kernels", partial(step_figures, context, "kernels", compiled=compile_options(context)), least=60
     )
     context.part("the run: 5 epochs", partial(whole_run, context), least=60)
+    context.part("eager, kernels, new form", partial(step_figures, context, "kernels", name="new form"))
     context.part("attention alone", partial(attention_alone, context), least=15)
     context.part("tiles of the attention kernel", partial(tiles, context), least=25)
     for path, switch in WITHOUT.items():
@@ -58,13 +59,17 @@ def run(context: Context) -> None:
 
 
 def step_figures(
-    context: Context, how: str, switch: Callable[[], Any] | None = None, compiled: dict[str, Any] | None = None
+    context: Context,
+    how: str,
+    switch: Callable[[], Any] | None = None,
+    compiled: dict[str, Any] | None = None,
+    name: str = "mu",
 ) -> dict[str, Any]:
     """Seconds, memory, kernels and waits of a step; `compiled` holds options of `torch.compile`."""
     torch.compiler.reset()
     batch, length = sizes(context)
     with HOW[how](), switch() if switch else HOW["kernels"]():
-        model = new_model(context)
+        model = new_model(context, name)
         if compiled is not None:
             for layer in model.model.layers:
                 layer.compile(**compiled)

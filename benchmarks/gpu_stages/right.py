@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mu_sota.causality import check
 from mu_sota.model.backend import plain_pytorch
+from mu_sota.model.presets import FORM
 
 from .context import Context
 from .steps import HOW, TINY, new_model
@@ -29,16 +30,18 @@ def run(context: Context) -> None:
     """Numbers first, then decoding, leaks, and the tests for CUDA."""
     length = 32 if context.tiny else 512
     sizes = TINY if context.tiny else {"vocab_size": 2000}
-    exact = mu(dropout=0.0, **sizes).double()
-    ids = torch.randint(4, exact.config.vocab_size, (2, length), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(4, sizes["vocab_size"], (2, length), generator=torch.Generator().manual_seed(0))
     masks = {"without padding": None, "with padding": _padding(length)}
-    for padding, mask in masks.items():
-        with plain_pytorch():
-            expected = results(exact, ids, mask)
-        for how in HOW:
-            for precision in (torch.float32, torch.bfloat16, torch.float16):
-                name = f"{_name(precision)}, {how}, {padding}"
-                context.part(name, partial(errors, context, sizes, ids, mask, expected, how, precision))
+    for form, fields in {"": {}, "new form, ": FORM | {"pair_table_rows": 1000}}.items():
+        of_form = sizes | fields
+        exact = mu(dropout=0.0, **of_form).double()
+        for padding, mask in masks.items():
+            with plain_pytorch():
+                expected = results(exact, ids, mask)
+            for how in HOW:
+                for precision in (torch.float32, torch.bfloat16, torch.float16):
+                    name = f"{form}{_name(precision)}, {how}, {padding}"
+                    context.part(name, partial(errors, context, of_form, ids, mask, expected, how, precision))
     for precision in (torch.float32, context.half):
         context.part(f"cached decoding in {_name(precision)}", partial(cached_decoding, context, precision, sizes))
     context.part("leak check", partial(leaks, context, sizes), least=15)

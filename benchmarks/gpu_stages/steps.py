@@ -19,6 +19,7 @@ from mu_sota import MuForCausalLM
 from mu_sota.comparison.baselines import Gpt2Style, LlamaStyle
 from mu_sota.model import attention, layers, loss
 from mu_sota.model.backend import plain_pytorch
+from mu_sota.model.presets import FORM
 
 from .context import Context
 
@@ -33,12 +34,14 @@ def sizes(context: Context) -> tuple[int, int]:
 
 def new_model(context: Context, name: str = "mu", **overrides: Any) -> Any:
     """`mu`, `gpt2` or `llama` of about 27 million parameters on the device; the last two as `transformers` has them.
+    `new form` is mu in the form of the other presets.
 
     As `gpt2, our loss` and `llama, our loss` they have the chunked loss of `mu`, as in `mu-sota compare`.
     """
     family, _, loss_of_ours = name.partition(", ")
-    if family == "mu":
-        model: Any = mu(**(TINY if context.tiny else {}) | overrides)
+    if family in ("mu", "new form"):
+        form = FORM if family == "new form" else {}
+        model: Any = mu(**form | (TINY if context.tiny else {}) | overrides)
     else:
         model = {"gpt2": gpt2, "llama": llama}[family](tiny=context.tiny)
     if loss_of_ours:
