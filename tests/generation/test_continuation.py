@@ -40,7 +40,7 @@ def test_every_setting_of_sampling_acts(
     strict = Sampling(temperature=0, repetition_penalty=50)
     new = {rule: continued(model, tokenizer, ids, rule, 20, seed=1)[len(ids) :] for rule in (greedy, strict)}
     assert len(set(new[strict])) == 20 > len(set(new[greedy]))
-    drawn = [continued(model, tokenizer, ids, Sampling(), 8, seed) for seed in (1, 1, 2)]
+    drawn = [continued(model, tokenizer, ids, Sampling(), 20, seed) for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
     assert torch.equal(torch.random.get_rng_state(), before)
 
