@@ -66,6 +66,7 @@ class DecodingWeights:
             shapes[own:] == of_layer * len(model.layers)
             and widths[:own] == [size, places, width, size, size]
             and all(table.shape[-1] == size for table in self.tables)
+            and (model.lookups is None or len({len(table.weight) for table in model.lookups.induction}) <= 1)
             and config.intermediate_size % 16 == 0
             and {type(weight) for weight in self.weights} == {nn.Parameter}
             and {id(weight) for weight in self.weights} == {id(weight) for weight in model.parameters()}
