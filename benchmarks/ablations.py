@@ -164,9 +164,8 @@ def main() -> None:
         "steps": arguments.steps,
         "share_of_steps_up_to_the_peak": RISE,
         "learning_rate": run.learning_rate,
-        "dropout": 0.0,
         **RECIPE,
-        "model": {name: getattr(model, name) for name in MODEL_KEYS},
+        "model": {name: getattr(model, name) for name in MODEL_KEYS} | {"dropout": 0.0},
         "validation_tokens": corpus.validation.n_predicted,
     }
     record: dict[str, Any] = {
@@ -213,7 +212,8 @@ def main() -> None:
         print(f"run {number} of {len(todo)}: {variant}, seed {seed}: validation loss {score.loss:.4f}", flush=True)
     for variant, row in compare(record["runs"]).items():
         low, high = row.get("interval_95", (math.nan, math.nan))
-        print(f"{variant:26}{row['mean_loss']:8.4f}{row.get('difference', 0.0):+9.4f} ({low:+.4f} to {high:+.4f})")
+        difference = f"{row['difference']:+9.4f} ({low:+.4f} to {high:+.4f})" if "difference" in row else ""
+        print(f"{variant:26}{row['mean_loss']:8.4f}{difference}")
 
 
 if __name__ == "__main__":
