@@ -38,6 +38,7 @@ from reference import lively_model, small_config
 from torch import Tensor
 
 from mu_sota.model import kernels
+from mu_sota.model.attention import rotary_turns
 from mu_sota.model.layers import FeedForward
 from mu_sota.model.loss import IGNORE_INDEX, chunked_cross_entropy
 
@@ -215,14 +216,24 @@ def block_inputs(shape: tuple[int, int, int, int], scale: float, seed: int) -> l
     return inputs
 
 
-def plain_block_attention(blocks: Tensor, *weights: Tensor) -> tuple[Tensor, float]:
-    """The output, and the largest score."""
+def plainly_turned(qkv: Tensor, positions: Tensor) -> Tensor:
+    """Queries and keys of [B, T, 3, H, K] turned as complex numbers (Su et al. 2021, eq. 13), in float64."""
+    half = qkv.shape[-1] // 2
+    angles = positions.double()[:, :, None, None, None] * 10_000.0 ** -(torch.arange(half).double() / max(half, 1))
+    first, second, rest = qkv[:, :, :2].split([half, half, qkv.shape[-1] - 2 * half], dim=-1)
+    numbers = torch.complex(first, second) * torch.polar(torch.ones_like(angles), angles)
+    return torch.cat([torch.cat([numbers.real, numbers.imag, rest], dim=-1), qkv[:, :, 2:]], dim=2)
+
+
+def plain_block_attention(blocks: Tensor, *weights: Tensor, positions: Tensor | None = None) -> tuple[Tensor, float]:
+    """The output, and the largest score; with `positions` [B or 1, T], of rotary attention."""
     qkv_weight, qkv_bias, out_weight, out_bias = weights
     by_head = []
     largest = 0.0
     for head in range(blocks.shape[2]):
         qkv = blocks[:, :, head] @ qkv_weight[head].T + qkv_bias[head]
-        mixed, _, score = full_attention(qkv.unflatten(-1, (3, 1, -1)))
+        heads = qkv.unflatten(-1, (3, 1, -1))
+        mixed, _, score = full_attention(heads if positions is None else plainly_turned(heads, positions))
         by_head.append(mixed[:, :, 0] @ out_weight[head].T + out_bias[head])
         largest = max(largest, score)
     return torch.stack(by_head, 2), largest
@@ -256,6 +267,45 @@ def test_block_attention_equals_plain_attention_of_every_block(
     wanted = torch.autograd.grad(expected, exact, into.detach().double())
     for name, ours, theirs in zip(BLOCK_SHAPES, found, wanted, strict=True):
         assert_near(ours, theirs, 10 * rounding, f"gradient by {name}")
+
+
+@needs_kernels
+@settings(max_examples=60)
+@given(**SHAPES, of_each_text=st.booleans(), seed=SEEDS)
+@example(batch=2, length=1, heads=1, size=1, of_each_text=True, seed=0)
+@example(batch=2, length=16, heads=3, size=4, of_each_text=False, seed=0)
+@example(batch=3, length=45, heads=5, size=9, of_each_text=True, seed=0)
+def test_both_attentions_turn_queries_and_keys(
+    batch: int, length: int, heads: int, size: int, of_each_text: bool, seed: int
+) -> None:
+    """By positions that all texts share, or by their own; outputs, entropies, and all gradients."""
+    positions = torch.randint(
+        100, (batch if of_each_text else 1, length), generator=torch.Generator().manual_seed(seed)
+    )
+    turns = rotary_turns(positions, size)
+    qkv = scaled_qkv((batch, length, heads, size), 1.0, seed)
+    (exact,) = doubled(qkv)
+    blocks = block_inputs((batch, length, heads, size), 1.0, seed)
+    exact_blocks = doubled(*blocks)
+    soil_the_heap()
+    output, entropy, _ = kernels.fused_attention(qkv, turns)
+    mixed, spread, _ = full_attention(plainly_turned(exact, positions))
+    of_blocks = kernels.fused_block_attention(*blocks, turns)[0]
+    expected_of_blocks, _ = plain_block_attention(*exact_blocks, positions=positions)
+    for name, ours, theirs in (
+        ("output", output, mixed),
+        ("entropy", entropy, spread),
+        ("output of blocks", of_blocks, expected_of_blocks),
+    ):
+        assert_near(ours, theirs, 1e-4, name)
+    into, into_entropy = (one.detach() for one in randoms(seed + 1, output.shape, entropy.shape))
+    soil_the_heap()
+    found = torch.autograd.grad([output, entropy], [qkv], [into, into_entropy])
+    found += torch.autograd.grad(of_blocks, blocks, into)
+    wanted = torch.autograd.grad([mixed, spread], [exact], [into.double(), into_entropy.double()])
+    wanted += torch.autograd.grad(expected_of_blocks, exact_blocks, into.double())
+    for name, ours, theirs in zip(("qkv", *BLOCK_SHAPES), found, wanted, strict=True):
+        assert_near(ours, theirs, 1e-3, f"gradient by {name}")
 
 
 @needs_kernels
@@ -609,6 +659,9 @@ def test_the_operators_are_as_pytorch_wants_them() -> None:
     torch.library.opcheck(kernels.fused_attention, (qkv,))
     torch.library.opcheck(kernels.fused_attention, (qkv.detach().transpose(0, 1).contiguous().transpose(0, 1),))
     torch.library.opcheck(kernels.fused_block_attention, tuple(blocks))
+    turns = rotary_turns(torch.arange(7)[None], 5)
+    torch.library.opcheck(kernels.fused_attention, (qkv, turns))
+    torch.library.opcheck(kernels.fused_block_attention, (*blocks, turns))
     torch.library.opcheck(kernels.fused_feed_forward, (*network, 0.3, torch.tensor(5)))
     torch.library.opcheck(kernels.fused_feed_forward, (*network, 0.0, NO_SEED))
 

@@ -206,18 +206,10 @@ def _(qkv: Tensor, turns: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]
 
 
 @_attention_backward.register_kernel("cuda")
-def _(
-    grad_output: Tensor,
-    grad_entropy: Tensor,
-    qkv: Tensor,
-    turns: Tensor | None,
-    output: Tensor,
-    entropy: Tensor,
-    log_sum: Tensor,
-) -> Tensor:
+def _(grad_output: Tensor, grad_entropy: Tensor, qkv: Tensor, _: None, *outputs: Tensor) -> Tensor:
     from .triton_kernels import attention_backward
 
-    return attention_backward(grad_output, grad_entropy, qkv, output, entropy, log_sum)
+    return attention_backward(grad_output, grad_entropy, qkv, *outputs)
 
 
 def _refuse_turns(turns: Tensor | None) -> None:
