@@ -55,7 +55,7 @@ def test_requests_that_cannot_be_met_are_refused(asked: dict[str, Any], message:
 def test_the_command_of_a_request_can_be_typed() -> None:
     request = Request(data="my texts", overrides={"window": 64, "eval_stride": None}, controls=True, budget="100steps")
     assert request.command(Path("the out")) == (
-        "mu-sota compare --preset mu-sota --data 'my texts' --match params,flops,time --seeds 3 --budget 100steps "
+        "mu-sota compare --preset quickstart --data 'my texts' --match params,flops,time --seeds 3 --budget 100steps "
         "--trials 12 --controls --set window=64 --set eval_stride=null --out 'the out'"
     )
     assert parse_assignments(["eval_stride=null", "window=64"]) == request.overrides

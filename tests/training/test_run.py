@@ -87,7 +87,7 @@ AS_USERS_DO: dict[str, Any] = {"trackers": ["tensorboard"], "log_steps": 5}
 def command(corpus: Path, out: Path, *more: str, **changes: Any) -> list[str]:
     settings = [f"--set={key}={json.dumps(value)}" for key, value in TINY.items() if key not in changes]
     settings += [f"--set={key}={json.dumps(value)}" for key, value in changes.items()]
-    return ["train", "--data", str(corpus), "--out", str(out), *settings, *more]
+    return ["train", "--preset", "mu-sota", "--data", str(corpus), "--out", str(out), *settings, *more]
 
 
 def test_it_prints_what_the_run_instructions_show(finished: Any) -> None:

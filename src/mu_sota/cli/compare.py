@@ -10,6 +10,7 @@ from mu_sota.comparison.request import Request
 from mu_sota.data.sources import require_source
 from mu_sota.model.errors import InputError
 from mu_sota.settings.load import configure, merge_settings, parse_assignments, read_yaml
+from mu_sota.settings.presets import DEFAULT_PRESET
 
 from .app import DATA, PRESETS, Assignments, SettingsFile, load_libraries
 
@@ -18,7 +19,7 @@ def compare(
     out: Annotated[
         Path | None, typer.Option(help="folder for trainings, record and report; not needed with --plan")
     ] = None,
-    preset: Annotated[str | None, typer.Option(help=f"{PRESETS}. Default: mu-sota")] = None,
+    preset: Annotated[str | None, typer.Option(help=f"{PRESETS}. Default: {DEFAULT_PRESET}")] = None,
     data: Annotated[str | None, typer.Option(help=f"{DATA}. Default: pydocs")] = None,
     match: Annotated[
         str | None, typer.Option(help="what is made equal, a question each. Default: params,flops,time")

@@ -5,12 +5,13 @@ from typing import Annotated
 import typer
 
 from mu_sota.settings.load import configure, merge_settings, parse_assignments
+from mu_sota.settings.presets import DEFAULT_PRESET
 
 from .app import PRESETS, Assignments, SettingsFile, load_libraries
 
 
 def info(
-    preset: Annotated[str, typer.Option(help=PRESETS)] = "mu-sota",
+    preset: Annotated[str, typer.Option(help=PRESETS)] = DEFAULT_PRESET,
     assignments: Assignments = None,
     config: SettingsFile = None,
 ) -> None:

@@ -9,6 +9,7 @@ import typer
 from mu_sota.data.sources import require_source
 from mu_sota.model.errors import InputError
 from mu_sota.settings.load import configure, merge_settings, parse_assignments
+from mu_sota.settings.presets import DEFAULT_PRESET
 
 from .app import DATA, PRESETS, load_libraries
 
@@ -16,7 +17,7 @@ from .app import DATA, PRESETS, load_libraries
 def prepare(
     out: Annotated[Path, typer.Option(help="new folder; --data takes it on any machine, without the text")],
     data: Annotated[str, typer.Option(help=DATA)] = "pydocs",
-    preset: Annotated[str, typer.Option(help=f"whose vocab_size: {PRESETS}")] = "mu-sota",
+    preset: Annotated[str, typer.Option(help=f"whose vocab_size: {PRESETS}")] = DEFAULT_PRESET,
     assignments: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="tokenizer or vocab_size; may be repeated")
     ] = None,

@@ -8,13 +8,14 @@ import typer
 from mu_sota.data.sources import require_source
 from mu_sota.saved.run_record import recorded, refuse_existing_run
 from mu_sota.settings.load import configure, merge_settings, parse_assignments
+from mu_sota.settings.presets import DEFAULT_PRESET
 
 from .app import DATA, PRESETS, Assignments, SettingsFile, load_libraries
 
 
 def train(
     out: Annotated[Path, typer.Option(help="folder for the model, its tokenizer and the run's record")],
-    preset: Annotated[str | None, typer.Option(help=f"{PRESETS}. Default: mu-sota")] = None,
+    preset: Annotated[str | None, typer.Option(help=f"{PRESETS}. Default: {DEFAULT_PRESET}")] = None,
     data: Annotated[str | None, typer.Option(help=f"{DATA}. Default: pydocs")] = None,
     epochs: Annotated[int | None, typer.Option(help="same as --set num_epochs=N")] = None,
     max_steps: Annotated[int | None, typer.Option(help="same as --set max_steps=N")] = None,
@@ -32,7 +33,7 @@ def train(
     if not resume:
         refuse_existing_run(out)
     record = recorded(out) if resume else {}
-    preset = preset or record.get("preset", "mu-sota")
+    preset = preset or record.get("preset", DEFAULT_PRESET)
     data = data or record.get("data", "pydocs")
     merged = merge_settings(preset, config, overrides, record.get("requested", {}))
     require_source(data)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mu_sota.model.errors import InputError
+from mu_sota.settings.presets import DEFAULT_PRESET
 
 from .hyperparameter_search import first_trials
 from .questions import QUESTIONS, Question
@@ -70,7 +71,7 @@ class Request:
         InputError: one of them cannot be used.
     """
 
-    preset: str = "mu-sota"
+    preset: str = DEFAULT_PRESET
     data: str = "pydocs"
     questions: tuple[Question, ...] = QUESTIONS
     seeds: int = 3

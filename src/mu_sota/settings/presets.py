@@ -2,6 +2,9 @@
 
 from typing import Any
 
+DEFAULT_PRESET = "quickstart"
+"""Of every command: what a laptop trains in minutes."""
+
 RUN_PRESETS: dict[str, dict[str, Any]] = {
     "mu-sota": {},
     "quickstart": {
