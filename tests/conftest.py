@@ -208,6 +208,15 @@ def wikitext2() -> Path:
 
 
 @pytest.fixture(scope="session")
+def probe_texts() -> Path:
+    """The folder of labelled texts, where it lies beside the repository."""
+    folder = Path(__file__).parents[2] / "shared/data/probes"
+    if not folder.is_dir():
+        pytest.skip(f"labelled texts are not at {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def chromium() -> str:
     """The path of a browser."""
     for name in ("chromium", "chromium-browser", "google-chrome"):

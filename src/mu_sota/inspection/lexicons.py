@@ -1,0 +1,46 @@
+"""Word lists of small packages, read as files: nothing of the packages is run.
+
+They come with `pip install 'mu-sota[inspect]'`. VADER (Hutto and Gilbert 2014) says how positive a word is; Empath
+(Fast, Chen and Bernstein 2016, arXiv:1602.06979) which of 194 topics it belongs to.
+"""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from mu_sota.model.errors import InputError
+
+_MILD = 0.5  # of 4, in VADER: below it a word is as good as neutral
+
+
+def polarity() -> dict[str, str]:
+    """`positive` or `negative` of VADER's words, those of letters alone.
+
+    Raises:
+        InputError: the package is not installed.
+    """
+    found = {}
+    for line in _lines("vaderSentiment", "vader_lexicon.txt"):
+        word, valence, *_ = line.split("\t")
+        if word.isalpha() and abs(float(valence)) >= _MILD:
+            found[word] = "positive" if float(valence) > 0 else "negative"
+    return found
+
+
+def topics() -> dict[str, str]:
+    """A topic of each of Empath's words: of those that it belongs to, the one with the most words.
+
+    Raises:
+        InputError: the package is not installed.
+    """
+    rows = [line.split("\t") for line in _lines("empath", "data/categories.tsv")]
+    found: dict[str, str] = {}
+    for topic, *words in sorted(rows, key=len):
+        found |= dict.fromkeys(words, topic)
+    return found
+
+
+def _lines(package: str, name: str) -> list[str]:
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(f"the word list of {package} is missing: pip install 'mu-sota[inspect]'")
+    return Path(spec.submodule_search_locations[0], name).read_text(encoding="utf-8").splitlines()

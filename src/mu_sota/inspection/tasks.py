@@ -1,0 +1,304 @@
+"""What the blocks' names promise, as questions that a linear probe can be asked about a word.
+
+A task gives each word a label, or none where it does not apply. Each says for which block it stands, and what it leaves
+out: a name is wider than any question.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+from .block_states import WordStates
+from .labelled_text import Word
+from .lexicons import polarity, topics
+
+Labels = list[str | None]
+
+_FREQUENT = 64
+"""Words whose identity is asked for: all their classes have enough examples."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A question to ask of every block.
+
+    Attributes:
+        name: in figures and records.
+        block: whose name promises an answer.
+        question: what is to be read off a word's state.
+        limits: what the name means beyond it, or what else would answer it.
+        label: of every word of the states, or None.
+        kind: `treebank` or `entities`, the texts that it needs.
+        parted: how the words to fit to are parted from the words to test on: by `files`, or within each document, where
+            the document is what is asked for.
+    """
+
+    name: str
+    block: str
+    question: str
+    limits: str
+    label: Callable[[WordStates], Labels]
+    kind: Literal["treebank", "entities"] = "treebank"
+    parted: Literal["files", "documents"] = "files"
+
+
+def _of_word(label: Callable[[Word], str | None]) -> Callable[[WordStates], Labels]:
+    return lambda states: [label(word) for word in states.words]
+
+
+def _frequent(words: Sequence[str]) -> Labels:
+    """Each word in small letters if it is one of the most frequent."""
+    known = {word for word, _ in Counter(words).most_common(_FREQUENT)}
+    return [word if word in known else None for word in words]
+
+
+def _identity(states: WordStates) -> Labels:
+    return _frequent([word.text.lower() for word in states.words])
+
+
+def _previous_word(states: WordStates) -> Labels:
+    """The identity of the word before; none at the beginning of a document."""
+    own = _identity(states)
+    parted = [one != other for one, other in pairwise(states.numbers)]
+    return [None, *(None if new else before for before, new in zip(own, parted, strict=False))]
+
+
+def _bucket(value: int, ends: Iterable[int]) -> str:
+    """The largest of `ends` that `value` reaches."""
+    return str(max(end for end in ends if value >= end))
+
+
+def _position(states: WordStates) -> Labels:
+    eighth = max(1, states.window // 8)
+    return [str(position // eighth) for position in states.positions]
+
+
+def _sentence_position(word: Word) -> str:
+    return _bucket(word.index, (0, 1, 2, 3, 4, 6, 8, 11, 15, 20))
+
+
+def _head_distance(word: Word) -> str | None:
+    if word.head_offset is None:
+        return None
+    side = "before" if word.head_offset < 0 else "after"
+    return f"{side} {_bucket(abs(word.head_offset), (1, 2, 3, 5, 9))}" if word.head_offset else "root"
+
+
+def _relation(word: Word) -> str | None:
+    return word.relation and word.relation.split(":")[0]
+
+
+_ARGUMENTS = {"nsubj", "obj", "iobj", "obl", "nmod", "csubj", "ccomp", "xcomp"}
+
+
+def _role(word: Word) -> str | None:
+    return word.relation if _relation(word) in _ARGUMENTS else None
+
+
+def _verb_form(word: Word) -> str | None:
+    if word.upos not in ("VERB", "AUX"):
+        return None
+    parts = [word.features[name] for name in ("VerbForm", "Mood", "Tense") if name in word.features]
+    return " ".join(parts) or None
+
+
+_SUFFIXES = (
+    "able al an ance ant ary ate ed ence ent er est ful ial ian ible ic ical ing ion ism ist ity ive ize less ly ment "
+    "ness or ous ship sion tion ure y"
+)
+_LONGEST_FIRST = sorted(_SUFFIXES.split(), key=len, reverse=True)
+_SHORTEST_STEM = 3
+
+
+def _suffix(word: Word) -> str | None:
+    text = word.text.lower()
+    if not text.isalpha() or len(text) < 5:
+        return None
+    for suffix in _LONGEST_FIRST:
+        if text.endswith(suffix) and len(text) - len(suffix) >= _SHORTEST_STEM:
+            return suffix
+    return "none"
+
+
+_CONNECTIVES = {
+    "addition": "and also moreover furthermore besides additionally",
+    "alternative": "or either instead otherwise",
+    "cause": "because since so therefore thus hence consequently",
+    "condition": "if unless whether provided",
+    "contrast": "but however although though yet nevertheless nonetheless despite whereas",
+    "time": "when then after before until while once meanwhile afterwards finally",
+}
+_CONNECTIVE_KIND = {word: kind for kind, words in _CONNECTIVES.items() for word in words.split()}
+
+
+def _connective(states: WordStates) -> Labels:
+    """The kind of the latest connective of the sentence so far, the word itself included."""
+    labels: Labels = []
+    sentence, kind = None, "none"
+    for number, word in zip(states.numbers, states.words, strict=True):
+        if (number, word.sentence) != sentence:
+            sentence, kind = (number, word.sentence), "none"
+        kind = _CONNECTIVE_KIND.get(word.text.lower(), kind)
+        labels.append(kind)
+    return labels
+
+
+def _affect(states: WordStates) -> Labels:
+    """VADER's polarity; of its other words, those that could have one."""
+    known = polarity()
+    return [
+        known.get(word.text.lower(), "neutral") if word.upos in ("NOUN", "VERB", "ADJ", "ADV", "INTJ") else None
+        for word in states.words
+    ]
+
+
+def _topic(states: WordStates) -> Labels:
+    known = topics()
+    return [known.get(word.text.lower()) for word in states.words]
+
+
+_OUTSIDE = 8
+"""One in so many words outside entities is asked: nearly all are outside."""
+
+
+def _entity(states: WordStates) -> Labels:
+    labels: Labels = []
+    for number, word in enumerate(states.words):
+        if word.entity == "O":
+            labels.append(None if number % _OUTSIDE else "none")
+        else:
+            labels.append(word.entity and word.entity[2:])
+    return labels
+
+
+def _document(states: WordStates) -> Labels:
+    return [str(number) for number in states.numbers]
+
+
+def _genre(states: WordStates) -> Labels:
+    return [states.documents[number].genre for number in states.numbers]
+
+
+def _neighbours(clusters: dict[str, str]) -> Callable[[WordStates], Labels]:
+    return _of_word(lambda word: clusters.get(word.text.lower()))
+
+
+def all_tasks(clusters: dict[str, str]) -> list[Task]:
+    """The tasks, in the order of the blocks. X is free, and has none.
+
+    Args:
+        clusters: of words, by their neighbours in a text that the model was trained on; see `word_clusters.py`.
+    """
+    return [
+        Task("word", "I", "which of the 64 most frequent words it is", "rare words are not asked for", _identity),
+        Task(
+            "part of speech",
+            "S",
+            "the universal part of speech",
+            "most words have one wherever they stand, so their identity tells much of it",
+            _of_word(lambda word: word.upos),
+        ),
+        Task(
+            "word before",
+            "C1",
+            "which of the 64 most frequent words the word before is",
+            "context further off is not asked for",
+            _previous_word,
+        ),
+        Task(
+            "document",
+            "C2",
+            "which document it stands in; the probe has seen other parts of them",
+            "documents differ in style as well as in what they are about",
+            _document,
+            parted="documents",
+        ),
+        Task(
+            "relation",
+            "R1",
+            "the dependency relation to its head",
+            "the head may be a word that the model has not read yet",
+            _of_word(_relation),
+        ),
+        Task(
+            "head distance",
+            "R1",
+            "how many words before or after it the head is",
+            "as for the relation",
+            _of_word(_head_distance),
+        ),
+        Task(
+            "neighbours",
+            "R2",
+            "which of 16 groups of words with the same neighbours it is in",
+            "words with the same neighbours are alike in grammar as well",
+            _neighbours(clusters),
+        ),
+        Task(
+            "suffix",
+            "T",
+            "which suffix it ends in, if any",
+            "composition of meaning is more than suffixes",
+            _of_word(_suffix),
+        ),
+        Task(
+            "topic of the word",
+            "K",
+            "the topic that a word list (Empath) has it under",
+            "knowing what a word has to do with is the least of knowledge of the world",
+            _topic,
+        ),
+        Task(
+            "genre",
+            "G",
+            "whether the text is a weblog, a newsgroup, an email, a review or an answer",
+            "coherence itself has no labels; this is what all of a text has in common",
+            _genre,
+        ),
+        Task(
+            "verb form",
+            "M",
+            "form, mood and tense of a verb",
+            "certainty is not annotated",
+            _of_word(_verb_form),
+        ),
+        Task(
+            "connective",
+            "D",
+            "the kind of the latest connective of the sentence",
+            "relations between sentences that no word marks are not asked for",
+            _connective,
+        ),
+        Task(
+            "role",
+            "F",
+            "the role of an argument: subject, object, oblique, ... by its dependency label",
+            "roles by meaning, such as agent and patient, are not annotated",
+            _of_word(_role),
+        ),
+        Task("position", "P", "which eighth of the window it stands in", "", _position),
+        Task(
+            "place in the sentence",
+            "P",
+            "how many words of its sentence were before it",
+            "",
+            _of_word(_sentence_position),
+        ),
+        Task(
+            "entity",
+            "E",
+            "whether it is in the name of a person, a place, a product, ..., or in none",
+            "the names are those of short messages on the web",
+            _entity,
+            kind="entities",
+        ),
+        Task(
+            "affect",
+            "A",
+            "whether a word list (VADER) has it as positive, negative, or not at all",
+            "the word's, not the writer's: irony and negation are not asked for",
+            _affect,
+        ),
+    ]
