@@ -6,8 +6,9 @@ import pytest
 from made_up_comparison import comparison
 from matplotlib.colors import to_hex
 
+from mu_sota.common.drawing import PAPER, Drawn
 from mu_sota.comparison import figures
-from mu_sota.comparison.drawing import COLOURS, MARKERS, PAPER, Drawn
+from mu_sota.comparison.drawing import COLOURS, MARKERS
 
 RECORD = comparison()
 CONTENDERS = [one for one in RECORD["arms"] if not one["control_of"]]

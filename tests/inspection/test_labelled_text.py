@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mu_sota.inspection.labelled_text import Document, read_labelled
+from mu_sota.inspection.labelled_text import Document, plain_documents, read_labelled
 from mu_sota.model.errors import InputError
 
 # Three sentences, made up; a contraction whose parts are its letters, and one whose parts are not.
@@ -81,6 +81,18 @@ def test_a_missing_or_unreadable_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "latin.conll").write_bytes("caf\u00e9\tO\n".encode("latin-1"))
     with pytest.raises(InputError, match="cannot be read"):
         read_labelled(tmp_path / "latin.conll")
+
+
+def test_a_plain_text_is_cut_into_words_and_pieces() -> None:
+    text = "It isn't so.  Is it?\nNo: " + "more words here " * 200
+    first, second = plain_documents(text)
+    assert [word.text for word in first.words[:9]] == ["It", "isn't", "so", ".", "Is", "it", "?", "No", ":"]
+    assert [(word.sentence, word.index) for word in first.words[:6]] == [(0, 0), (0, 1), (0, 2), (0, 3), (1, 0), (1, 1)]
+    assert len(first.words) == 400
+    for document in (first, second):
+        assert all(document.text[word.start : word.end] == word.text for word in document.words)
+        assert document.text == document.text.strip()
+    assert plain_documents(" \n") == []
 
 
 def test_published_corpora(probe_texts: Path) -> None:

@@ -76,7 +76,7 @@ def test_a_connective_holds_for_its_sentence_and_a_word_before_for_its_document(
     assert by_name["connective"][len(ANNOTATED)] == "none"
     assert by_name["word before"][len(ANNOTATED)] == "dogs", "across sentences"
     assert by_name["word before"][2 * len(ANNOTATED)] is None, "of another document"
-    assert by_name["document"][0] != by_name["document"][2 * len(ANNOTATED)]
+    assert set(by_name["document"]) == {None}, "too short"
     assert by_name["entity"][-3:] == ["location", "location", None]
 
 

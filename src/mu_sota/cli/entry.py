@@ -14,6 +14,7 @@ from .evaluate import evaluate
 from .export import export
 from .generate import generate
 from .info import info
+from .inspect import inspect
 from .leakcheck import leakcheck
 from .playground import playground
 from .prepare import prepare
@@ -33,6 +34,7 @@ app.command("evaluate", short_help="Perplexities and bits per byte of a text")(e
 app.command("generate", short_help="Continue a text, or texts in a session")(generate)
 app.command("export", short_help="Write a folder for transformers alone")(export)
 app.command("playground", short_help="Look inside a model, in the browser")(playground)
+app.command("inspect", short_help="Do blocks carry what they are named for?")(inspect)
 app.command("leakcheck", short_help="Does a model see what it is to predict?")(leakcheck)
 app.command("compare", short_help="MU beside standard Transformers")(compare)
 app.command("info", short_help="Parameters, FLOPs, memory, settings")(info)

@@ -1,22 +1,18 @@
-"""How the figures of a comparison are drawn: colours and markers, names that do not touch, SVG with a description.
+"""How the figures of a comparison are drawn: colours and markers, names that do not touch.
 
 A colour and a line is a family, a marker is what is matched.
 """
 
-import io
 import math
-import re
 from collections.abc import Sequence
-from html import escape
-from typing import Any, NamedTuple
+from typing import Any
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-INK, SOFT, FAINT, PAPER = "#1a2230", "#5a6577", "#d9dee6", "#ffffff"
+from mu_sota.common.drawing import PAPER, SOFT
+
 # Of the colours of Okabe and Ito, which all common kinds of colour blindness tell apart.
 COLOURS = {"mu": "#0072b2", "gpt2": "#d55e00", "llama": "#009e73", "llama-tables": "#cc79a7"}
 LINES: dict[str, Any] = {
@@ -34,53 +30,6 @@ FILLINGS: dict[str, dict[str, Any]] = {
 }
 SHORT_LABELS = {"llama-tables": "Llama + tables"}
 MARKERS = {None: "*", "params": "o", "trunk": "^", "flops": "s", "time": "D"}
-
-STYLE: dict[Any, Any] = {
-    "svg.hashsalt": "mu-sota",  # the same figures give the same file
-    "svg.fonttype": "none",  # text stays text, to be searched and read aloud
-    "text.parse_math": False,
-    "font.sans-serif": ["DejaVu Sans", "Arial"],
-    "font.size": 9,
-    "figure.facecolor": PAPER,
-    "axes.facecolor": PAPER,
-    "axes.edgecolor": SOFT,
-    "axes.labelcolor": INK,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": FAINT,
-    "grid.linewidth": 0.6,
-    "text.color": INK,
-    "xtick.color": SOFT,
-    "ytick.color": SOFT,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-}
-
-
-class Drawn(NamedTuple):
-    """A figure, with a title and a description for those who do not see it."""
-
-    name: str
-    title: str
-    description: str
-    figure: Figure
-
-    def svg(self) -> str:
-        """The figure as an SVG element: the same bytes for the same record, and no identifier of another figure."""
-        written = io.StringIO()
-        with matplotlib.rc_context(STYLE):
-            nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-            self.figure.savefig(written, format="svg", metadata=nothing)
-        text = written.getvalue()
-        head, body = text[text.index("<svg") :].split(">", 1)
-        body = re.sub(r'(?<=\bid=")|(?<=href="#)|(?<=url\(#)', f"{self.name}-", body)
-        return (
-            f'{head} role="img" aria-labelledby="{self.name}-title {self.name}-description">\n'
-            f' <title id="{self.name}-title">{escape(self.title)}</title>\n'
-            f' <desc id="{self.name}-description">{escape(self.description)}</desc>{body}'
-        )
 
 
 def draw_point(axes: Axes, contender: dict[str, Any], x: float, y: float, **bars: Any) -> None:

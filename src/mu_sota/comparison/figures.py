@@ -14,16 +14,14 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mu_sota.common.drawing import INK, SOFT, STYLE, Drawn
+
 from .drawing import (
     COLOURS,
     FILLINGS,
-    INK,
     LINES,
     MARKERS,
     SHORT_LABELS,
-    SOFT,
-    STYLE,
-    Drawn,
     draw_point,
     error_bars,
     log_ticks,

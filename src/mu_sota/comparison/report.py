@@ -9,6 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
+from mu_sota.common.drawing import FAINT, INK, PAPER, SOFT, Drawn
 from mu_sota.common.files import replacing
 from mu_sota.common.text import duration, visible
 
@@ -153,9 +154,9 @@ def _markdown(text: str) -> str:
     return re.sub(r"([\\`*_\[\]<>|#&~$])", r"\\\1", " ".join(text.split()))
 
 
-def _inline(drawn: drawing.Drawn) -> str:
+def _inline(drawn: Drawn) -> str:
     """A figure in the page's colours, as markup: its texts are escaped."""
-    names = {drawing.INK: "ink", drawing.SOFT: "soft", drawing.FAINT: "faint", drawing.PAPER: "paper"}
+    names = {INK: "ink", SOFT: "soft", FAINT: "faint", PAPER: "paper"}
     names |= {colour: family for family, colour in drawing.COLOURS.items()}
     text = drawn.svg()
     for colour, name in names.items():

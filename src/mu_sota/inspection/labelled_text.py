@@ -81,6 +81,30 @@ def read_labelled(path: Path) -> list[Document]:
     return documents
 
 
+_WORD = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
+_WORDS_OF_A_PIECE = 400
+
+
+def plain_documents(text: str) -> list[Document]:
+    """A text in pieces of 400 words that nobody has labelled: questions about words themselves can be asked of it.
+
+    Words are what letters, digits and apostrophes make, and single signs; `.`, `!` and `?` end a sentence.
+    """
+    found = list(_WORD.finditer(text))
+    documents = []
+    for number, first in enumerate(range(0, len(found), _WORDS_OF_A_PIECE)):
+        piece = found[first : first + _WORDS_OF_A_PIECE]
+        words: list[Word] = []
+        sentence, index, begin = 0, 0, piece[0].start()
+        for match in piece:
+            words.append(Word(match[0], match.start() - begin, match.end() - begin, sentence, index))
+            index += 1
+            if match[0] in ".!?":
+                sentence, index = sentence + 1, 0
+        documents.append(Document(str(number), None, text[begin : piece[-1].end()], words))
+    return documents
+
+
 def _sentences(lines: list[str]) -> Iterator[tuple[int, list[str]]]:
     """(number of its first line, lines) of every sentence; blank lines part them."""
     sentence: list[str] = []

@@ -30,7 +30,6 @@ class Task:
         question: what is to be read off a word's state.
         limits: what the name means beyond it, or what else would answer it.
         label: of every word of the states, or None.
-        kind: `treebank` or `entities`, the texts that it needs.
         parted: how the words to fit to are parted from the words to test on: by `files`, or within each document, where
             the document is what is asked for.
     """
@@ -40,7 +39,6 @@ class Task:
     question: str
     limits: str
     label: Callable[[WordStates], Labels]
-    kind: Literal["treebank", "entities"] = "treebank"
     parted: Literal["files", "documents"] = "files"
 
 
@@ -146,12 +144,14 @@ def _connective(states: WordStates) -> Labels:
 
 
 def _affect(states: WordStates) -> Labels:
-    """VADER's polarity; of its other words, those that could have one."""
+    """VADER's polarity; of the words that it has not, those of classes that could have one."""
     known = polarity()
-    return [
-        known.get(word.text.lower(), "neutral") if word.upos in ("NOUN", "VERB", "ADJ", "ADV", "INTJ") else None
-        for word in states.words
-    ]
+
+    def label(word: Word) -> str | None:
+        could = word.upos in ("NOUN", "VERB", "ADJ", "ADV", "INTJ") if word.upos else word.text.isalpha()
+        return known.get(word.text.lower(), "neutral") if could else None
+
+    return [label(word) for word in states.words]
 
 
 def _topic(states: WordStates) -> Labels:
@@ -173,8 +173,13 @@ def _entity(states: WordStates) -> Labels:
     return labels
 
 
+_LONG = 150
+"""Words of a document that can be asked for: shorter ones are many, and each has few to be known by."""
+
+
 def _document(states: WordStates) -> Labels:
-    return [str(number) for number in states.numbers]
+    long = [len(document.words) >= _LONG for document in states.documents]
+    return [str(number) if long[number] else None for number in states.numbers]
 
 
 def _genre(states: WordStates) -> Labels:
@@ -292,7 +297,6 @@ def all_tasks(clusters: dict[str, str]) -> list[Task]:
             "whether it is in the name of a person, a place, a product, ..., or in none",
             "the names are those of short messages on the web",
             _entity,
-            kind="entities",
         ),
         Task(
             "affect",

@@ -13,8 +13,6 @@ from scipy.cluster.vq import kmeans2
 from scipy.sparse import coo_array
 from scipy.sparse.linalg import svds
 
-from mu_sota.model.errors import InputError
-
 _WORD = re.compile(r"[^\W\d_]+")
 _FUNCTION_WORDS = 100  # the most frequent: beside everything, so they say nothing
 _WORDS = 4000
@@ -25,18 +23,13 @@ _DIMENSIONS = 32
 def word_clusters(texts: Iterable[str], count: int) -> dict[str, str]:
     """A group, `0` to `count - 1`, of each of the 4,000 most frequent words after the first 100, in small letters.
 
-    The same texts give the same groups.
-
-    Raises:
-        InputError: the texts have too few words to group.
+    The same texts give the same groups; texts with too few words give none.
     """
     words = [word for text in texts for word in _WORD.findall(text.lower())]
     ranked = [word for word, number in Counter(words).most_common(_FUNCTION_WORDS + _WORDS) if number > 1]
     known = {word: number for number, word in enumerate(ranked[_FUNCTION_WORDS:])}
     if len(known) < 4 * max(count, _DIMENSIONS):
-        raise InputError(
-            f"the text has {len(ranked)} words that occur twice, too few to group them by their neighbours"
-        )
+        return {}
     ids = np.array([known[word] for word in words if word in known])
     size = len(known)
     counts = coo_array((size, size), dtype=np.float64).tocsr()
