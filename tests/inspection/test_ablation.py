@@ -1,4 +1,4 @@
-"""Blocks switched off, held against the reference, whose blocks are set to 0 by hand."""
+"""Blocks switched off or replaced, held against the reference, whose blocks are set by hand."""
 
 from typing import Any
 
@@ -11,9 +11,9 @@ from reference.model import block_ranges
 from torch import Tensor
 
 from mu_sota import MuForCausalLM
-from mu_sota.inspection.ablation import blocks_off
+from mu_sota.inspection.ablation import blocks_off, blocks_replaced, readers
 from mu_sota.inspection.tracing import trace
-from mu_sota.model.blocks import BLOCKS
+from mu_sota.model.blocks import BLOCKS, split_blocks
 from mu_sota.model.errors import InputError
 
 NAMES = [block.name for block in BLOCKS]
@@ -108,3 +108,62 @@ def test_an_unknown_block_is_refused(model: MuForCausalLM) -> None:
     ):
         pass
     assert hooks(model) == hooks_before
+
+
+@torch.no_grad()
+def test_a_block_that_is_replaced_by_its_own_values_changes_nothing(model: MuForCausalLM) -> None:
+    states = trace(model, IDS).states
+    values = {place: split_blocks(state) for place, state in enumerate(states)}
+    before = model(torch.tensor([IDS])).logits
+    with blocks_replaced(model, NAMES, values):
+        assert torch.equal(model(torch.tensor([IDS])).logits, before)
+
+
+@settings(max_examples=12)
+@given(names=st.lists(st.sampled_from(NAMES), unique=True), places=st.sets(st.integers(0, 2)))
+@torch.no_grad()
+def test_named_blocks_alone_are_replaced_at_the_given_places_alone(names: list[str], places: set[int]) -> None:
+    """At a place that is left alone, the blocks are what the layer before it made of what was replaced."""
+    model = lively_model()
+    values = {place: torch.randn(len(IDS), 16, 4, dtype=torch.float64) for place in range(3)}
+    reference = reference_of(model)
+    assert reference.positions is not None
+    inputs = torch.tensor([IDS])
+    flat = reference.tokens(inputs) + reference.positions(torch.arange(len(IDS)))
+    matrix = flat.unflatten(-1, (8, 8))
+    states = []
+    for place in range(3):
+        if place:
+            matrix = reference.layers[place - 1](inputs, matrix)[0]
+        matrix = matrix.clone()
+        for name in names if place in places else []:
+            block = NAMES.index(name)
+            top, bottom, left, right = block_ranges(8)[block]
+            matrix[0, :, top:bottom, left:right] = values[place][:, block].unflatten(-1, (2, 2))
+        states.append(matrix[0])
+    with blocks_replaced(model, names, {place: values[place] for place in places}):
+        seen = trace(model, IDS)
+    for place, state in enumerate(states):
+        for position in range(len(IDS)):
+            torch.testing.assert_close(seen.matrix(position, place), state[position], **CLOSE)
+
+
+@torch.no_grad()
+def test_of_two_replacements_of_a_block_the_later_one_counts(model: MuForCausalLM) -> None:
+    one, two = ({1: torch.tensor(value)} for value in (1.0, 2.0))
+    with blocks_replaced(model, ["I"], two):
+        expected = model(torch.tensor([IDS])).logits
+    with blocks_replaced(model, ["I"], one), blocks_replaced(model, ["I"], two):
+        assert torch.equal(model(torch.tensor([IDS])).logits, expected)
+
+
+def test_places_are_the_layers_and_the_final_norm(model: MuForCausalLM) -> None:
+    assert readers(model) == [model.model.layers[0], model.model.layers[1], model.model.norm]
+
+
+def test_nothing_is_hooked_on_for_no_blocks(model: MuForCausalLM) -> None:
+    before = hooks(model)
+    with blocks_off(model, []):
+        assert hooks(model) == before
+    with blocks_off(model, ["I"]):
+        assert hooks(model) == before + 3

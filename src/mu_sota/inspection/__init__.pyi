@@ -1,3 +1,9 @@
 from .ablation import blocks_off as blocks_off
+from .effects import BlockEffects as BlockEffects
+from .effects import block_effects as block_effects
+from .lens import LogitLens as LogitLens
+from .lens import logit_lens as logit_lens
+from .similarity import Similarity as Similarity
+from .similarity import block_similarity as block_similarity
 from .tracing import Trace as Trace
 from .tracing import trace as trace
