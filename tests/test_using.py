@@ -10,6 +10,7 @@ from conftest import examples
 
 # Examples of programs that this package does not bring, or that wait for a person: run by the tests named here.
 ELSEWHERE = {
+    "mu-sota inspect": "inspection/test_record.py",
     "mu-sota playground": "playground_model.py",
     "lm_eval run": "evaluation/test_lm_eval.py",
     "lm_eval_agreement": "evaluation/test_lm_eval.py",

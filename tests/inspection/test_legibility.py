@@ -8,7 +8,7 @@ import torch
 
 from mu_sota.inspection.block_states import WordStates
 from mu_sota.inspection.labelled_text import Document, Word
-from mu_sota.inspection.legibility import Legibility, legibility
+from mu_sota.inspection.legibility import Legibility, measure_legibility
 from mu_sota.inspection.tasks import Task
 from mu_sota.model.blocks import BLOCKS
 
@@ -40,7 +40,9 @@ def task(block: str, name: str = "code", **changes: str) -> Task:
 @cache
 def measured(holder: int | None, *blocks: str) -> Legibility:
     fitted = np.arange(DOCUMENTS) < DOCUMENTS // 2
-    return legibility(made_up(holder=holder), fitted, [task(block, f"code {block}") for block in blocks], place=2)
+    return measure_legibility(
+        made_up(holder=holder), fitted, [task(block, f"code {block}") for block in blocks], place=2
+    )
 
 
 def test_the_block_that_holds_a_label_is_found() -> None:
@@ -90,7 +92,7 @@ def test_a_document_is_asked_for_in_other_sentences_of_it() -> None:
     states = made_up(holder=None)
     states.states[0, :, 3] += 4 * torch.randn(DOCUMENTS, 4)[states.numbers]
     whose = Task("document", "C2", "", "", lambda s: [str(n) for n in s.numbers], parted="documents")
-    found = legibility(states, np.ones(DOCUMENTS, dtype=bool), [whose], place=2)
+    found = measure_legibility(states, np.ones(DOCUMENTS, dtype=bool), [whose], place=2)
     assert found.best_blocks == ["C2"]
     assert found.matrix[3, 0] > 0.3
     assert found.results[0].num_fit == DOCUMENTS * WORDS * 6
@@ -100,7 +102,7 @@ def test_a_block_with_several_tasks_is_ranked_by_their_mean() -> None:
     states = made_up(holder=12)
     noise = Task("noise", "P", "", "", lambda s: [str(hash((n, 7)) % 3) for n in range(len(s.words))])
     fitted = np.arange(DOCUMENTS) < DOCUMENTS // 2
-    found = legibility(states, fitted, [task("P"), noise], place=2)
+    found = measure_legibility(states, fitted, [task("P"), noise], place=2)
     assert found.best_blocks == ["P"]
 
 
@@ -110,6 +112,6 @@ def test_rare_classes_and_tasks_without_labels_are_left_out() -> None:
     none = Task("none", "R1", "", "", lambda s: [word.relation for word in s.words])
     some = Task("some", "P", "", "", lambda s: [w.text if n % 50 else "rare" for n, w in enumerate(s.words)])
     fitted = np.arange(DOCUMENTS) < DOCUMENTS // 2
-    found = legibility(states, fitted, [rare, none, some], place=2)
+    found = measure_legibility(states, fitted, [rare, none, some], place=2)
     assert [result.task.name for result in found.results] == ["some"]
     assert found.results[0].classes == ["0", "1", "2", "3", "rare"]

@@ -1,9 +1,15 @@
 from .ablation import blocks_off as blocks_off
+from .block_states import word_states as word_states
 from .effects import BlockEffects as BlockEffects
 from .effects import block_effects as block_effects
+from .labelled_text import read_labelled as read_labelled
+from .legibility import Legibility as Legibility
+from .legibility import measure_legibility as measure_legibility
 from .lens import LogitLens as LogitLens
 from .lens import logit_lens as logit_lens
+from .record import inspect_model as inspect_model
 from .similarity import Similarity as Similarity
 from .similarity import block_similarity as block_similarity
+from .tasks import all_tasks as all_tasks
 from .tracing import Trace as Trace
 from .tracing import trace as trace

@@ -31,30 +31,27 @@ def _names(record: dict[str, Any]) -> list[str]:
     return [block["name"] for block in record["blocks"]]
 
 
-def _heat(axes: Axes, values: np.ndarray, highest: float) -> None:
-    """Cells coloured by value, each with its number in hundredths where it is at least one."""
+def _heat(axes: Axes, shares: np.ndarray, values: np.ndarray, bold: np.ndarray) -> None:
+    """Cells coloured by their share, from 0 to 1, each with its value in hundredths."""
     rows, columns = values.shape
-    axes.imshow(values, cmap=SCALE, vmin=0, vmax=highest, aspect="auto")
-    axes.grid(visible=False)
+    axes.imshow(shares, cmap=SCALE, vmin=0, vmax=1, aspect="auto")
+    for row, column in np.ndindex(rows, columns):
+        axes.text(
+            column,
+            row,
+            f"{100 * values[row, column] + 0.0:.0f}".replace("-0", "0"),
+            ha="center",
+            va="center",
+            fontsize=7,
+            fontweight="bold" if bold[row, column] else "normal",
+            color=PAPER if shares[row, column] > 0.5 else INK,
+        )
     axes.spines[:].set_visible(False)
-    axes.tick_params(length=0)
-    for row in range(rows):
-        for column in range(columns):
-            if (share := round(100 * values[row, column])) >= 1:
-                dark = values[row, column] > 0.5 * highest
-                axes.text(
-                    column,
-                    row,
-                    str(share),
-                    ha="center",
-                    va="center",
-                    fontsize=7,
-                    color=PAPER if dark else INK,
-                )
+    axes.tick_params(which="both", length=0)
     axes.set_xticks(np.arange(columns + 1) - 0.5, minor=True)
     axes.set_yticks(np.arange(rows + 1) - 0.5, minor=True)
+    axes.grid(visible=False)
     axes.grid(which="minor", color=PAPER, linewidth=1.2)
-    axes.tick_params(which="minor", length=0)
 
 
 @matplotlib.rc_context(STYLE)
@@ -67,24 +64,11 @@ def legibility(record: dict[str, Any]) -> Drawn:
     shown = np.clip(values, 0, None) / np.maximum(values.max(1, keepdims=True), 0.02)
     figure = Figure(figsize=(8.6, 1.3 + 0.27 * len(tasks)), layout="constrained")
     axes = figure.add_subplot()
-    _heat(axes, shown, 1.25)
-    for text in axes.texts:
-        text.set_visible(False)
+    _heat(axes, 0.8 * shown, values, values == values.max(1, keepdims=True))
     for row, task in enumerate(tasks):
-        own, best = names.index(task["block"]), int(values[row].argmax())
-        for column, value in enumerate(values[row]):
-            axes.text(
-                column,
-                row,
-                f"{100 * value:.0f}",
-                ha="center",
-                va="center",
-                fontsize=7,
-                fontweight="bold" if column == best else "normal",
-                color=PAPER if shown[row, column] > 0.62 else INK,
-            )
-        colour = _OWN if task["block"] in found["best_blocks"] else SOFT
-        axes.add_patch(Rectangle((own - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=colour, linewidth=1.8))
+        own = names.index(task["block"])
+        edge = _OWN if task["block"] in found["best_blocks"] else SOFT
+        axes.add_patch(Rectangle((own - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=edge, linewidth=1.8))
     axes.set_xticks(range(len(names)), names, fontweight="bold")
     axes.xaxis.tick_top()
     axes.set_yticks(range(len(tasks)), [f"{task['name']}  {task['block']:>2}" for task in tasks])
@@ -107,7 +91,8 @@ def alike(record: dict[str, Any]) -> Drawn:
     names, values = _names(record), np.array(record["similarity"]["cka"])
     figure = Figure(figsize=(5.2, 4.6), layout="constrained")
     axes = figure.add_subplot()
-    _heat(axes, np.tril(values, -1), 1.0)
+    different = values * (1 - np.eye(len(names)))
+    _heat(axes, different, values, different == different.max())
     axes.set_xticks(range(len(names)), names)
     axes.set_yticks(range(len(names)), names)
     one, other = record["similarity"]["most_alike"]
@@ -142,9 +127,9 @@ def effect(record: dict[str, Any]) -> Drawn:
         )
     axes.set_yticks(range(len(names)), effects["ranking"])
     axes.invert_yaxis()
-    axes.set_xscale("symlog", linthresh=0.01)
     axes.axvline(0, color=FAINT, linewidth=0.9)
     axes.set_xlabel("rise of the loss in nats a token, 95 % interval over pieces of text")
-    axes.legend(frameon=False, loc="lower right")
+    axes.set_xlim(left=min(0, axes.get_xlim()[0]))
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     ranked = ", ".join(effects["ranking"])
     return Drawn("effect", "What a block does for the loss", f"From the most to the least: {ranked}", figure)

@@ -148,7 +148,7 @@ class Legibility:
         }
 
 
-def legibility(
+def measure_legibility(
     states: WordStates,
     fitted: np.ndarray,
     tasks: Sequence[Task],

@@ -22,9 +22,9 @@ from mu_sota.model.modeling import MuForCausalLM
 from .block_states import word_states
 from .effects import block_effects
 from .labelled_text import SUFFIXES, Document, plain_documents, read_labelled
-from .legibility import legibility
+from .legibility import measure_legibility
 from .lens import logit_lens
-from .similarity import similarity
+from .similarity import block_similarity
 from .tasks import all_tasks
 from .tracing import trace
 from .word_clusters import word_clusters
@@ -112,7 +112,7 @@ def inspect_model(
     )
     clusters = word_clusters([_text(corpus.train.tokens, tokenizer)], _CLUSTERS)
     tasks = all_tasks(clusters)
-    found = legibility(states, labelled.fitted, tasks, layer, lambda todo: progress("Probes", todo))
+    found = measure_legibility(states, labelled.fitted, tasks, layer, lambda todo: progress("Probes", todo))
     record: dict[str, Any] = {
         "blocks": [block._asdict() for block in BLOCKS],
         "layers": model.config.num_hidden_layers,
@@ -121,7 +121,7 @@ def inspect_model(
         "labels": labelled.source,
         "not_asked": [task.name for task in tasks if task.name not in {result.task.name for result in found.results}],
         "legibility": found.as_dict(),
-        "similarity": similarity(states.states[0]).as_dict(),
+        "similarity": block_similarity(states.states[0]).as_dict(),
     }
     if isinstance(model, MuForCausalLM):
         pieces = _pieces(corpus.validation.tokens, window)
@@ -129,7 +129,8 @@ def inspect_model(
             model, pieces, batch_size=_PIECES // 8, progress=lambda todo: progress("Blocks replaced", todo)
         )
         shown = encode(tokenizer, text) if text is not None else corpus.validation.tokens[1:]
-        record |= {"map": text_map(model, tokenizer, shown[:MAP_TOKENS].tolist()), "effects": effects.as_dict()}
+        shown = shown[: min(MAP_TOKENS, window) - 1]  # <BOS> comes before
+        record |= {"map": text_map(model, tokenizer, shown.tolist()), "effects": effects.as_dict()}
     return record
 
 
