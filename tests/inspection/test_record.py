@@ -25,7 +25,7 @@ from mu_sota.model.blocks import BLOCKS
 from mu_sota.model.errors import InputError
 
 NAMES = [block.name for block in BLOCKS]
-KINDS = ("DET", "NOUN", "VERB")
+KINDS = ("ADJ", "DET", "NOUN", "VERB")
 
 
 def quietly(title: str, todo: Any) -> Any:
@@ -57,6 +57,7 @@ def treebank(tmp_path: Path) -> Path:
     folder.mkdir()
     random = np.random.default_rng(0)
     words = {"the": "DET", "a": "DET", "state": "NOUN", "block": "NOUN", "reads": "VERB", "sees": "VERB"}
+    words |= {"good": "ADJ", "bad": "ADJ"}
     for name in ("made-up-dev.conllu", "made-up-test.conllu"):
         lines = []
         for document in range(12):
@@ -232,3 +233,25 @@ def test_a_model_without_a_record_needs_data(
     (tmp_path / "file").write_text("")
     status, _, errors = mu_sota("inspect", trained[1], "--out", tmp_path / "file")
     assert "which is a file" in errors
+
+
+def test_a_block_is_steered_after_an_inspection(
+    trained: tuple[Path, Path], treebank: Path, mu_sota: Callable[..., Any], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained[1], run)
+    asked = ("generate", run, "--prompt", "the state", "--temperature", "0", "--max-new-tokens", "12")
+    status, _, errors = mu_sota(*asked, "--steer", "P=2")
+    assert status == 2
+    assert f"first: mu-sota inspect {run}" in errors
+    assert mu_sota("inspect", run, "--labels", treebank, "--layer", "0")[0] == 0
+    record = json.loads((run / "inspection" / "inspection.json").read_text())
+    assert record["steering"]["place"] == 0
+    assert [row["block"] for row in record["steering"]["directions"]] == ["A"]
+    plain = mu_sota(*asked)[1]
+    assert mu_sota(*asked, "--steer", "A=0")[1] == plain
+    assert mu_sota(*asked, "--steer", "A=300")[1] != plain
+    for wrong, says in (("A", "--steer is 'A'"), ("A=nan", "a strength that is a number"), ("Q=1", "no direction")):
+        status, _, errors = mu_sota(*asked, "--steer", wrong)
+        assert status == 2
+        assert says in errors

@@ -1,12 +1,13 @@
 """`mu-sota generate`."""
 
+import math
 import sys
 from typing import Annotated, Any
 
 import typer
 
 from mu_sota.model.errors import InputError
-from mu_sota.saved.run_record import model_folder
+from mu_sota.saved.run_record import inspection_of, model_folder
 from mu_sota.settings.sampling import Generation
 
 from .app import Folder, load_libraries
@@ -31,6 +32,10 @@ def generate(
     top_p: Annotated[float | None, _option("top_p")] = None,
     repetition_penalty: Annotated[float | None, _option("repetition_penalty")] = None,
     seed: Annotated[int | None, _option("seed")] = None,
+    steer: Annotated[
+        list[str] | None,
+        typer.Option(metavar="BLOCK=STRENGTH", help="move a block, as in E=+2, after mu-sota inspect; may be repeated"),
+    ] = None,
 ) -> None:
     """Continue a prompt with a trained model, or several in a terminal session."""
     if (prompt is None) != interactive:
@@ -39,22 +44,48 @@ def generate(
     options |= {"max_new_tokens": max_new_tokens, "seed": seed}
     chosen = {key: value for key, value in options.items() if value is not None}
     Generation().with_changes(chosen)  # refuses what is out of range, before anything is loaded
+    moves = _moves(steer or [])
     model_folder(folder)
+    steering: dict[str, Any] | None = {"place": 0, "directions": []}
+    if moves:
+        steering = inspection_of(folder).get("steering")
+    if steering is None:
+        raise InputError(f"{folder} has no record of where its blocks can be steered; first: mu-sota inspect {folder}")
     load_libraries()
     from mu_sota.common.environment import default_device
     from mu_sota.generation.continuation import continued, prompt_ids, sampling_of, text_of
+    from mu_sota.inspection.steering import recorded_directions, steered
     from mu_sota.saved.load_save import load_trained
 
     model, tokenizer = load_trained(folder, default_device())
     settings = sampling_of(model).with_changes(chosen)
-    if prompt is None:
-        from mu_sota.generation.terminal import converse
+    with steered(model, steering["place"], recorded_directions(steering), moves):
+        if prompt is None:
+            from mu_sota.generation.terminal import converse
 
-        converse(model, tokenizer, settings)
-        return
-    positions = model.config.max_position_embeddings
-    ids = prompt_ids(tokenizer, prompt, 1, positions)
-    new = min(settings.max_new_tokens, positions - len(ids))
-    print(text_of(tokenizer, continued(model, tokenizer, ids, settings, new, settings.seed)))
+            converse(model, tokenizer, settings)
+            return
+        positions = model.config.max_position_embeddings
+        ids = prompt_ids(tokenizer, prompt, 1, positions)
+        new = min(settings.max_new_tokens, positions - len(ids))
+        print(text_of(tokenizer, continued(model, tokenizer, ids, settings, new, settings.seed)))
     if new < settings.max_new_tokens:
         print(f"mu-sota: {new} new tokens are all that fit into the model's {positions} positions", file=sys.stderr)
+
+
+def _moves(steer: list[str]) -> dict[str, float]:
+    """`["E=+2", ...]` as strengths by block.
+
+    Raises:
+        InputError: one is something else.
+    """
+    moves = {}
+    for move in steer:
+        block, _, strength = move.partition("=")
+        try:
+            moves[block.strip().upper()] = float(strength)
+        except ValueError:
+            raise InputError(f"--steer is {move!r}; give a block and a strength, as in E=+2 or A=-1.5") from None
+        if not math.isfinite(moves[block.strip().upper()]):
+            raise InputError(f"--steer is {move!r}; give a strength that is a number, as in E=+2")
+    return moves

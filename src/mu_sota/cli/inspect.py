@@ -8,14 +8,16 @@ import typer
 
 from mu_sota.data.sources import require_source
 from mu_sota.model.errors import InputError
-from mu_sota.saved.run_record import model_folder, record_of
+from mu_sota.saved.run_record import inspection_folder, model_folder, record_of
 
 from .app import DATA, Folder, load_libraries
 
 
 def inspect(
     folder: Folder,
-    out: Annotated[Path, typer.Option(help="folder for the page, its figures and the record")],
+    out: Annotated[
+        Path | None, typer.Option(help="folder for the page, its figures and the record. Default: inspection/ in DIR")
+    ] = None,
     data: Annotated[str | None, typer.Option(help=f"{DATA}. Default: what the run was trained on")] = None,
     text: Annotated[
         str | None, typer.Option(help="a text to map. Default: the beginning of the validation split")
@@ -38,6 +40,7 @@ def inspect(
     if data is None:
         raise InputError(f"{folder} has no run.json that says what it was trained on; name a text with --data")
     require_source(data)
+    out = out or inspection_folder(folder)
     if out.exists() and not out.is_dir():
         raise InputError(f"--out is {out}, which is a file; give a folder")
     load_libraries()

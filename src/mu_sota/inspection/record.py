@@ -25,11 +25,10 @@ from .labelled_text import SUFFIXES, Document, plain_documents, read_labelled
 from .legibility import measure_legibility
 from .lens import logit_lens
 from .similarity import block_similarity
+from .steering import STRENGTH, directions, measure_steering
 from .tasks import all_tasks
 from .tracing import trace
 from .word_clusters import word_clusters
-
-RECORD_FILE = "inspection.json"
 
 MAP_TOKENS = 48
 _PIECES = 32
@@ -130,6 +129,12 @@ def inspect_model(
         )
         shown = encode(tokenizer, text) if text is not None else corpus.validation.tokens[1:]
         shown = shown[: min(MAP_TOKENS, window) - 1]  # <BOS> comes before
+        if layer < model.config.num_hidden_layers:  # the last states are after the norm, where nothing can be moved
+            known = directions(states, layer, tasks)
+            steering = measure_steering(
+                model, tokenizer, pieces[:: _PIECES // 8], layer, known, lambda todo: progress("Blocks steered", todo)
+            )
+            record |= {"steering": {"place": layer, "strength": STRENGTH, "directions": steering}}
         record |= {"map": text_map(model, tokenizer, shown.tolist()), "effects": effects.as_dict()}
     return record
 

@@ -8,16 +8,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from mu_sota.common.files import replacing, write_json
 from mu_sota.common.text import visible
 from mu_sota.model.blocks import NUM_BLOCKS
+from mu_sota.saved.run_record import INSPECTION_FILE
 
 from . import figures
-from .record import RECORD_FILE
+from .steering import PROPERTIES
 
 PAGE_FILE, FIGURES_FOLDER = "index.html", "figures"
 
 
 def write(record: dict[str, Any], folder: Path) -> None:
     """Write record, page and figures of an inspection into a folder; what an earlier one left there is replaced."""
-    write_json(folder / RECORD_FILE, record)
+    write_json(folder / INSPECTION_FILE, record)
     drawn = figures.all_figures(record)
     with replacing(folder / FIGURES_FOLDER) as temporary:
         temporary.mkdir()
@@ -58,6 +59,6 @@ def page(record: dict[str, Any]) -> str:
     names = [block["name"] for block in record["blocks"]]
     drawn = {figure.name: figure.svg() for figure in figures.all_figures(record)}
     tasks = {name: [task for task in record["legibility"]["tasks"] if task["block"] == name] for name in names}
-    return environment.get_template("page.html.jinja").render(
-        record=record, names=names, drawn=drawn, tasks=tasks, summary=summary(record).splitlines()
-    )
+    more = {"names": names, "drawn": drawn, "tasks": tasks, "properties": PROPERTIES}
+    template = environment.get_template("page.html.jinja")
+    return template.render(record=record, summary=summary(record).splitlines(), **more)

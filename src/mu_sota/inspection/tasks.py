@@ -32,6 +32,7 @@ class Task:
         label: of every word of the states, or None.
         parted: how the words to fit to are parted from the words to test on: by `files`, or within each document, where
             the document is what is asked for.
+        poles: two classes between which the block can be steered, from one to the other; None is all others.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Task:
     limits: str
     label: Callable[[WordStates], Labels]
     parted: Literal["files", "documents"] = "files"
+    poles: tuple[str, str | None] | None = None
 
 
 def _of_word(label: Callable[[Word], str | None]) -> Callable[[WordStates], Labels]:
@@ -268,6 +270,7 @@ def all_tasks(clusters: dict[str, str]) -> list[Task]:
             "form, mood and tense of a verb",
             "certainty is not annotated",
             _of_word(_verb_form),
+            poles=("Fin Ind Pres", "Fin Ind Past"),
         ),
         Task(
             "connective",
@@ -290,6 +293,7 @@ def all_tasks(clusters: dict[str, str]) -> list[Task]:
             "how many words of its sentence were before it",
             "",
             _of_word(_sentence_position),
+            poles=("1", "20"),
         ),
         Task(
             "entity",
@@ -297,6 +301,7 @@ def all_tasks(clusters: dict[str, str]) -> list[Task]:
             "whether it is in the name of a person, a place, a product, ..., or in none",
             "the names are those of short messages on the web",
             _entity,
+            poles=("none", None),
         ),
         Task(
             "affect",
@@ -304,5 +309,6 @@ def all_tasks(clusters: dict[str, str]) -> list[Task]:
             "whether a word list (VADER) has it as positive, negative, or not at all",
             "the word's, not the writer's: irony and negation are not asked for",
             _affect,
+            poles=("negative", "positive"),
         ),
     ]

@@ -14,6 +14,7 @@ from mu_sota.model.errors import InputError
 BEST_FOLDER = "best"
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"
+INSPECTION_FOLDER, INSPECTION_FILE = "inspection", "inspection.json"
 
 
 def recorded(folder: Path) -> dict[str, Any]:
@@ -28,6 +29,21 @@ def recorded(folder: Path) -> dict[str, Any]:
 def record_of(folder: Path) -> dict[str, Any]:
     """The record of the run that a folder is, or whose best model it holds, or nothing."""
     return recorded(_run_of(folder))
+
+
+def inspection_of(folder: Path) -> dict[str, Any]:
+    """What `mu-sota inspect` recorded of the run that a folder is, or whose best model it holds, or nothing.
+
+    Raises:
+        InputError: the record cannot be read.
+    """
+    file = inspection_folder(folder) / INSPECTION_FILE
+    return read_json(file, "inspect the model again", "the record ")
+
+
+def inspection_folder(folder: Path) -> Path:
+    """Where `mu-sota inspect` leaves what it found of the same run, unless told otherwise."""
+    return _run_of(folder) / INSPECTION_FOLDER
 
 
 def metrics_rows(path: Path) -> list[dict[str, Any]]:

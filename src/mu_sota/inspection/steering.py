@@ -1,0 +1,167 @@
+"""Steering: one block of every token moved from one class towards another, and what that does to what the model writes.
+
+The direction is the difference of the block's means over words of two classes (Marks and Tegmark 2023,
+arXiv:2310.06824; Turner et al. 2023, arXiv:2308.10248), a move of strength 1 the whole of it.
+
+Legend: P pieces of text, T tokens a piece, W words, V vocabulary, N = 16 blocks, S values a block.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
+
+from mu_sota.common.hooks import attached
+from mu_sota.model.blocks import BLOCKS, join_blocks, split_blocks
+from mu_sota.model.errors import InputError
+from mu_sota.model.modeling import MuForCausalLM
+
+from .ablation import readers
+from .block_states import WordStates
+from .lexicons import polarity
+from .tasks import Task
+
+NAMES = [block.name for block in BLOCKS]
+STRENGTH = 2.0
+"""At which the effects of steering are measured, in both directions."""
+
+
+class Direction(NamedTuple):
+    """Where a block is steered to.
+
+    Attributes:
+        block: its name.
+        away, towards: classes of a task.
+        vector: [S], the difference of the block's means.
+    """
+
+    block: str
+    away: str
+    towards: str
+    vector: list[float]
+
+
+def directions(states: WordStates, place: int, tasks: Sequence[Task]) -> list[Direction]:
+    """Of each task with poles whose words the texts have, at a place of the model."""
+    values = states.states[list(states.places).index(place)]
+    found = []
+    for task in tasks:
+        if task.poles is None:
+            continue
+        labels, (away, towards) = task.label(states), task.poles
+        from_ = [number for number, label in enumerate(labels) if label == away]
+        to = [n for n, label in enumerate(labels) if label and (label == towards if towards else label != away)]
+        if from_ and to:
+            block = values[:, NAMES.index(task.block)]
+            vector = block[to].mean(0) - block[from_].mean(0)
+            found.append(Direction(task.block, away, towards or task.name, vector.tolist()))
+    return found
+
+
+def recorded_directions(steering: Mapping[str, Any]) -> list[Direction]:
+    """Those of a record that `measure_steering` made."""
+    return [Direction(*(row[name] for name in Direction._fields)) for row in steering["directions"]]
+
+
+@contextmanager
+def steered(model: MuForCausalLM, place: int, known: Iterable[Direction], moves: Mapping[str, float]) -> Iterator[None]:
+    """Within the context, blocks of every token are moved where the state is read at a place, in `generate` too.
+
+    Args:
+        place: as `ablation.readers` counts them.
+        known: directions, one a block.
+        moves: strengths by the name of the block; below 0 away from where the direction points.
+
+    Raises:
+        InputError: there is no direction for a block.
+    """
+    by_block = {direction.block: direction for direction in known}
+    move = torch.zeros(len(NAMES), model.config.block_size)
+    for name, strength in moves.items():
+        if name not in by_block:
+            raise InputError(f"there is no direction to steer block {name!r} in; there is for {', '.join(by_block)}")
+        move[NAMES.index(name)] = strength * torch.tensor(by_block[name].vector)
+
+    def add(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        state = inputs[0]
+        return (join_blocks(split_blocks(state) + move.to(state)), *inputs[1:])
+
+    hook = readers(model)[place].register_forward_pre_hook
+    with attached(hook(add) for _ in range(bool(moves))):
+        yield
+
+
+PROPERTIES = {
+    "P": "ends a sentence",
+    "E": "begins with a capital",
+    "A": "is positive rather than negative",
+    "M": "ends in -ed rather than in -s",
+}
+"""What of the next token should move when a block is steered; see `token_properties`."""
+
+
+def token_properties(tokenizer: PreTrainedTokenizerFast) -> Tensor:
+    """[4, V], in the order of `PROPERTIES`: 1, 0 or -1 of every token."""
+    affect = {"positive": 1.0, "negative": -1.0}
+    known = polarity()
+    rows = []
+    for token in range(len(tokenizer)):
+        text = str(tokenizer.decode([token]))
+        word = text.strip()
+        rows.append(
+            (
+                float(word in (".", "!", "?")),
+                float(text[:1] == " " and word[:1].isupper()),
+                affect.get(known.get(word, ""), 0.0) if text[:1] == " " else 0.0,
+                (word.endswith("ed") - word.endswith("s")) * float(len(word) > 3 and word.islower()),
+            )
+        )
+    return torch.tensor(rows).T
+
+
+@torch.no_grad()
+def measure_steering(
+    model: MuForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    texts: Tensor,
+    place: int,
+    known: Sequence[Direction],
+    progress: Callable[[Sequence[Direction]], Iterable[Direction]] = iter,
+) -> list[dict[str, Any]]:
+    """How predictions move when each block is steered by `STRENGTH` and by minus as much.
+
+    Args:
+        texts: [P, T + 1] int64, held out.
+
+    Returns:
+        For each direction: `moved`, for each of `PROPERTIES` its expectation under the predicted next token, steered
+        forwards minus steered backwards, in standard deviations of that expectation over unsteered tokens; and
+        `loss_rise`, nats a token, the mean of both.
+    """
+    properties = token_properties(tokenizer).to(model.device)
+    texts = texts.to(model.device)
+
+    def read(moves: Mapping[str, float]) -> tuple[Tensor, float]:
+        """Expectations [P, T, 4], and the loss."""
+        expected, losses = [], []
+        for piece in texts:
+            with steered(model, place, known, moves):
+                log_probs = model(piece[None, :-1]).logits[0].float().log_softmax(-1)
+            expected.append(log_probs.exp() @ properties.T)
+            losses.append(-log_probs.gather(-1, piece[1:, None]).mean())
+        return torch.stack(expected), float(torch.stack(losses).mean())
+
+    usual, loss = read({})
+    spread = usual.flatten(0, 1).std(0).clamp(min=1e-9)
+    found = []
+    for direction in progress(known):
+        (forwards, one), (backwards, other) = (read({direction.block: sign * STRENGTH}) for sign in (1, -1))
+        moved = ((forwards - backwards).mean((0, 1)) / spread).tolist()
+        found.append(
+            direction._asdict()
+            | {"moved": dict(zip(PROPERTIES, moved, strict=True)), "loss_rise": (one + other) / 2 - loss}
+        )
+    return found
