@@ -23,14 +23,11 @@ from mu_sota.data.corpus import load_corpus
 from mu_sota.data.tokenizer import load_tokenizer
 from mu_sota.inspection.block_states import word_states
 from mu_sota.inspection.legibility import measure_legibility
-from mu_sota.inspection.record import labelled_folder
+from mu_sota.inspection.record import labelled_folder, tasks_of
 from mu_sota.inspection.similarity import block_similarity
-from mu_sota.inspection.tasks import all_tasks
-from mu_sota.inspection.word_clusters import word_clusters
 from mu_sota.model.blocks import BLOCKS, NUM_BLOCKS
 
 NAMES = [block.name for block in BLOCKS]
-CLUSTERS = 16
 
 
 def main() -> None:
@@ -45,8 +42,7 @@ def main() -> None:
     folders: dict[str, list[str]] = {name: paths.split(",") for name, _, paths in parted}
     tokenizer = load_tokenizer(next(iter(folders.values()))[0])
     corpus = load_corpus(arguments.data, tokenizer=tokenizer)
-    text = str(tokenizer.decode(corpus.train.tokens.tolist(), skip_special_tokens=True))
-    tasks = all_tasks(word_clusters([text], CLUSTERS))
+    tasks = tasks_of(corpus)
     labelled = labelled_folder(arguments.labels)
     record = read_json(arguments.out, "give another --out") or {
         "command": "python benchmarks/legibility.py data/wikitext-2 data/probes ...",

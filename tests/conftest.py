@@ -1,6 +1,7 @@
 """What several test files share, and which tests are slow."""
 
 import os
+import random
 import re
 import shlex
 import shutil
@@ -204,6 +205,26 @@ def wikitext2() -> Path:
     folder = Path(__file__).parents[2] / "shared/data/wikitext-2"
     if not folder.is_dir():
         pytest.skip(f"WikiText-2 is not at {folder}")
+    return folder
+
+
+@pytest.fixture
+def treebank(tmp_path: Path) -> Path:
+    """A folder of two made-up treebanks: which kind a word is follows from the word."""
+    folder = tmp_path / "labels"
+    folder.mkdir()
+    chosen = random.Random(0)
+    words = {"the": "DET", "a": "DET", "state": "NOUN", "block": "NOUN", "reads": "VERB", "sees": "VERB"}
+    words |= {"good": "ADJ", "bad": "ADJ"}
+    for name in ("made-up-dev.conllu", "made-up-test.conllu"):
+        lines = []
+        for document in range(12):
+            lines.append(f"# newdoc id = answers-{document}")
+            for _ in range(6):
+                rows = enumerate(chosen.choices(list(words), k=5), start=1)
+                lines += [f"{at}\t{word}\t_\t{words[word]}\t_\t_\t0\troot\t_\t_" for at, word in rows]
+                lines.append("")
+        (folder / name).write_text("\n".join(lines))
     return folder
 
 

@@ -50,27 +50,6 @@ def record(model: MuForCausalLM, corpus: Corpus) -> dict[str, Any]:
     return json.loads(json.dumps(about | found))
 
 
-@pytest.fixture
-def treebank(tmp_path: Path) -> Path:
-    """A folder of two made-up treebanks: which kind a word is follows from the word."""
-    folder = tmp_path / "labels"
-    folder.mkdir()
-    random = np.random.default_rng(0)
-    words = {"the": "DET", "a": "DET", "state": "NOUN", "block": "NOUN", "reads": "VERB", "sees": "VERB"}
-    words |= {"good": "ADJ", "bad": "ADJ"}
-    for name in ("made-up-dev.conllu", "made-up-test.conllu"):
-        lines = []
-        for document in range(12):
-            lines.append(f"# newdoc id = answers-{document}")
-            for _ in range(6):
-                chosen = random.choice(list(words), size=5)
-                rows = enumerate(chosen, start=1)
-                lines += [f"{at}\t{word}\t_\t{words[word]}\t_\t_\t0\troot\t_\t_" for at, word in rows]
-                lines.append("")
-        (folder / name).write_text("\n".join(lines))
-    return folder
-
-
 def test_every_block_is_ranked_probed_and_compared(record: dict[str, Any]) -> None:
     assert sorted(record["effects"]["ranking"]) == sorted(NAMES)
     assert len(record["effects"]["places"]) == 3, "one layer, the final norm, all"

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from mu_sota.common.drawing import FAINT, INK, PAPER, SOFT, STYLE, Drawn
+from mu_sota.model.blocks import BLOCKS, NUM_BLOCKS
 
 # From white to the blue of Okabe and Ito, and on to nearly black: also in grey, more is darker.
 SCALE = LinearSegmentedColormap.from_list("share", [PAPER, "#8cc4e8", "#0072b2", "#00324f"])
@@ -83,6 +84,17 @@ def legibility(record: dict[str, Any]) -> Drawn:
         for task in tasks
     )
     return Drawn("legibility", "What can be read off each block, in hundredths of all there is", description, figure)
+
+
+@matplotlib.rc_context(STYLE)
+def sensitivities(means: np.ndarray) -> Drawn:
+    """How far blocks move, [L, 16]: the mean over tokens, in hundredths."""
+    figure = Figure(figsize=(8.0, 0.8 + 0.25 * len(means)), layout="constrained")
+    axes = figure.add_subplot()
+    _heat(axes, 0.75 * means, means, means == means.max(1, keepdims=True))
+    axes.set_xticks(range(NUM_BLOCKS), [block.name for block in BLOCKS])
+    axes.set_yticks(range(len(means)), [f"layer {number}" for number in range(1, len(means) + 1)])
+    return Drawn("sensitivities", "How far each layer moves each block", "Means over tokens", figure)
 
 
 @matplotlib.rc_context(STYLE)

@@ -26,7 +26,7 @@ from .legibility import measure_legibility
 from .lens import logit_lens
 from .similarity import block_similarity
 from .steering import STRENGTH, directions, measure_steering
-from .tasks import all_tasks
+from .tasks import Task, all_tasks
 from .tracing import trace
 from .word_clusters import word_clusters
 
@@ -81,6 +81,11 @@ def unlabelled(corpus: Corpus) -> LabelledTexts:
     return LabelledTexts(documents, np.arange(len(documents)) % 2 == 0, "the validation split, which nobody labelled")
 
 
+def tasks_of(corpus: Corpus) -> list[Task]:
+    """All tasks; words are grouped by their neighbours in the training split."""
+    return all_tasks(word_clusters([_text(corpus.train.tokens, corpus.tokenizer)], _CLUSTERS))
+
+
 def inspect_model(
     model: PreTrainedModel,
     corpus: Corpus,
@@ -109,8 +114,7 @@ def inspect_model(
     states = word_states(
         model, tokenizer, labelled.documents, window, [layer], progress=lambda todo: progress("Labelled texts", todo)
     )
-    clusters = word_clusters([_text(corpus.train.tokens, tokenizer)], _CLUSTERS)
-    tasks = all_tasks(clusters)
+    tasks = tasks_of(corpus)
     found = measure_legibility(states, labelled.fitted, tasks, layer, lambda todo: progress("Probes", todo))
     record: dict[str, Any] = {
         "blocks": [block._asdict() for block in BLOCKS],

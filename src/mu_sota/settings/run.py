@@ -42,6 +42,9 @@ class Training(CheckedSettings):
     trackers: list[str] = Field(
         ["tensorboard"], description="as `report_to` of transformers: wandb, mlflow, ..., or []"
     )
+    labels: str | None = Field(
+        None, description="folder of labelled texts (.conllu, .conll): legibility of the blocks after every epoch"
+    )
     prompts: list[str] = Field(
         ["The quick brown", "Once upon a time", "In the beginning"], description="continued after every epoch"
     )

@@ -88,6 +88,16 @@ def choose_precision(precision: str) -> str:
     return precision
 
 
+def check_labels(settings: RunSettings) -> None:
+    """Refuse a folder of labelled texts that is not there.
+
+    Raises:
+        InputError: it is none.
+    """
+    if settings.labels is not None and not Path(settings.labels).is_dir():
+        raise InputError(f"the setting labels is {settings.labels!r}, which is no folder; give one of labelled texts")
+
+
 def default_micro_batch(settings: RunSettings, processes: int) -> int:
     """Sequences at once in a process, before it is known whether the memory holds them."""
     share = math.ceil(settings.batch_size / processes)

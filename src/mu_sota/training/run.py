@@ -24,6 +24,7 @@ from mu_sota.settings.presets import MODEL_KEYS
 
 from .before_training import (
     build_causal_model,
+    check_labels,
     check_prompts,
     check_trackers,
     choose_precision,
@@ -33,6 +34,7 @@ from .before_training import (
     remove_leftovers,
 )
 from .best_model import BEST_FILE, best_loads
+from .block_callback import BlockCallback
 from .callbacks import RunCallback
 from .compilation import weigh
 from .heading import heading
@@ -87,7 +89,7 @@ class _Run:
         self.identity = {
             "preset": preset,
             "settings": self.settings.model_dump(
-                exclude={"micro_batch_size", "compile", "log_steps", "checkpoint_minutes"}
+                exclude={"micro_batch_size", "compile", "log_steps", "checkpoint_minutes", "labels"}
             ),
             "model": {key: getattr(self.config, key) for key in MODEL_KEYS},
         }
@@ -115,6 +117,7 @@ class _Run:
         self.precision = choose_precision(self.settings.precision)
         check_trackers(self.settings.trackers)
         check_prompts(self.settings, self.corpus.tokenizer, self.config)
+        check_labels(self.settings)
         self.unigram = unigram(self.corpus.train, self.corpus.validation, self.config.vocab_size)
         # The model that the leak check has passed is the one that is trained; see `_next_model`.
         self.model: MuForCausalLM | None
@@ -180,6 +183,7 @@ class _Run:
             if compiles and (problem := trainer.compile_layers()):
                 self.say(f"The layers run uncompiled, since they cannot be compiled here: {problem}")
             trainer.add_callback(RunCallback(trainer, interrupt, self.metrics))
+            trainer.add_callback(BlockCallback(trainer, Path(self.settings.labels) if self.settings.labels else None))
             trainer.train_from_last_checkpoint()
             return trainer
 

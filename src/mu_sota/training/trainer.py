@@ -61,11 +61,13 @@ class MuTrainer(Trainer):
         arguments = _arguments(settings, out, micro_batch_size, self.order.accumulation, precision)
         super().__init__(model, arguments, train_dataset=self._windows)
         self.remove_callback(PrinterCallback)
+        self.tensorboard: Any = None  # its SummaryWriter, where the run has one
         if "tensorboard" in settings.trackers and self.is_world_process_zero():
             from torch.utils.tensorboard import SummaryWriter
 
             # Left to the library, every start of a run would log to a folder of its own.
-            self.add_callback(TensorBoardCallback(SummaryWriter(str(out / "tensorboard"))))
+            self.tensorboard = SummaryWriter(str(out / "tensorboard"))
+            self.add_callback(TensorBoardCallback(self.tensorboard))
         self._sums = torch.zeros(3, dtype=torch.float32 if self.args.device.type == "mps" else torch.float64)
         self._sums = self._sums.to(self.args.device)
         self.logged = RunningTotals()  # those that the last row of the record has covered
