@@ -83,7 +83,7 @@ def built(model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast) -> Any:
     from mu_sota.playground.page import build
 
     async def page() -> Any:  # elsewhere, Gradio would leave an event loop open
-        return build(model, tokenizer, MARKUP)
+        return build(model, tokenizer, MARKUP, {})
 
     return asyncio.run(page())
 

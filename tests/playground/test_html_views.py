@@ -13,6 +13,7 @@ from mu_sota.model.blocks import BLOCKS
 from mu_sota.playground.html_views import (
     Shown,
     attention_view,
+    carried_view,
     continuations_view,
     header_view,
     message_view,
@@ -95,6 +96,26 @@ def test_the_state_is_shown_block_by_block(side: int) -> None:
         assert cells[: edge * edge] == pytest.approx(expected, abs=0.051)
     assert "after layer 2" in html
     assert "before the first layer" in state_view(matrix, 0)
+
+
+def test_what_blocks_carry_is_that_of_the_record() -> None:
+    names = [block.name for block in BLOCKS]
+    selectivity = [0.0] * 16
+    selectivity[names.index("E")], selectivity[names.index("S")] = 0.31, 0.2
+    task = {"block": "E", "question": "is it <a name>", "selectivity": selectivity}
+    ranks = dict.fromkeys(names) | {"E": 1}
+    record = {
+        "blocks": [block._asdict() for block in BLOCKS],
+        "legibility": {"tasks": [task], "rank_at_own_task": ranks, "best_blocks": ["E"]},
+        "effects": {"ranking": names[::-1]},
+    }
+    html = carried_view(record)
+    rows = [re.sub(r"<[^>]+>", "|", row) for row in html.split("<tr>")[2:]]
+    (entity,) = (row for row in rows if "|E|" in row)
+    assert re.findall(r"[^|\s][^|]*", entity)[:6] == ["E", "is it &lt;a name&gt;", "31 %", "1", "E", "3"]
+    assert len(rows) == 16
+    assert "1 are the best of all at what they are named for: E" in html
+    assert "not inspected yet" in carried_view({})
 
 
 def test_the_heat_map_names_block_and_layer_of_every_number() -> None:

@@ -8,7 +8,7 @@ import gradio as gr
 from mu_sota.model.blocks import BLOCKS
 from mu_sota.settings.sampling import Generation
 
-from .html_views import card_title, message_view, placeholder, token_strip
+from .html_views import card_title, carried_view, message_view, placeholder, token_strip
 
 NONE_CHOSEN = "No token is chosen yet."
 NO_PROBABILITY = "The text's probability appears here."
@@ -139,6 +139,16 @@ def inside_card(layers: int, heads: int) -> InsideCard:
                 with gr.Column(min_width=300):
                     panels.append(gr.HTML(elem_id=name))
     return InsideCard(layer, kind, heading, *panels)
+
+
+def carried_card(inspection: dict[str, Any]) -> None:
+    """What each block is named for, and how well it does that, by measurement.
+
+    Args:
+        inspection: the record of `mu-sota inspect`, or nothing.
+    """
+    with gr.Column(elem_id="mu-carried", elem_classes="mu-card"):
+        gr.HTML(carried_view(inspection))
 
 
 def without_card() -> WithoutCard:

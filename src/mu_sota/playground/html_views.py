@@ -146,6 +146,48 @@ def state_view(matrix: Tensor, layer: int, off: Sequence[str] = ()) -> str:
     return _html("state", values, len(matrix) // GRID, layer, off, largest, 1 if largest >= 0.5 else 2)
 
 
+class Carried(NamedTuple):
+    """What a block is asked for in its name, and how it answers.
+
+    Attributes:
+        name, meaning: of the block.
+        question: what a probe reads off it; one row a question.
+        selectivity: the share of what there is to know that it holds, less that of shuffled labels; None if not asked.
+        rank: among the 16 blocks, at all its questions together.
+        best: the block that holds most of the answer.
+        needed: its rank by the rise of the loss without it.
+    """
+
+    name: str
+    meaning: str
+    question: str
+    selectivity: float | None
+    rank: int | None
+    best: str
+    needed: int | None
+
+
+def carried_view(inspection: dict[str, Any]) -> str:
+    """A table of what `mu-sota inspect` found, or how to have one."""
+    if not inspection:
+        return _html("carried", [], 0, "")
+    found, names = inspection["legibility"], [block["name"] for block in inspection["blocks"]]
+    needed = inspection.get("effects", {}).get("ranking", [])
+    rows = []
+    for number, block in enumerate(inspection["blocks"]):
+        name = block["name"]
+        need = needed.index(name) + 1 if name in needed else None
+        asked = [task for task in found["tasks"] if task["block"] == name]
+        for task in asked:
+            values = task["selectivity"]
+            best = names[max(range(len(values)), key=values.__getitem__)]
+            rank = found["rank_at_own_task"][name]
+            rows.append(Carried(name, block["meaning"], task["question"], values[number], rank, best, need))
+        if not asked:
+            rows.append(Carried(name, block["meaning"], "not asked", None, None, "", need))
+    return _html("carried", rows, len(found["best_blocks"]), ", ".join(found["best_blocks"]))
+
+
 def sensitivity_view(sensitivities: Tensor, layer: int) -> str:
     """Sensitivities [L, N] of one token: a row a block, a column a layer; the chosen layer is marked."""
     largest = max(float(sensitivities.abs().max()), 1e-9)

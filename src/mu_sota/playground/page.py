@@ -10,10 +10,10 @@ from mu_sota.common.environment import default_device
 from mu_sota.generation.continuation import sampling_of
 from mu_sota.model.modeling import MuForCausalLM
 from mu_sota.saved.load_save import load_trained
-from mu_sota.saved.run_record import BEST_FOLDER
+from mu_sota.saved.run_record import BEST_FOLDER, inspection_of
 
 from .callbacks import Callbacks, Parts
-from .cards import file_beside, inside_card, prompt_card, tokens_card, without_card
+from .cards import carried_card, file_beside, inside_card, prompt_card, tokens_card, without_card
 from .html_views import header_view
 from .reading_views import NAMES
 from .server import serve_until_ctrl_c
@@ -34,11 +34,18 @@ def serve(folder: str | Path, port: int, open_browser: bool) -> None:
         InputError: there is no MU model in the folder, or no port is free.
     """
     model, tokenizer = load_trained(folder, default_device())
-    serve_until_ctrl_c(build(model, tokenizer, _title(folder)), port, open_browser, **look())
+    page = build(model, tokenizer, _title(folder), inspection_of(Path(folder)))
+    serve_until_ctrl_c(page, port, open_browser, **look())
 
 
-def build(model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast, title: str) -> gr.Blocks:
-    """The page of a model in eval mode; `launch` it with `look()`."""
+def build(
+    model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast, title: str, inspection: dict[str, Any]
+) -> gr.Blocks:
+    """The page of a model in eval mode; `launch` it with `look()`.
+
+    Args:
+        inspection: what `mu-sota inspect` recorded of the model, or nothing.
+    """
     session, config, layers = Session(model, tokenizer), model.config, model.config.num_hidden_layers
     facts = (
         f"{layers} layers · 16 blocks in {config.matrix_size} × {config.matrix_size} · "
@@ -49,6 +56,7 @@ def build(model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast, title: str) 
         gr.HTML(header_view(title, facts), elem_id="mu-header")
         ask = prompt_card(session.positions, sampling_of(model))
         strip, inside = tokens_card(), inside_card(layers, config.num_attention_heads)
+        carried_card(inspection)
         parts = Parts(reading, selected, ask, strip, inside, without_card())
         _wire(parts, Callbacks(session, parts))
     return page
