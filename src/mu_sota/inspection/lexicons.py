@@ -4,6 +4,7 @@ They come with `pip install 'mu-sota[inspect]'`. VADER (Hutto and Gilbert 2014) 
 (Fast, Chen and Bernstein 2016, arXiv:1602.06979) which of 194 topics it belongs to.
 """
 
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -37,6 +38,27 @@ def topics() -> dict[str, str]:
     for topic, *words in sorted(rows, key=len):
         found |= dict.fromkeys(words, topic)
     return found
+
+
+def valence() -> dict[str, str]:
+    """`positive` or `negative` of AFINN's words (Nielsen 2011, arXiv:1103.2903): another list than VADER's.
+
+    Raises:
+        InputError: the package is not installed.
+    """
+    rows = (line.split("\t") for line in _lines("afinn", "data/AFINN-en-165.txt"))
+    return {word: "positive" if float(value) > 0 else "negative" for word, value in rows if float(value)}
+
+
+@cache
+def tags() -> dict[str, str]:
+    """The likeliest tag of the Penn Treebank for each word of Brill's lexicon (1992), as TextBlob has it.
+
+    Raises:
+        InputError: the package is not installed.
+    """
+    rows = (line.split() for line in _lines("textblob", "en/en-lexicon.txt") if not line.startswith(";;;"))
+    return {row[0]: row[1] for row in rows if len(row) == 2}
 
 
 def _lines(package: str, name: str) -> list[str]:
