@@ -96,7 +96,7 @@ def _tag(word: str, known: dict[str, str]) -> str:
 def _coarse(word: str, tag: str) -> str:
     low = word.lower()
     coarse = _COARSE.get(tag, "X" if word[:1].isalnum() else "PUNCT")
-    if low in _AUXILIARIES:
+    if low in _AUXILIARIES and coarse != "PROPN":  # not the month of May
         return "AUX"
     return "SCONJ" if low in _SUBORDINATING and coarse in ("ADP", "ADV", "DET") else coarse
 
@@ -194,7 +194,8 @@ def _nominal(
     if conjunction and follows != 1:
         return "conj", noun - at if noun >= 0 else 0
     if verb < 0 or follows == 1:
-        return "nsubj", follows
+        beyond = _next(coarse, at + follows, ("VERB",), 3) if follows and coarse[at + follows] == "AUX" else 0
+        return "nsubj", follows + beyond
     return ("obj", verb - at) if verb > noun else ("appos", noun - at)
 
 

@@ -65,7 +65,7 @@ def _previous_word(states: WordStates) -> Labels:
     return [None, *(None if new else before for before, new in zip(own, parted, strict=False))]
 
 
-def _bucket(value: int, ends: Iterable[int]) -> str:
+def bucket(value: int, ends: Iterable[int]) -> str:
     """The largest of `ends` that `value` reaches."""
     return str(max(end for end in ends if value >= end))
 
@@ -75,26 +75,28 @@ def _position(states: WordStates) -> Labels:
     return [str(position // eighth) for position in states.positions]
 
 
-def _sentence_position(word: Word) -> str:
-    return _bucket(word.index, (0, 1, 2, 3, 4, 6, 8, 11, 15, 20))
+def place_in_sentence(index: int) -> str:
+    """Of a word that so many words of its sentence were before."""
+    return bucket(index, (0, 1, 2, 3, 4, 6, 8, 11, 15, 20))
 
 
-def _head_distance(word: Word) -> str | None:
-    if word.head_offset is None:
-        return None
-    side = "before" if word.head_offset < 0 else "after"
-    return f"{side} {_bucket(abs(word.head_offset), (1, 2, 3, 5, 9))}" if word.head_offset else "root"
+def head_distance(offset: int | None) -> str | None:
+    """Side and about how many words off a head is; `root` for 0."""
+    if not offset:
+        return None if offset is None else "root"
+    return f"{'before' if offset < 0 else 'after'} {bucket(abs(offset), (1, 2, 3, 5, 9))}"
 
 
 def _relation(word: Word) -> str | None:
     return word.relation and word.relation.split(":")[0]
 
 
-_ARGUMENTS = {"nsubj", "obj", "iobj", "obl", "nmod", "csubj", "ccomp", "xcomp"}
+ARGUMENTS = {"nsubj", "obj", "iobj", "obl", "nmod", "csubj", "ccomp", "xcomp"}
+"""Relations of words that fill a place in a frame."""
 
 
 def _role(word: Word) -> str | None:
-    return word.relation if _relation(word) in _ARGUMENTS else None
+    return word.relation if _relation(word) in ARGUMENTS else None
 
 
 def _verb_form(word: Word) -> str | None:
@@ -130,7 +132,8 @@ _CONNECTIVES = {
     "contrast": "but however although though yet nevertheless nonetheless despite whereas",
     "time": "when then after before until while once meanwhile afterwards finally",
 }
-_CONNECTIVE_KIND = {word: kind for kind, words in _CONNECTIVES.items() for word in words.split()}
+CONNECTIVE_KIND = {word: kind for kind, words in _CONNECTIVES.items() for word in words.split()}
+"""What a connective says of the relation of two clauses."""
 
 
 def _connective(states: WordStates) -> Labels:
@@ -140,7 +143,7 @@ def _connective(states: WordStates) -> Labels:
     for number, word in zip(states.numbers, states.words, strict=True):
         if (number, word.sentence) != sentence:
             sentence, kind = (number, word.sentence), "none"
-        kind = _CONNECTIVE_KIND.get(word.text.lower(), kind)
+        kind = CONNECTIVE_KIND.get(word.text.lower(), kind)
         labels.append(kind)
     return labels
 
@@ -234,7 +237,7 @@ def all_tasks(clusters: dict[str, str]) -> list[Task]:
             "R1",
             "how many words before or after it the head is",
             "as for the relation",
-            _of_word(_head_distance),
+            _of_word(lambda word: head_distance(word.head_offset)),
         ),
         Task(
             "neighbours",
@@ -292,7 +295,7 @@ def all_tasks(clusters: dict[str, str]) -> list[Task]:
             "P",
             "how many words of its sentence were before it",
             "",
-            _of_word(_sentence_position),
+            _of_word(lambda word: place_in_sentence(word.index)),
             poles=("1", "20"),
         ),
         Task(

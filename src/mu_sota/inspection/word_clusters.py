@@ -1,12 +1,13 @@
-"""Groups of words that stand beside the same words, from counts alone.
+"""Groups of words by their company, from counts alone: words with the same neighbours, and words of the same passages.
 
-Positive pointwise mutual information with the words near them, reduced by singular values (Bullinaria and Levy 2007;
-Levy, Goldberg and Dagan 2015), and k-means.
+Positive pointwise mutual information with the words near them (Bullinaria and Levy 2007; Levy, Goldberg and Dagan
+2015), or how often they stand in each passage (Deerwester et al. 1990), reduced by singular values, and k-means.
 """
 
 import re
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from scipy.cluster.vq import kmeans2
@@ -18,6 +19,7 @@ _FUNCTION_WORDS = 100  # the most frequent: beside everything, so they say nothi
 _WORDS = 4000
 _REACH = 3
 _DIMENSIONS = 32
+_PASSAGE = 100
 
 
 def word_clusters(texts: Iterable[str], count: int) -> dict[str, str]:
@@ -25,9 +27,7 @@ def word_clusters(texts: Iterable[str], count: int) -> dict[str, str]:
 
     The same texts give the same groups; texts with too few words give none.
     """
-    words = [word for text in texts for word in _WORD.findall(text.lower())]
-    ranked = [word for word, number in Counter(words).most_common(_FUNCTION_WORDS + _WORDS) if number > 1]
-    known = {word: number for number, word in enumerate(ranked[_FUNCTION_WORDS:])}
+    words, known = _content_words(texts)
     if len(known) < 4 * max(count, _DIMENSIONS):
         return {}
     ids = np.array([known[word] for word in words if word in known])
@@ -43,6 +43,31 @@ def word_clusters(texts: Iterable[str], count: int) -> dict[str, str]:
     information = np.log(near.data * contexts.sum() / (of_word[near.row] * contexts[near.col]))
     positive = information > 0
     table = coo_array((information[positive], (near.row[positive], near.col[positive])), shape=(size, size)).tocsr()
+    return _grouped(table, known, count)
+
+
+def passage_clusters(texts: Iterable[str], count: int) -> dict[str, str]:
+    """As `word_clusters`, of words that stand in the same passages of 100 words."""
+    words, known = _content_words(texts)
+    if len(known) < 4 * max(count, _DIMENSIONS):
+        return {}
+    places = [(known[word], number // _PASSAGE) for number, word in enumerate(words) if word in known]
+    rows, columns = np.array(places).T
+    found = coo_array((np.ones(len(rows)), (rows, columns)), shape=(len(known), columns.max() + 1)).tocsr()
+    found.data = np.minimum(found.data, 2)  # once more in a passage says little more
+    rare = np.log(found.shape[1] / np.bincount(found.nonzero()[0], minlength=len(known)))
+    return _grouped(found.multiply(rare[:, None]).tocsr(), known, count)
+
+
+def _content_words(texts: Iterable[str]) -> tuple[list[str], dict[str, int]]:
+    """All words in small letters, and a number for each of those to be grouped."""
+    words = [word for text in texts for word in _WORD.findall(text.lower())]
+    ranked = [word for word, number in Counter(words).most_common(_FUNCTION_WORDS + _WORDS) if number > 1]
+    return words, {word: number for number, word in enumerate(ranked[_FUNCTION_WORDS:])}
+
+
+def _grouped(table: Any, known: dict[str, int], count: int) -> dict[str, str]:
+    """Words with similar rows of a sparse table in groups."""
     vectors, values, _ = svds(table, k=_DIMENSIONS, random_state=0)
     vectors = vectors * values**0.5
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

@@ -42,6 +42,9 @@ class Training(CheckedSettings):
     trackers: list[str] = Field(
         ["tensorboard"], description="as `report_to` of transformers: wandb, mlflow, ..., or []"
     )
+    grounding: float = Field(
+        0.0, ge=0, description="weight of what single blocks are taught: what their names say. 0: nothing is taught"
+    )
     labels: str | None = Field(
         None, description="folder of labelled texts (.conllu, .conll): legibility of the blocks after every epoch"
     )

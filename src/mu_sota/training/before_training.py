@@ -65,7 +65,7 @@ def previous_run(out: Path, data: str, corpus: Corpus, identity: dict[str, Any],
         old_values = record[part] if isinstance(now, dict) else record
         for key, new in new_values.items():
             # A run of an earlier version has the form that fields it did not know have by default.
-            if (old := old_values.get(key, getattr(MuConfig, key, None))) != new:
+            if (old := old_values.get(key, _by_default(key))) != new:
                 raise InputError(
                     f"the run in {out} was started with {key} {_or_not_set(old)}, not {_or_not_set(new)}; "
                     f"resume it with its own settings, or give another --out"
@@ -86,6 +86,11 @@ def choose_precision(precision: str) -> str:
     if precision == "fp16" and not torch.cuda.is_available():
         raise InputError("precision is 'fp16', which needs a CUDA GPU; use --set precision=fp32 or bf16")
     return precision
+
+
+def _by_default(key: str) -> Any:
+    field = RunSettings.model_fields.get(key)
+    return getattr(MuConfig, key, None) if field is None else field.default
 
 
 def check_labels(settings: RunSettings) -> None:

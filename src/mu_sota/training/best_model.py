@@ -14,7 +14,7 @@ from mu_sota.model.modeling import MuForCausalLM
 from mu_sota.saved.load_save import save_trained
 from mu_sota.saved.run_record import BEST_FOLDER
 
-from .trainer import MuTrainer
+from .trainer import READOUTS, MuTrainer
 
 BEST_FILE = "mu_sota_best.pt"
 
@@ -26,6 +26,7 @@ def save_best(trainer: MuTrainer, epoch: int, score: Score) -> None:
         cast(Optimizer, trainer.optimizer),
         options=StateDictOptions(full_state_dict=True, cpu_offload=True),
     )
+    weights = {name: value for name, value in weights.items() if not name.startswith(f"{READOUTS}.")}
     if not trainer.is_world_process_zero():
         return
     model: Any = trainer.accelerator.unwrap_model(trainer.network)

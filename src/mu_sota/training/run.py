@@ -165,7 +165,7 @@ class _Run:
         self.started = time.monotonic()
 
         def attempt(micro_batch_size: int) -> MuTrainer:
-            trainer = MuTrainer(
+            trainer = self._trainer_class()(
                 self._next_model(),
                 self.corpus,
                 self.windows,
@@ -200,6 +200,13 @@ class _Run:
         if trainer.state.global_step < trainer.state.max_steps:
             raise Interrupted(f"saved at step {trainer.state.global_step:,} of {trainer.state.max_steps:,}")
         return trainer
+
+    def _trainer_class(self) -> type[MuTrainer]:
+        if not self.settings.grounding:
+            return MuTrainer
+        from .grounding import GroundedTrainer  # which needs more packages
+
+        return GroundedTrainer
 
     def _next_model(self) -> MuForCausalLM:
         """The checked model, then, after an out-of-memory error, a new one of the same weights.

@@ -28,6 +28,9 @@ from .compilation import compile_layers, uncompiled
 from .lr_schedule import one_cycle
 from .running_totals import RunningTotals
 
+READOUTS = "readouts"
+"""The attribute of a grounded model that holds what only its training needs; see `grounding.py`."""
+
 
 class MuTrainer(Trainer):
     """Trains one model on one corpus.
@@ -114,7 +117,11 @@ class MuTrainer(Trainer):
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Weights and tables; not biases, norms and the sensitivity base."""
-        return [name for name, p in model.named_parameters() if p.ndim >= 2 and not name.endswith("bias")]
+        return [
+            name
+            for name, parameter in model.named_parameters()
+            if parameter.ndim >= 2 and not name.endswith("bias") and READOUTS not in name
+        ]
 
     def compute_loss(
         self,
