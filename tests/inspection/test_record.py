@@ -20,6 +20,7 @@ from mu_sota.data.corpus import Corpus, load_corpus
 from mu_sota.data.tokenizer import load_tokenizer
 from mu_sota.inspection.record import inspect_model, labelled_folder, text_map, unlabelled
 from mu_sota.inspection.report import page, summary
+from mu_sota.inspection.targets import TAUGHT
 from mu_sota.inspection.tracing import trace
 from mu_sota.model.blocks import BLOCKS
 from mu_sota.model.errors import InputError
@@ -45,7 +46,9 @@ def model(trained: tuple[Path, Path]) -> MuForCausalLM:
 
 @pytest.fixture(scope="module")
 def record(model: MuForCausalLM, corpus: Corpus) -> dict[str, Any]:
-    found = inspect_model(model, corpus, unlabelled(corpus), "the state reads", window=32, layer=1, progress=quietly)
+    found = inspect_model(
+        model, corpus, unlabelled(corpus), "the state reads", window=32, layer=1, grounded=False, progress=quietly
+    )
     about = {"model": "runs/<one>", "data": "texts", "parameters": 1234, "finished": "2026-01-31T12:00:00+00:00"}
     return json.loads(json.dumps(about | found))
 
@@ -82,7 +85,7 @@ def test_labelled_texts_are_parted_by_name(
     labelled = labelled_folder(treebank)
     assert labelled.fitted.sum() == 12
     assert len(labelled.documents) == 24
-    found = inspect_model(model, corpus, labelled, None, window=32, layer=1, progress=quietly)
+    found = inspect_model(model, corpus, labelled, None, window=32, layer=1, grounded=False, progress=quietly)
     kinds = next(task for task in found["legibility"]["tasks"] if task["name"] == "part of speech")
     assert kinds["classes"] == sorted(KINDS)
     assert kinds["whole_state"]["explained"] > 0.5, "the word says it, and the state knows the word"
@@ -97,7 +100,7 @@ def test_another_model_is_cut_into_slices(corpus: Corpus) -> None:
     torch.manual_seed(0)
     sizes: dict[str, Any] = {"vocab_size": len(corpus.tokenizer), "n_positions": 32, "n_embd": 32, "n_layer": 2}
     model = build(GPT2Config(**sizes, n_head=2), dropout=0.0).eval()
-    found = inspect_model(model, corpus, unlabelled(corpus), None, window=32, layer=1, progress=quietly)
+    found = inspect_model(model, corpus, unlabelled(corpus), None, window=32, layer=1, grounded=False, progress=quietly)
     assert "effects" not in found
     assert "map" not in found
     assert found["legibility"]["legibility"] <= 1
@@ -137,6 +140,14 @@ def test_the_page_stands_alone_and_shows_the_record(record: dict[str, Any]) -> N
         assert f"<code>{visible(token)}</code>" in text
     for line in summary(record).splitlines():
         assert line.split(":")[0] in text
+
+
+def test_the_page_says_what_blocks_were_taught(record: dict[str, Any]) -> None:
+    assert "Nothing in the training of this model told its blocks" in page(record)
+    taught = {name: teaching._asdict() for name, teaching in TAUGHT.items()}
+    text = page(record | {"taught": taught})
+    assert f"taught: {TAUGHT['P'].taught} (the same)" in text
+    assert "Nothing in the training" not in text
 
 
 def test_the_summary_says_what_was_found(record: dict[str, Any]) -> None:

@@ -73,9 +73,9 @@ def inspect(
     def progress(title: str, todo: Sequence[Any]) -> Iterable[Any]:
         return tqdm(todo, desc=title, ncols=80, mininterval=seconds_between_drawings())
 
-    found = inspect_model(
-        model, corpus, labelled_folder(labels) if labels else unlabelled(corpus), text, window, layer, progress
-    )
+    labelled = labelled_folder(labels) if labels else unlabelled(corpus)
+    grounded = bool(record.get("settings", {}).get("grounding"))
+    found = inspect_model(model, corpus, labelled, text, window, layer, grounded, progress)
     report.write(
         {
             "model": str(folder),

@@ -26,6 +26,7 @@ from .legibility import measure_legibility
 from .lens import logit_lens
 from .similarity import block_similarity
 from .steering import STRENGTH, directions, measure_steering
+from .targets import TAUGHT
 from .tasks import Task, all_tasks
 from .tracing import trace
 from .word_clusters import word_clusters
@@ -93,6 +94,7 @@ def inspect_model(
     text: str | None,
     window: int,
     layer: int,
+    grounded: bool,
     progress: Progress,
 ) -> dict[str, Any]:
     """Measure a model. Of one that has no blocks, only what holds of any 16 slices of its state.
@@ -105,6 +107,7 @@ def inspect_model(
         text: to map; by default the beginning of the validation split.
         window: tokens that the model reads at once.
         layer: after which blocks are compared and probed, 0 to L.
+        grounded: True if its blocks were taught what they are named for.
         progress: shows how far it is.
 
     Raises:
@@ -122,6 +125,7 @@ def inspect_model(
         "layer": layer,
         "window": window,
         "labels": labelled.source,
+        "taught": {name: teaching._asdict() for name, teaching in TAUGHT.items()} if grounded else {},
         "not_asked": [task.name for task in tasks if task.name not in {result.task.name for result in found.results}],
         "legibility": found.as_dict(),
         "similarity": block_similarity(states.states[0]).as_dict(),

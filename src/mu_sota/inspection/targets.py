@@ -40,24 +40,38 @@ class Target(NamedTuple):
     classes: int
 
 
+class Teaching(NamedTuple):
+    """What a block is taught, in words, and how near that is to what it is tested on.
+
+    Attributes:
+        taught: in words.
+        nearness: `the same` as in the test; `near` to it; or `other labels` than those of the test, by other people or
+            from other sources.
+    """
+
+    taught: str
+    nearness: str
+
+
+_SAME, _NEAR, _OTHER = "the same", "near", "other labels"
 TAUGHT = {
-    "I": "the token itself",
-    "S": "the part of speech that a word list and the words before give",
-    "C1": "the token before",
-    "C2": "a token out of the last 48",
-    "R1": "the dependency relation, and the distance to the head, that a few rules guess",
-    "R2": "which of 32 groups of words with the same neighbours it is in",
-    "T": "the last three letters",
-    "K": "which of 64 groups of words from the same passages it is in",
-    "G": "the group of neighbours of a word out of the next 64 tokens",
-    "M": "the form of a verb that a word list and the words before give",
-    "D": "the kind of the latest connective of the sentence",
-    "F": "the role of an argument that a few rules guess",
-    "P": "the sixteenth of the window, and how many words of its sentence were before it",
-    "E": "whether it is a word with a capital letter within a sentence, or follows one",
-    "A": "whether another word list (AFINN) than that of the test has it as positive or negative",
+    "I": Teaching("the token itself", _SAME),
+    "S": Teaching("the part of speech that a word list and the words before give", _OTHER),
+    "C1": Teaching("the token before", _SAME),
+    "C2": Teaching("a token out of the last 48", _OTHER),
+    "R1": Teaching("the dependency relation, and the distance to the head, that a few rules guess", _OTHER),
+    "R2": Teaching("which of 32 groups of words with the same neighbours it is in", _NEAR),
+    "T": Teaching("the last three letters", _NEAR),
+    "K": Teaching("which of 64 groups of words from the same passages it is in", _OTHER),
+    "G": Teaching("the group of neighbours of a word out of the next 64 tokens", _OTHER),
+    "M": Teaching("the form of a verb that a word list and the words before give", _OTHER),
+    "D": Teaching("the kind of the latest connective of the sentence", _SAME),
+    "F": Teaching("the role of an argument that a few rules guess", _OTHER),
+    "P": Teaching("the sixteenth of the window, and how many words of its sentence were before it", _SAME),
+    "E": Teaching("whether it is a word with a capital letter within a sentence, or follows one", _OTHER),
+    "A": Teaching("whether another word list (AFINN) than that of the test has it as positive or negative", _OTHER),
 }
-"""In words, by block."""
+"""By block."""
 
 
 def block_targets(tokens: np.ndarray, tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> list[Target]:
