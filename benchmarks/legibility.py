@@ -45,7 +45,7 @@ def main() -> None:
     tasks = tasks_of(corpus)
     labelled = labelled_folder(arguments.labels)
     record = read_json(arguments.out, "give another --out") or {
-        "command": "python benchmarks/legibility.py data/wikitext-2 data/probes MODELS --out docs/results/legibility.json",
+        "command": "python benchmarks/legibility.py data/wikitext-2 data/probes MODELS --out legibility.json",
         "machine": environment.describe(),
         "data_fingerprint": corpus.fingerprint,
         "labels": labelled.source,
