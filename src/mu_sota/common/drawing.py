@@ -2,11 +2,15 @@
 
 import io
 import re
+from collections.abc import Iterable
 from html import escape
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
 from matplotlib.figure import Figure
+
+from .files import replacing
 
 INK, SOFT, FAINT, PAPER = "#1a2230", "#5a6577", "#d9dee6", "#ffffff"
 
@@ -56,3 +60,11 @@ class Drawn(NamedTuple):
             f' <title id="{self.name}-title">{escape(self.title)}</title>\n'
             f' <desc id="{self.name}-description">{escape(self.description)}</desc>{body}'
         )
+
+
+def write_figures(figures: Iterable[Drawn], folder: Path) -> None:
+    """Write each figure as NAME.svg into a folder, in the place of what was there."""
+    with replacing(folder) as temporary:
+        temporary.mkdir()
+        for drawn in figures:
+            (temporary / f"{drawn.name}.svg").write_text(drawn.svg(), encoding="utf-8")

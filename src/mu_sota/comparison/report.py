@@ -9,7 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from mu_sota.common.drawing import FAINT, INK, PAPER, SOFT, Drawn
+from mu_sota.common.drawing import FAINT, INK, PAPER, SOFT, Drawn, write_figures
 from mu_sota.common.files import replacing
 from mu_sota.common.text import duration, visible
 
@@ -23,10 +23,7 @@ _SI_PREFIXES = {15: "P", 12: "T", 9: "G", 6: "M", 3: "k"}
 def write(record: dict[str, Any], folder: Path) -> None:
     """Write report.html, report.md and the figures that report.md shows."""
     record = _printable(record)
-    with replacing(folder / "figures") as temporary:
-        temporary.mkdir()
-        for drawn in figures.all_figures(record):
-            (temporary / f"{drawn.name}.svg").write_text(drawn.svg(), encoding="utf-8")
+    write_figures(figures.all_figures(record), folder / "figures")
     for name, text in (("report.html", html(record)), ("report.md", markdown(record))):
         with replacing(folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")

@@ -75,9 +75,8 @@ def probe(fit: Tensor, fit_labels: Tensor, test: Tensor, test_labels: Tensor) ->
     with torch.enable_grad():
         optimizer.step(loss)
     with torch.no_grad():
-        logits = torch.baddbmm(bias, test, weight)
-        tested = F.cross_entropy(logits.transpose(1, 2), test_labels.expand(len(test), -1), reduction="none")
-    return Probed(tested, logits.argmax(-1) == test_labels, -prior[test_labels])
+        correct = torch.baddbmm(bias, test, weight).argmax(-1) == test_labels
+        return Probed(nll(test, test_labels), correct, -prior[test_labels])
 
 
 def shuffled(labels: Tensor, seed: int) -> Tensor:

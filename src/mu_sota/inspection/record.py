@@ -114,6 +114,11 @@ def inspect_model(
         InputError: too little text for any question, or a package of word lists is missing.
     """
     tokenizer = corpus.tokenizer
+    if isinstance(model, MuForCausalLM):  # first what can be refused at once
+        pieces = _pieces(corpus.validation.tokens, window)
+        shown = encode(tokenizer, text) if text is not None else corpus.validation.tokens[1:]
+        shown = shown[: min(MAP_TOKENS, window) - 1]  # <BOS> comes before
+        mapped = text_map(model, tokenizer, shown.tolist())
     states = word_states(
         model, tokenizer, labelled.documents, window, [layer], progress=lambda todo: progress("Labelled texts", todo)
     )
@@ -131,19 +136,16 @@ def inspect_model(
         "similarity": block_similarity(states.states[0]).as_dict(),
     }
     if isinstance(model, MuForCausalLM):
-        pieces = _pieces(corpus.validation.tokens, window)
         effects = block_effects(
             model, pieces, batch_size=_PIECES // 8, progress=lambda todo: progress("Blocks replaced", todo)
         )
-        shown = encode(tokenizer, text) if text is not None else corpus.validation.tokens[1:]
-        shown = shown[: min(MAP_TOKENS, window) - 1]  # <BOS> comes before
         if layer < model.config.num_hidden_layers:  # the last states are after the norm, where nothing can be moved
             known = directions(states, layer, tasks)
             steering = measure_steering(
                 model, tokenizer, pieces[:: _PIECES // 8], layer, known, lambda todo: progress("Blocks steered", todo)
             )
             record |= {"steering": {"place": layer, "strength": STRENGTH, "directions": steering}}
-        record |= {"map": text_map(model, tokenizer, shown.tolist()), "effects": effects.as_dict()}
+        record |= {"map": mapped, "effects": effects.as_dict()}
     return record
 
 

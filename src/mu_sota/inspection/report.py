@@ -5,6 +5,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from mu_sota.common.drawing import write_figures
 from mu_sota.common.files import replacing, write_json
 from mu_sota.common.text import visible
 from mu_sota.model.blocks import NUM_BLOCKS
@@ -19,11 +20,7 @@ PAGE_FILE, FIGURES_FOLDER = "index.html", "figures"
 def write(record: dict[str, Any], folder: Path) -> None:
     """Write record, page and figures of an inspection into a folder; what an earlier one left there is replaced."""
     write_json(folder / INSPECTION_FILE, record)
-    drawn = figures.all_figures(record)
-    with replacing(folder / FIGURES_FOLDER) as temporary:
-        temporary.mkdir()
-        for figure in drawn:
-            (temporary / f"{figure.name}.svg").write_text(figure.svg(), encoding="utf-8")
+    write_figures(figures.all_figures(record), folder / FIGURES_FOLDER)
     with replacing(folder / PAGE_FILE) as temporary:
         temporary.write_text(page(record), encoding="utf-8")
 
