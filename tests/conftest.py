@@ -199,13 +199,17 @@ def tiny_export(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "tiny"
 
 
+def _beside_the_repository(name: str) -> Path:
+    folder = Path(__file__).parents[2] / "shared/data" / name
+    if not folder.is_dir():
+        pytest.skip(f"there is no {folder}")
+    return folder
+
+
 @pytest.fixture(scope="session")
 def wikitext2() -> Path:
     """The folder of the tokenized WikiText-2, where it lies beside the repository."""
-    folder = Path(__file__).parents[2] / "shared/data/wikitext-2"
-    if not folder.is_dir():
-        pytest.skip(f"WikiText-2 is not at {folder}")
-    return folder
+    return _beside_the_repository("wikitext-2")
 
 
 @pytest.fixture
@@ -231,10 +235,7 @@ def treebank(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def probe_texts() -> Path:
     """The folder of labelled texts, where it lies beside the repository."""
-    folder = Path(__file__).parents[2] / "shared/data/probes"
-    if not folder.is_dir():
-        pytest.skip(f"labelled texts are not at {folder}")
-    return folder
+    return _beside_the_repository("probes")
 
 
 @pytest.fixture(scope="session")
