@@ -164,11 +164,16 @@ CHANGES: dict[str, Callable[[MuForCausalLM], Any]] = {
 CHANGES_OF_NEW_FORM: dict[str, Callable[[MuForCausalLM], Any]] = {
     **{
         f"hook on {where}": partial(rolled, where=where)
-        for where in ("model.lookups", "model.lookups.pairs", "model.lookups.induction.1", "model.layers.1.block_norm")
+        for where in (
+            *("model.lookups", "model.lookups.pairs", "model.lookups.induction.1", "model.layers.1.block_norm"),
+            *("model.sources", "model.sources.tables.P", "model.sources.tables.G"),
+        )
     },
     "table of pairs": lambda model: replaced(model, "model.lookups.pairs", nn.Embedding(29, 64)),
     "one induction table less": lambda model: model.model.lookups.induction.pop(1),
     "no table": lambda model: replaced(model, "model.lookups", None),
+    "table of a source": lambda model: replaced(model, "model.sources.tables.C2", nn.Embedding(37, 4)),
+    "no sources": lambda model: replaced(model, "model.sources", None),
 }
 
 

@@ -41,7 +41,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "penalty": {"do_sample": False, "repetition_penalty": 1.6},
     "beams": {"do_sample": False, "num_beams": 3, "num_return_sequences": 2},
     "sampled beams": {"do_sample": True, "num_beams": 2},
-    "prompt lookup": {"do_sample": False, "prompt_lookup_num_tokens": 2, "eos_token_id": 0},  # 5.10 needs an end
+    "prompt lookup": {"do_sample": False, "prompt_lookup_num_tokens": 2, "eos_token_id": 36},  # 5.10 needs an end
 }
 
 
@@ -65,7 +65,7 @@ def assert_same_text(model: MuForCausalLM, ids: Tensor, mask: Tensor, **how: Any
         with torch.random.fork_rng():
             torch.manual_seed(5)
             if "prompt_lookup_num_tokens" in how and not use_cache:
-                how = {"do_sample": False, "eos_token_id": 0}  # what it must equal; it needs a cache itself
+                how = {"do_sample": False, "eos_token_id": 36}  # what it must equal; it needs a cache itself
             texts.append(model.generate(ids, attention_mask=mask, max_new_tokens=15, use_cache=use_cache, **how))
     assert torch.equal(*texts)
     assert texts[0][:, 6:].unique().numel() > 3  # not one token over and over
@@ -346,7 +346,7 @@ def test_guesses_end_there_too(length: int) -> None:
     """Prompt lookup, and an assistant, propose several tokens at once."""
     model = model_in_float32()
     ids = torch.tensor([[3, 1, 4, 1, 5] * 5])[:, :length]
-    how: dict[str, Any] = {"max_new_tokens": 24 - length, "do_sample": False, "eos_token_id": 0}
+    how: dict[str, Any] = {"max_new_tokens": 24 - length, "do_sample": False, "eos_token_id": 36}
     expected = model.generate(ids, **how)
     assert torch.equal(model.generate(ids, prompt_lookup_num_tokens=5, **how), expected)
     for positions in (24, 48):

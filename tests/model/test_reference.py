@@ -25,6 +25,8 @@ CONFIGS = {
     "norm before each part": {"norm_placement": "before"},
     "a table of pairs": {"pair_table_rows": 29},
     "induction tables": {"induction_tables": 2},
+    "sources": {"block_inputs": "by_name"},
+    "sources, 9 values a block": {"block_inputs": "by_name", "matrix_size": 12, "position_encoding": "rotary"},
     "all of that": NEW_FORM,
 }
 CASES = pytest.mark.parametrize("overrides", CONFIGS.values(), ids=CONFIGS)

@@ -28,6 +28,7 @@ NEW_FORM: dict[str, Any] = {
     "norm_placement": "before",
     "pair_table_rows": 29,
     "induction_tables": 2,
+    "block_inputs": "by_name",
 }
 """Every field of the form that is not the specified one."""
 
@@ -97,6 +98,7 @@ def reference_of(model: MuForCausalLM) -> ReferenceMu:
         form=(config.position_encoding, config.norm_placement),
         pair_rows=config.pair_table_rows,
         induction=config.induction_tables,
+        sources=config.block_inputs == "by_name",
     ).double()
     copy_weights(model, reference)
     return reference.eval()

@@ -6,7 +6,7 @@ module of its own, and every attention matrix is held. `copy_weights` is the onl
 Legend: B batch, T time, M side of the matrix, D = M * M, S values a block.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -200,6 +200,7 @@ class ReferenceMu(nn.Module):
         form: tuple[str, str] = ("learned", "after"),
         pair_rows: int = 0,
         induction: int = 0,
+        sources: bool = False,
     ) -> None:
         super().__init__()
         self.matrix_size = matrix_size
@@ -208,6 +209,8 @@ class ReferenceMu(nn.Module):
         self.positions = nn.Embedding(positions, state_size) if form[0] == "learned" else None
         self.pairs = nn.Embedding(pair_rows, state_size) if pair_rows else None
         self.induction = nn.ModuleList(nn.Embedding(vocab_size, state_size) for _ in range(induction))
+        rows = {"P": positions, "C1": vocab_size, "C2": vocab_size, "G": vocab_size} if sources else {}
+        self.sources = nn.ModuleDict({name: nn.Embedding(count, state_size // 16) for name, count in rows.items()})
         self.layers = nn.ModuleList(
             ReferenceLayer(vocab_size, matrix_size, heads, inner, dropout, form) for _ in range(layers)
         )
@@ -235,6 +238,8 @@ class ReferenceMu(nn.Module):
             rows = [nothing if follower is None else table(torch.tensor(follower)) for follower in found]
             flat = flat + torch.stack(rows).unflatten(0, (-1, length))
         matrix = flat.unflatten(-1, (self.matrix_size, self.matrix_size))
+        if self.sources:
+            matrix = torch.stack([self.with_sources(*each) for each in zip(input_ids, matrix, strict=True)])
         states, entropies, sensitivities = [matrix], [], []
         for layer in self.layers:
             matrix, entropy, sensitivity = layer(input_ids, matrix)
@@ -242,6 +247,26 @@ class ReferenceMu(nn.Module):
             entropies.append(entropy)
             sensitivities.append(sensitivity)
         return ReferenceOutput(self.head(self.norm(matrix.flatten(-2))), states, entropies, sensitivities)
+
+    def with_sources(self, text: Tensor, matrix: Tensor) -> Tensor:
+        """The states of one text, [T, M, M], with what four blocks receive."""
+        matrix = matrix.clone()
+        tables: dict[str, Any] = {name: table.weight for name, table in self.sources.items()}
+        for t in range(len(text)):
+            received = {"P": tables["P"][t]}
+            if t:
+                received["C1"] = tables["C1"][text[t - 1]]
+            for name, decay in (("C2", 0.99), ("G", 0.98)):
+                weights = [decay ** (t - u) for u in range(t + 1)]
+                rows = [weights[u] * tables[name][text[u]] for u in range(t + 1)]
+                received[name] = torch.stack(rows).sum(0) / sum(weights) ** 0.5
+            for name, values in received.items():
+                top, bottom, left, right = block_ranges(self.matrix_size)[sum(GRID, ()).index(name)]
+                block = values.view(bottom - top, right - left)
+                if name in ("P", "C1"):
+                    block = block + matrix[t, top:bottom, left:right]
+                matrix[t, top:bottom, left:right] = block
+        return matrix
 
 
 def to_reference(tensors: dict[str, Tensor], matrix_size: int) -> dict[str, Tensor]:
@@ -262,6 +287,9 @@ def to_reference(tensors: dict[str, Tensor], matrix_size: int) -> dict[str, Tens
     for ours, theirs in tables.items():
         if f"model.{ours}.weight" in tensors:
             mapped[f"{theirs}.weight"] = rows(f"model.{ours}.weight")
+    for name in ("P", "C1", "C2", "G"):
+        if f"model.sources.tables.{name}.weight" in tensors:
+            mapped[f"sources.{name}.weight"] = tensors[f"model.sources.tables.{name}.weight"]
     same = {
         "cross_attention.in_proj_weight": "cross_attention.qkv.weight",
         "cross_attention.in_proj_bias": "cross_attention.qkv.bias",

@@ -34,7 +34,8 @@ BACKENDS = ("kernels", "pytorch")
 CASES: dict[str, dict[str, Any]] = {
     "dropout 0.0": {"dropout": 0.0},
     "dropout 0.1": {"dropout": 0.1},
-    "new form": {"dropout": 0.0, **NEW_FORM},
+    "new form": {"dropout": 0.0, **NEW_FORM, "block_inputs": "token"},
+    "inputs by name": {"dropout": 0.0, **NEW_FORM},
 }
 
 

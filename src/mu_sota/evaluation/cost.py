@@ -31,6 +31,8 @@ def parameter_table(model: MuForCausalLM) -> dict[str, int]:
             parts[f"layers: {part.replace('_', ' ')}"] += parameter.numel()
         elif "lookups" in pieces:
             parts[f"lookups: {pieces[pieces.index('lookups') + 1]}"] += parameter.numel()
+        elif "sources" in pieces:
+            parts[f"sources: block {pieces[-2]}"] += parameter.numel()
         else:
             parts[pieces[-2].replace("_", " ")] += parameter.numel()
     return dict(parts)

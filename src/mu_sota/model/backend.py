@@ -22,7 +22,7 @@ LARGEST_HEAD = 16  # largest head size that a kernel takes; above it PyTorch's a
 _ENOUGH_TOKENS = 16  # for the feed-forward kernel, which first transposes its weights
 _LARGEST_DROPOUT = 0.999  # kept values are divided by 1 - p, in float32
 
-_READABLE: set[type[nn.Module]] = {nn.Linear, nn.LayerNorm, nn.Dropout, nn.Embedding, nn.ModuleList}
+_READABLE: set[type[nn.Module]] = {nn.Linear, nn.LayerNorm, nn.Dropout, nn.Embedding, nn.ModuleDict, nn.ModuleList}
 
 AnyClass = TypeVar("AnyClass", bound=type[nn.Module])
 

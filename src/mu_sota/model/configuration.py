@@ -21,6 +21,8 @@ MOST_PARAMETERS, MOST_LAYERS = 10**11, 10_000
 """Beyond them a size is taken for a mistake: 373 GiB of weights in float32."""
 
 SENSITIVITY_HIDDEN = 32
+SOURCES_BY_TOKEN = ("C1", "C2", "G")
+"""Blocks that receive rows of a table by token; see `sources.py`."""
 
 # Beside the fields of `MuConfig` and of its base class: what the base class takes, and what a model can be asked for.
 _MORE_FIELDS = {
@@ -63,6 +65,9 @@ class MuConfig(PreTrainedConfig):
             the embedding; 0 for none. See `lookups.py`.
         induction_tables: tables by token that are added to the embedding, too: table n has a row for the token that
             followed the latest earlier occurrence of the last n tokens.
+        block_inputs: every block receives its part of the `token`; or four of them also, `by_name`, what they are named
+            for: P the position, with a vector for each of `max_position_embeddings`, C1 the token before, C2 and G what
+            was read so far. See `sources.py`.
 
     Raises:
         huggingface_hub.errors.StrictDataclassError: a value is of the wrong type or out of range; the message names it.
@@ -86,6 +91,7 @@ class MuConfig(PreTrainedConfig):
     norm_placement: Literal["after", "before"] = "after"
     pair_table_rows: int = 0
     induction_tables: int = 0
+    block_inputs: Literal["token", "by_name"] = "token"
     tie_word_embeddings: bool = False
     pad_token_id: int | None = 0
     bos_token_id: int | None = 2
@@ -147,6 +153,8 @@ class MuConfig(PreTrainedConfig):
         positions = self.max_position_embeddings if self.position_encoding == "learned" else 0
         by_token = self.vocab_size * ((1 + self.induction_tables) * size + layers * NUM_BLOCKS)
         tables = by_token + (positions + self.pair_table_rows) * size
+        if self.block_inputs == "by_name":
+            tables += (self.max_position_embeddings + len(SOURCES_BY_TOKEN) * self.vocab_size) * block
         return tables + layers * layer + 2 * size + self.vocab_size * (size + 1)
 
     def validate_architecture(self) -> None:

@@ -17,8 +17,9 @@ from .backend import any_hook_on_all_modules, unchanged, use_decoding_kernel
 from .blocks import NUM_BLOCKS
 from .cache import ATTENTIONS, GrowingLayer
 from .configuration import SENSITIVITY_HIDDEN
-from .kernels import decode_step, require_float32, weight_names
+from .kernels import PastTables, decode_step, require_float32, weight_names
 from .layers import MuLayer
+from .sources import DECAYS, SOURCE_BLOCKS, SOURCE_NUMBERS
 
 
 class DecodingWeights:
@@ -42,10 +43,10 @@ class DecodingWeights:
         self.weights: list[Tensor] = []  # all of them
         self.cache_layers: list[int] = []
         if self.first_changed is None:
-            self.tables = [] if model.lookups is None else [table.weight for table in model.lookups.tables]
+            self.tables = [table.weight for table in (*_lookups(model), *_sources(model))]
             self.arguments = _weights(model, "ModelWeights")
             self.arguments += chain.from_iterable(_weights(layer, "LayerWeights") for layer in model.layers)
-            self.weights = [weight for weight in (*self.arguments, *self.tables) if weight is not None]
+            self.weights = [each for each in (*self.arguments, *self.tables) if each is not None]
             indices = attrgetter("block_attention.cache_layer", "cross_attention.cache_layer")
             self.cache_layers = [*chain.from_iterable(map(indices, model.layers))]
             self.fits = self._fits(model)
@@ -65,8 +66,10 @@ class DecodingWeights:
         return (
             shapes[own:] == of_layer * len(model.layers)
             and widths[:own] == [size, places, width, size, size]
-            and all(table.shape[-1] == size for table in self.tables)
-            and (model.lookups is None or len({len(table.weight) for table in model.lookups.induction}) <= 1)
+            and all(table.weight.shape[-1] == size for table in _lookups(model))
+            and all(table.weight.shape[-1] == config.block_size for table in _sources(model))
+            and len(_sources(model)) in (0, len(SOURCE_BLOCKS))
+            and len({len(table.weight) for table in _by_token(model)}) <= 1
             and config.intermediate_size % 16 == 0
             and {type(weight) for weight in self.weights} == {nn.Parameter}
             and {id(weight) for weight in self.weights} == {id(weight) for weight in model.parameters()}
@@ -104,6 +107,19 @@ class DecodingWeights:
         return arguments, [*map(Tensor.contiguous, self.tables)]
 
 
+def _lookups(model: Any) -> list[Any]:
+    return [] if model.lookups is None else list(model.lookups.tables)
+
+
+def _sources(model: Any) -> list[Any]:
+    return [] if model.sources is None else list(model.sources.tables.values())
+
+
+def _by_token(model: Any) -> list[Any]:
+    """The tables that have a row for each token."""
+    return [*([] if model.lookups is None else model.lookups.induction), *_sources(model)[1:]]
+
+
 def _weights(module: Any, struct: str) -> list[Tensor | None]:
     """The weights of a struct of the kernel; None where the module's form has no such part."""
     parts = (name.rpartition(".") for name in weight_names(struct))
@@ -137,18 +153,24 @@ def decode(model: Any, input_ids: Tensor, position_ids: Tensor | None, cache: Ca
     batch, ids = len(input_ids), input_ids.flatten().tolist()
     positions = [past] * batch if position_ids is None else position_ids.expand(batch, 1).flatten().tolist()
     tokens, places, affinities = (math.inf if weight is None else len(weight) for weight in weights[:3])
+    if model.sources is not None:
+        places = min(places, len(_sources(model)[0].weight))
     if min(*ids, *positions) < 0 or max(ids) >= min(tokens, affinities) or max(positions) >= places:
         return None  # PyTorch refuses them with an IndexError
     shapes = [(batch, count, 1, size // count) for count in (NUM_BLOCKS, heads)]
     layers: list[Any] = [cache.layers[index] for index in model.decoding_weights.cache_layers]
     if not all(layer.takes(shapes[at % ATTENTIONS], table, past) for at, layer in enumerate(layers)):
         return None
-    lookups = None
-    if model.lookups is not None:
+    looked_up = None
+    if model.reads_past:
         texts: Any = cache.layers[ATTENTIONS * len(model.layers)]
         if not texts.takes((batch, 1, 1, 1), input_ids, past):
             return None
-        lookups = (tables, texts.grow((batch, 1, 1, 1), input_ids), len(model.lookups.induction))
+        inductions = 0 if model.lookups is None else len(model.lookups.induction)
+        sources = [] if model.sources is None else SOURCE_NUMBERS
+        looked_up = PastTables(
+            tables, texts.grow((batch, 1, 1, 1), input_ids), inductions, sources, list(DECAYS.values())
+        )
     buffers = [layer.grow(shapes[at % ATTENTIONS], table) for at, layer in enumerate(layers)]
     widths = (config.intermediate_size, SENSITIVITY_HIDDEN)
-    return decode_step(ids, positions, weights, buffers, lookups, past + 1, widths, config.layer_norm_eps)
+    return decode_step(ids, positions, weights, buffers, looked_up, past + 1, widths, config.layer_norm_eps)

@@ -564,6 +564,26 @@ static int64_t follower(const int64_t* text, int64_t length, int64_t count) {
     return -1;
 }
 
+// As in `sources.py`: what the blocks P, C1, C2 and G of a text's last token receive. `tables` has one for each of the
+// four, of rows of S values, by position or by token; `blocks` says which blocks of the state they are, and `decays` how
+// fast the last two forget.
+static void receive(float* state, const float* const* tables, const int64_t* blocks, const float* decays,
+                    const int64_t* text, int64_t last, int64_t position, int64_t V, int S) {
+    auto add = [&](int which, int64_t row, float weight) {
+        for (int s = 0; s < S; s++) state[blocks[which] * S + s] += weight * tables[which][row * S + s];
+    };
+    add(0, position, 1);
+    if (last && text[last - 1] < V) add(1, text[last - 1], 1);
+    for (int which = 2; which < 4; which++) {
+        float total = 0, weight = 1, decay = decays[which - 2];
+        for (int64_t age = 0; age <= last; age++, weight *= decay) total += weight;
+        for (int s = 0; s < S; s++) state[blocks[which] * S + s] = 0;
+        weight = 1 / std::sqrt(total);
+        for (int64_t at = last; at >= 0; at--, weight *= decay)
+            if (text[at] < V) add(which, text[at], weight);
+    }
+}
+
 // The weights of the model and of a layer. The order is said here alone: Python reads the comments, which name the
 // weights as attributes of `MuModel` and `MuLayer`, and passes their addresses one after the other. Null are positions
 // where they are rotary, and the blocks' norm where norms come after the parts.
@@ -958,12 +978,13 @@ void mu_linear(const float* x, const float* weight, const float* bias, float* y,
 // of ModelWeights, then those of LayerWeights for each layer. A layer has two caches, each of keys and then values: those
 // of the blocks, [2][B][N][capacity][S], and those of whole states, [2][B][H][capacity][D / H]; `capacities` are those of
 // all caches. Keys and values of the new token are written to position length - 1. Where there are lookup tables, `tables`
-// has that of pairs, of `pair_rows` rows or none, and then those of induction, of V rows each; `texts` is the cache of ids
-// [2][B][text_capacity], twice the same, to which the new ones are written, too.
+// has that of pairs, of `pair_rows` rows or none, then those of induction, of V rows each, and then those of the sources
+// if `sources` says which four blocks they feed; `texts` is the cache of ids [2][B][text_capacity], twice the same, to
+// which the new ones are written, too.
 void mu_decode_step(const int64_t* ids, const int64_t* positions, float* states, const float* const* weights,
                     float* const* caches, const int64_t* capacities, const float* const* tables, int64_t* texts,
-                    int64_t text_capacity, int64_t pair_rows, int64_t inductions, int64_t V, int64_t length,
-                    int64_t layers, int64_t B, int64_t D, int64_t N, int64_t H, int64_t F, int64_t G, float epsilon,
+                    int64_t text_capacity, int64_t pair_rows, int64_t inductions, int64_t V, const int64_t* sources,
+                    const float* decays, int64_t length, int64_t layers, int64_t B, int64_t D, int64_t N, int64_t H, int64_t F, int64_t G, float epsilon,
                     int64_t threads) {
     const int S = D / N, K = D / H, last = length - 1;
     const auto& model = *reinterpret_cast<const ModelWeights*>(weights);
@@ -993,6 +1014,8 @@ void mu_decode_step(const int64_t* ids, const int64_t* positions, float* states,
             const float* row = tables[n + (pair_rows > 0)] + next * D;
             for (int d = 0; d < D; d++) state[d] += row[d];
         }
+        if (sources)
+            receive(state, tables + (pair_rows > 0) + inductions, sources, decays, text, last, positions[task], V, S);
         if (!model.positions) {
             turns_at(positions[task], block_turns, S);
             turns_at(positions[task], cross_turns, K);

@@ -19,7 +19,7 @@ from array import array
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -106,7 +106,7 @@ def _parameters() -> dict[str, list[str]]:
     return {name: [part.rpartition(" ")[0].strip() for part in parts.split(",")] for name, parts in declared}
 
 
-def _call(name: str, *arguments: "Tensor | array[int] | int | float | None") -> None:
+def _call(name: str, *arguments: "Tensor | array[int] | array[float] | int | float | None") -> None:
     """Run a kernel: contiguous tensors and arrays go as pointers, each number as its parameter's type.
 
     The last parameter, the number of threads, is added here.
@@ -380,12 +380,31 @@ def require_float32(weights: list[Tensor]) -> None:
         list(map(_address, weights))
 
 
+class PastTables(NamedTuple):
+    """What `decode_step` looks up by a token and its past.
+
+    Attributes:
+        tables: that of pairs if there is one; those of induction; and those of sources, by position and then by token.
+            All those by token have the same number of rows.
+        texts: the buffer [2, B, 1, capacity, 1] of cached ids, to which the new ones are written.
+        inductions: the number of induction tables.
+        sources: the numbers of the blocks that sources feed, in the order of their tables; or none.
+        decays: as in `sources.py`, of the last two.
+    """
+
+    tables: list[Tensor]
+    texts: Tensor | None
+    inductions: int
+    sources: list[int]
+    decays: list[float]
+
+
 def decode_step(
     ids: list[int],
     positions: list[int],
     weights: list[Tensor | None],
     buffers: list[Tensor],
-    lookups: tuple[list[Tensor], Tensor, int] | None,
+    past: PastTables | None,
     length: int,
     widths: tuple[int, int],
     epsilon: float,
@@ -398,8 +417,7 @@ def decode_step(
             has no such weight.
         buffers: of the cache layers, for each layer [2, B, N, capacity, S] and [2, B, H, capacity, K]. Keys and values
             of the new token are written to position `length` - 1.
-        lookups: the tables of a model that has any, that of pairs first; the buffer [2, B, 1, capacity, 1] of cached
-            ids, to which the new ones are written; and the number of induction tables.
+        past: of a model that looks up what was read before.
         length: cached tokens and the new one.
         widths: inner widths of the feed-forward and of the sensitivity network.
         epsilon: of the norms.
@@ -408,15 +426,25 @@ def decode_step(
     assert embedding is not None
     size, blocks, heads = embedding.shape[1], buffers[0].shape[2], buffers[1].shape[2]
     output = embedding.new_empty(len(ids), 1, size)
-    tables, texts, inductions = lookups or ([], None, 0)
-    pairs = len(tables) > inductions
+    tables, texts, inductions, sources, decays = past or PastTables([], None, 0, [], [])
+    pairs = len(tables) > inductions + len(sources)
     _call(
         "mu_decode_step",
         *(array("q", ids), array("q", positions), output),
         *(_addresses(weights), _addresses(buffers), array("q", [buffer.shape[3] for buffer in buffers])),
         *(_addresses(tables), texts, 0 if texts is None else texts.shape[3]),
-        *(len(tables[0]) if pairs else 0, inductions, len(tables[-1]) if inductions else 0),
-        *(length, len(buffers) // 2, len(ids), size, blocks, heads, *widths),
+        *(len(tables[0]) if pairs else 0, inductions, len(tables[-1]) if tables else 0),
+        *(
+            array("q", sources) if sources else None,
+            array("f", decays),
+            length,
+            len(buffers) // 2,
+            len(ids),
+            size,
+            blocks,
+            heads,
+            *widths,
+        ),
         epsilon,
     )
     return output

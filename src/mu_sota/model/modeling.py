@@ -22,13 +22,14 @@ from .attention import attention_bias, rotary_turns
 from .backend import unchanged, use_linear_kernel
 from .blocks import NUM_BLOCKS
 from .cache import ATTENTIONS, add_cache_layers
-from .configuration import MuConfig, refuse_beyond_memory
+from .configuration import SOURCES_BY_TOKEN, MuConfig, refuse_beyond_memory
 from .decoding import DecodingWeights, decode
 from .generation import MuGenerationMixin
 from .kernels import linear_of_one
 from .layers import BlockLinear, CrossBlockAttention, DynamicSensitivity, MuLayer
 from .lookups import LookupTables, known_tokens
 from .loss import IGNORE_INDEX, chunked_cross_entropy
+from .sources import BlockSources
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
@@ -91,6 +92,9 @@ class MuPreTrainedModel(PreTrainedModel):
             model.affinity = follow(model.affinity)
             if model.lookups is not None:
                 model.lookups.induction = nn.ModuleList(map(follow, model.lookups.induction))
+            if model.sources is not None:
+                for name in SOURCES_BY_TOKEN:
+                    model.sources.tables[name] = follow(model.sources.tables[name])
         return resized
 
 
@@ -127,6 +131,11 @@ class MuModel(MuPreTrainedModel):
             self.lookups = LookupTables(*sizes, config.dropout)
             for table in self.lookups.tables:
                 _starting_at(0.0, table)
+        self.sources: BlockSources | None = None
+        if config.block_inputs == "by_name":
+            self.sources = BlockSources(config.block_size, config.max_position_embeddings, config.vocab_size)
+            for by_name in self.sources.tables.values():
+                _starting_at(0.5, by_name)
         # The layers' affinity tables side by side, so that a token's L x N values are one row, gathered once.
         self.affinity = _starting_at(0.02, nn.Embedding(config.vocab_size, config.num_hidden_layers * NUM_BLOCKS))
         self.layers = nn.ModuleList(MuLayer(config, index) for index in range(config.num_hidden_layers))
@@ -136,6 +145,11 @@ class MuModel(MuPreTrainedModel):
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"decoding_weights": None}  # a copy gathers its own
+
+    @property
+    def reads_past(self) -> bool:
+        """True if a token's state begins with more than the token and its position, so that ids are cached, too."""
+        return self.lookups is not None or self.sources is not None
 
     def get_input_embeddings(self) -> nn.Embedding:
         return self.token_embedding
@@ -161,7 +175,7 @@ class MuModel(MuPreTrainedModel):
             attention_mask: [B, T], 1 at tokens and 0 at padding; with a cache, cached tokens included.
             position_ids: [B, T]; by default counted from the first token of each row, cached ones included.
             past_key_values, cache: a cache of `transformers`, under either name, which is filled: two cache layers for
-                each layer of the model, and one for the ids themselves where there are tables to look up.
+                each layer of the model, and one for the ids themselves where a token's past is looked up.
             use_cache: make a cache if there is none.
             kwargs: which further outputs to return; see `LayerOutputs`.
 
@@ -206,9 +220,13 @@ class MuModel(MuPreTrainedModel):
         else:
             sizes = self.config.block_size, self.config.hidden_size // self.config.num_attention_heads
             turns = (rotary_turns(position_ids, sizes[0]), rotary_turns(position_ids, sizes[1]))
-        if self.lookups is not None:
+        if self.reads_past:
             known = known_tokens(input_ids, attention_mask, cache, ATTENTIONS * len(self.layers))
-            state = state + self.lookups(known, past + torch.arange(new, device=device))
+            at = past + torch.arange(new, device=device)
+            if self.lookups is not None:
+                state = state + self.lookups(known, at)
+            if self.sources is not None:
+                state = self.sources(state, known, at, position_ids)
         affinities = self.affinity(input_ids).unflatten(-1, (-1, NUM_BLOCKS)).unbind(-2)  # [B, T, N] for each layer
         for layer, affinity in zip(self.layers, affinities, strict=True):
             state = layer(state, affinity, bias, cache, turns)
@@ -229,7 +247,7 @@ class MuModel(MuPreTrainedModel):
                 "a cache cannot be filled under gradient checkpointing, which runs every layer twice: train without "
                 "use_cache, or call model.eval() first"
             )
-        add_cache_layers(cache, ATTENTIONS * len(self.layers) + (self.lookups is not None))
+        add_cache_layers(cache, ATTENTIONS * len(self.layers) + self.reads_past)
         return cache
 
 

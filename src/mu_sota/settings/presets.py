@@ -38,4 +38,5 @@ MODEL_KEYS = (
     "norm_placement",
     "pair_table_rows",
     "induction_tables",
+    "block_inputs",
 )
