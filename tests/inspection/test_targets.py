@@ -64,26 +64,53 @@ def test_labels_are_those_of_words(targets: dict[str, Target], tokenizer: PreTra
     assert speech["good"] == speech["bad"] != speech["was"]
 
 
+def test_how_a_text_speaks_is_counted_over_its_latest_words(tokenizer: PreTrainedTokenizerFast) -> None:
+    quiet, loud = "The dog was there. " * 40, "We walk, you and I! " * 40
+    found = block_targets(encode(tokenizer, quiet + loud + quiet), tokenizer)
+    register = {target.name: target.labels[target.labels != NONE] for target in found if target.block == "G"}
+    third = len(register["persons"]) // 3
+    for name, least, most in (("persons", "quiet", "loud"), ("questions", "quiet", "loud"), ("past", "loud", "quiet")):
+        means = {
+            "quiet": register[name][third - 20 : third - 10].mean(),
+            "loud": register[name][2 * third - 20 : 2 * third - 10].mean(),
+        }
+        assert means[most] > means[least], name
+    assert register.keys() == {"persons", "questions", "past"}, "there are no numbers"
+
+
 def test_every_block_but_x_is_taught(targets: dict[str, Target]) -> None:
     assert set(TAUGHT) == {block.name for block in BLOCKS} - {"X"}
     assert {target.block for target in targets.values()} <= set(TAUGHT) - {"I", "C1"}
     assert "neighbours" not in targets, "too few words to group"
+    assert {"C2", "K"}.isdisjoint(target.block for target in targets.values()), "too few passages"
     for target in targets.values():
-        assert target.labels.dtype == np.int32
+        assert target.labels.dtype == np.int16
         assert target.labels.max() < max(target.classes, 1)
         assert target.labels.min() >= NONE
 
 
-def test_a_word_before_is_before() -> None:
+def test_passages_and_words_are_parted_by_what_they_are_about() -> None:
+    """Of a text on two subjects in turn: K parts their words, C2 the passages, and the same each time."""
     random = np.random.default_rng(0)
-    letters = "abcdefghijklmnopqrst"
-    words = ["w" + letters[number // 20] + letters[number % 20] for number in random.integers(400, size=6000)]
-    made = "the of and " * 200 + " ".join(words)
-    tokenizer = train_bpe([made], 700)
-    ids = encode(tokenizer, made)
-    found = {target.name: target for target in block_targets(ids, tokenizer)}
-    labels = found["words before"].labels
-    for place in np.flatnonzero(labels != NONE)[::97]:
-        assert labels[place] in ids[max(0, place - 48) : place]
-    again = {target.name: target for target in block_targets(ids, tokenizer)}
-    assert all((again[name].labels == found[name].labels).all() for name in found)
+    fields = [[f"{letter}{one}{two}" for one in "abcdefghij" for two in "abcdefghijklmn"] for letter in "xy"]
+    parts = [" ".join(random.choice([*fields[number % 2], *common()], 3000)) for number in range(30)]
+    tokenizer = train_bpe(parts, 900)
+    ids = [encode(tokenizer, part) for part in parts]
+    found = block_targets(np.concatenate(ids), tokenizer)
+    subject = np.repeat(np.arange(len(parts)) % 2, [*map(len, ids)])
+    texts = [str(tokenizer.decode([token])).strip() for token in range(len(tokenizer))]
+    own = np.array([text[:1] for text in texts])[np.concatenate(ids)]
+    for block, of in (("C2", subject), ("K", np.where(own == "x", 0, np.where(own == "y", 1, NONE)))):
+        shares = []
+        for target in (target for target in found if target.block == block):
+            known = (target.labels != NONE) & (of != NONE)
+            halves = target.labels[known] >= 2
+            shares += [float((halves == of[known]).mean()), float((halves != of[known]).mean())]
+        assert max(shares) > 0.95, (block, shares)
+    again = block_targets(np.concatenate(ids), tokenizer)
+    assert all((one.labels == two.labels).all() for one, two in zip(found, again, strict=True))
+
+
+def common() -> list[str]:
+    """The most frequent words, which say nothing of the subject."""
+    return [f"q{one}{two}" for one in "abcdefghij" for two in "abcdefghijklmno"] * 6

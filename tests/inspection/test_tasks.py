@@ -8,6 +8,7 @@ import torch
 
 from mu_sota.inspection.block_states import WordStates
 from mu_sota.inspection.labelled_text import Document, Word
+from mu_sota.inspection.lexicons import refuse_missing, topics
 from mu_sota.inspection.tasks import all_tasks
 from mu_sota.model.blocks import BLOCKS
 from mu_sota.model.errors import InputError
@@ -89,7 +90,13 @@ def test_every_block_but_x_is_asked_something_and_says_what_that_leaves_out() ->
 
 def test_a_missing_word_list_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [])
-    with pytest.raises(
-        InputError, match=r"the word list of vaderSentiment is missing: pip install 'mu-sota\[inspect\]'"
-    ):
+    with pytest.raises(InputError, match="the word list of vaderSentiment is missing: pip install vaderSentiment"):
         labels("affect")
+    with pytest.raises(InputError, match="word lists are missing: pip install afinn empath textblob vaderSentiment"):
+        refuse_missing()
+
+
+def test_feelings_are_no_topics() -> None:
+    """What block A is named for does not count for block K."""
+    assert {"positive_emotion", "fear", "joy"}.isdisjoint(topics().values())
+    assert (topics()["doctor"], topics()["army"]) == ("health", "war")

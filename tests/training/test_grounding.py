@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from mu_sota import MuForCausalLM
 from mu_sota.data.corpus import load_corpus
 from mu_sota.data.windows import TrainWindows
-from mu_sota.inspection.targets import NONE, Target, block_targets
+from mu_sota.inspection.targets import NONE, TAUGHT, Target, block_targets
 from mu_sota.model.blocks import BLOCKS
 from mu_sota.settings.load import load_settings
 from mu_sota.training.batches import PADDING_SAMPLE
@@ -41,15 +41,17 @@ def losses(rows: list[dict[str, Any]]) -> list[float]:
 
 
 def test_readouts_cost_what_their_cross_entropy_is() -> None:
+    """A weighted mean over blocks, and over the targets of one: each relative to what class frequencies would cost."""
     torch.manual_seed(0)
     labels = torch.randint(-1, 5, (2, 6, 2))
-    targets = [Target("S", "kind", np.array([0, 1, NONE, 2]), 5), Target("P", "place", np.array([1, 1, 1, 1]), 5)]
-    readouts = BlockReadouts(targets, block_size=4, vocab_size=11, window=6)
+    targets = [Target("S", "kind", np.array([0, 1, NONE, 2]), 5), Target("P", "place", np.array([1, 1, 4, 1]), 5)]
+    tokens = np.array([3, 3, 10, 7])
+    readouts = BlockReadouts(targets, tokens, vocab_size=11, block_size=4, window=6)
     state, ids = torch.randn(2, 6, 64), torch.randint(0, 11, (2, 6))
     blocks = state.unflatten(-1, (16, 4))
     expected: dict[str, list[float]] = {"S": [], "P": [], "I": [], "C1": []}
 
-    def cost(head: int, block: str, wanted: torch.Tensor, classes: int, share: float) -> None:
+    def cost(head: int, block: str, wanted: torch.Tensor, counts: list[int], share: float) -> None:
         logits = readouts.heads[head](blocks[:, :, NAMES.index(block)])
         nll = [
             -logits[row, at].log_softmax(-1)[wanted[row, at]].item()
@@ -57,15 +59,25 @@ def test_readouts_cost_what_their_cross_entropy_is() -> None:
             for at in range(6)
             if wanted[row, at] != NONE
         ]
-        expected[block].append(sum(nll) / (share * 12 * math.log(classes)))
+        frequencies = [(count + 1) / (sum(counts) + len(counts)) for count in counts]
+        by_frequency = -sum(each * math.log(each) for each in frequencies)
+        expected[block].append(sum(nll) / (share * 12 * by_frequency))
 
-    cost(0, "S", labels[..., 0], 5, 0.75)
-    cost(1, "P", labels[..., 1], 5, 1.0)
-    cost(2, "I", ids, 11, 1.0)
-    cost(3, "C1", F.pad(ids[:, :-1], (1, 0), value=NONE), 11, 1.0)
-    cost(4, "P", (torch.arange(6) * 16 // 6).expand(2, 6), 16, 1.0)
-    mean = np.mean([np.mean(values) for values in expected.values()])
+    of_tokens = [0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 1]
+    cost(0, "S", labels[..., 0], [1, 1, 1, 0, 0], 0.75)
+    cost(1, "P", labels[..., 1], [0, 3, 0, 0, 1], 1.0)
+    cost(2, "I", ids, of_tokens, 1.0)
+    cost(3, "C1", F.pad(ids[:, :-1], (1, 0), value=NONE), of_tokens, 1.0)
+    cost(4, "P", (torch.arange(6) * 16 // 6).expand(2, 6), [1] * 16, 1.0)
+    mean = np.mean([TAUGHT[block].weight * np.mean(values) for block, values in expected.items()])
     assert readouts(state, ids, labels).item() == pytest.approx(mean, rel=1e-5)
+
+
+def test_readouts_begin_with_the_frequencies_of_classes() -> None:
+    target = Target("S", "kind", np.array([0] * 90 + [1] * 9 + [NONE] * 50), 2)
+    readouts = BlockReadouts([target], np.array([1, 2]), vocab_size=3, block_size=4, window=6)
+    start = readouts.heads[0](torch.zeros(4)).softmax(-1)
+    assert start.tolist() == pytest.approx([91 / 101, 10 / 101])
 
 
 def test_windows_have_the_labels_of_their_tokens() -> None:

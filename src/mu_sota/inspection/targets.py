@@ -14,14 +14,18 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from .grammar import guess_sentence
+from .latent_semantics import passage_directions, quarters, word_directions
 from .lexicons import valence
-from .tasks import ARGUMENTS, CONNECTIVE_KIND, head_distance, place_in_sentence
-from .word_clusters import passage_clusters, word_clusters
+from .tasks import ARGUMENTS, CONNECTIVE_KIND, bucket, head_distance, place_in_sentence
+from .word_clusters import word_clusters
 
 NONE = -1
 
-_NEIGHBOUR_GROUPS, _TOPICS, _ENDINGS = 32, 64, 200
-_PAST, _FUTURE = 48, 64
+_NEIGHBOUR_GROUPS, _ENDINGS = 32, 200
+_WORD_DIRECTIONS = 6
+_PASSAGE, _PASSAGE_DIRECTIONS = 1000, 6
+_RECENT, _COUNTS = 48, (0, 1, 2, 3, 5, 8)  # words
+_PERSONS = set("i me my we us our you your".split())  # noqa: SIM905
 
 
 class Target(NamedTuple):
@@ -30,7 +34,7 @@ class Target(NamedTuple):
     Attributes:
         block: its name.
         name: of what is taught.
-        labels: [T] int32, classes counted from 0, or NONE.
+        labels: [T] int16, classes counted from 0, or NONE.
         classes: their number.
     """
 
@@ -47,34 +51,41 @@ class Teaching(NamedTuple):
         taught: in words.
         nearness: `the same` as in the test; `near` to it; or `other labels` than those of the test, by other people or
             from other sources.
+        weight: of the block in what teaches all of them.
     """
 
     taught: str
     nearness: str
+    weight: float
 
 
 _SAME, _NEAR, _OTHER = "the same", "near", "other labels"
 TAUGHT = {
-    "I": Teaching("the token itself", _SAME),
-    "S": Teaching("the part of speech that a word list and the words before give", _OTHER),
-    "C1": Teaching("the token before", _SAME),
-    "C2": Teaching("a token out of the last 48", _OTHER),
-    "R1": Teaching("the dependency relation, and the distance to the head, that a few rules guess", _OTHER),
-    "R2": Teaching("which of 32 groups of words with the same neighbours it is in", _NEAR),
-    "T": Teaching("the last three letters", _NEAR),
-    "K": Teaching("which of 64 groups of words from the same passages it is in", _OTHER),
-    "G": Teaching("the group of neighbours of a word out of the next 64 tokens", _OTHER),
-    "M": Teaching("the form of a verb that a word list and the words before give", _OTHER),
-    "D": Teaching("the kind of the latest connective of the sentence", _SAME),
-    "F": Teaching("the role of an argument that a few rules guess", _OTHER),
-    "P": Teaching("the sixteenth of the window, and how many words of its sentence were before it", _SAME),
-    "E": Teaching("whether it is a word with a capital letter within a sentence, or follows one", _OTHER),
-    "A": Teaching("whether another word list (AFINN) than that of the test has it as positive or negative", _OTHER),
+    "I": Teaching("the token itself", _SAME, 2),
+    "S": Teaching("the part of speech that a word list and the words before give", _OTHER, 3),
+    "C1": Teaching("the token before", _SAME, 3),
+    "C2": Teaching("where passages of 1,000 tokens stand in the first 6 directions of what they are about", _NEAR, 6),
+    "R1": Teaching("the dependency relation, and the distance to the head, that a few rules guess", _OTHER, 3),
+    "R2": Teaching("which of 32 groups of words with the same neighbours it is in", _NEAR, 4),
+    "T": Teaching("the last three letters", _NEAR, 3),
+    "K": Teaching("where words stand in the first 6 directions of what they have to do with", _OTHER, 4),
+    "G": Teaching(
+        "how many of the last 48 words are I, we or you, signs of questions and exclamations, in the past, or numbers: "
+        "what parts registers (Biber 1988)",
+        _OTHER,
+        8,
+    ),
+    "M": Teaching("the form of a verb that a word list and the words before give", _OTHER, 1),
+    "D": Teaching("the kind of the latest connective of the sentence", _SAME, 4),
+    "F": Teaching("the role of an argument that a few rules guess", _OTHER, 5),
+    "P": Teaching("the sixteenth of the window, and how many words of its sentence were before it", _SAME, 3),
+    "E": Teaching("whether it is a word with a capital letter within a sentence, or follows one", _OTHER, 1),
+    "A": Teaching("whether another word list (AFINN) than that of the test has it as positive or negative", _OTHER, 2),
 }
-"""By block."""
+"""By block. The weights are as small as leaves each block the best of all at its own test (docs/lab-notes.md)."""
 
 
-def block_targets(tokens: np.ndarray, tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> list[Target]:
+def block_targets(tokens: np.ndarray, tokenizer: PreTrainedTokenizerFast) -> list[Target]:
     """The labels of a text's tokens, but for those that a token's id, the one before and its position are.
 
     A word's label is at its last token. Of a text too small for a target, that one is left out. It takes about ten
@@ -83,7 +94,6 @@ def block_targets(tokens: np.ndarray, tokenizer: PreTrainedTokenizerFast, seed: 
     Args:
         tokens: [T] ids.
         tokenizer: that made them.
-        seed: of the tokens drawn for C2 and G.
 
     Raises:
         InputError: a package of word lists is missing.
@@ -92,34 +102,35 @@ def block_targets(tokens: np.ndarray, tokenizer: PreTrainedTokenizerFast, seed: 
     special = set(tokenizer.all_special_ids)
     numbers, words = token_words(["\n" if token in special else texts[token] for token in tokens.tolist()])
     last = np.append(numbers[1:] != numbers[:-1], True)
-    by_word = _labels_of_words(words)
-
-    def at_last_token(labels: Sequence[str | None]) -> tuple[np.ndarray, int]:
-        classes = {label: number for number, label in enumerate(sorted({label for label in labels if label}))}
-        coded = np.array([NONE if label is None else classes[label] for label in labels], np.int32)
-        return np.where(last, coded[numbers], NONE).astype(np.int32), len(classes)
-
-    found = [Target(block, name, *at_last_token(labels)) for (block, name), labels in by_word.items()]
-    groups = next(target for target in found if target.block == "R2")
-    random = np.random.default_rng(seed)
-    content = groups.labels >= 0
-    later, earlier = (_drawn(content, random, *reach) for reach in ((1, _FUTURE), (-_PAST, 0)))
-    ids = tokens.astype(np.int32)
-    found.append(Target("G", "words to come", np.where(later >= 0, groups.labels[later], NONE), groups.classes))
-    found.append(Target("C2", "words before", np.where(earlier >= 0, ids[earlier], NONE), len(tokenizer)))
-    return [target for target in found if target.classes > 1 and (target.labels != NONE).any()]
+    coded = {name: _classes(labels) for name, labels in _labels_of_words(words).items()}
+    coded |= {("K", f"direction {number}"): labels for number, labels in enumerate(_directions_of_words(words), 1)}
+    found = [
+        Target(block, name, np.where(last, labels[numbers], NONE).astype(np.int16), 1 + int(labels.max()))
+        for (block, name), labels in coded.items()
+    ]
+    passages = passage_directions(tokens, len(tokenizer), _PASSAGE, _PASSAGE_DIRECTIONS)
+    for number, direction in enumerate(() if passages is None else passages.T, 1):
+        found.append(Target("C2", f"direction {number}", quarters(direction).astype(np.int16), 4))
+    return [target for target in found if target.classes > 1]
 
 
-def _drawn(wanted: np.ndarray, random: np.random.Generator, low: int, high: int) -> np.ndarray:
-    """[T], for each token the place of a wanted one from `low` to below `high` places on, drawn at random, or NONE."""
-    count = len(wanted)
-    places = np.full(count, NONE, np.int64)
-    for _ in range(12):  # of all tokens, about one in five is wanted
-        tried = np.arange(count) + random.integers(low, high, size=count)
-        usable = (places == NONE) & (tried >= 0) & (tried < count)
-        usable[usable] = wanted[tried[usable]]
-        places[usable] = tried[usable]
-    return places
+def _classes(labels: Sequence[str | None]) -> np.ndarray:
+    """Numbers for labels, in the order of the alphabet."""
+    classes = {label: number for number, label in enumerate(sorted({label for label in labels if label}))}
+    return np.array([NONE if label is None else classes[label] for label in labels])
+
+
+def _directions_of_words(words: Sequence[str]) -> list[np.ndarray]:
+    """For each direction of word space, which quarter of all words each word is in."""
+    known = word_directions(words, _WORD_DIRECTIONS)
+    if not known:
+        return []
+    places = np.array([known.get(word.lower(), np.full(_WORD_DIRECTIONS, np.nan)) for word in words])
+    labelled = ~np.isnan(places[:, 0])
+    found = np.full(places.shape, NONE)
+    for direction in range(_WORD_DIRECTIONS):
+        found[labelled, direction] = quarters(places[labelled, direction])
+    return list(found.T)
 
 
 def _sentences(words: Sequence[str]) -> Iterator[list[int]]:
@@ -169,11 +180,26 @@ def _labels_of_words(words: Sequence[str]) -> dict[tuple[str, str], list[str | N
             for name, label in zip(names, labels, strict=True):
                 found[name][number] = label
             after_capital = capital
+    for kind, labels_of_words in _register(words, found["M", "verb form"]).items():
+        found["G", kind] = labels_of_words
     near = word_clusters([" ".join(words)], _NEIGHBOUR_GROUPS)
-    passages = passage_clusters([" ".join(words)], _TOPICS)
     found["R2", "neighbours"] = [near.get(word.lower()) for word in words]
-    found["K", "passages"] = [passages.get(word.lower()) for word in words]
     return found
+
+
+def _register(words: Sequence[str], forms: Sequence[str | None]) -> dict[str, list[str | None]]:
+    """Of each word, about how many of some kinds there are among the latest."""
+    kinds = {
+        "persons": [word.lower() in _PERSONS for word in words],
+        "questions": [word in ("?", "!") for word in words],
+        "past": [form in ("past", "past participle") for form in forms],
+        "numbers": [any(map(str.isdigit, word)) for word in words],
+    }
+    counts = {name: np.convolve(found, np.ones(_RECENT, int))[: len(words)] for name, found in kinds.items()}
+    return {
+        name: [bucket(count, _COUNTS) if word else None for word, count in zip(words, counted.tolist(), strict=True)]
+        for name, counted in counts.items()
+    }
 
 
 def token_words(texts: Sequence[str]) -> tuple[np.ndarray, list[str]]:

@@ -257,7 +257,7 @@ def all_tasks(clusters: dict[str, str]) -> list[Task]:
             "topic of the word",
             "K",
             "the topic that a word list (Empath) has it under",
-            "knowing what a word has to do with is the least of knowledge of the world",
+            "knowing what a word has to do with is the least of knowledge of the world; feelings are block A's",
             _topic,
         ),
         Task(

@@ -1,7 +1,7 @@
-"""Groups of words by their company, from counts alone: words with the same neighbours, and words of the same passages.
+"""Groups of words with the same neighbours, from counts alone.
 
 Positive pointwise mutual information with the words near them (Bullinaria and Levy 2007; Levy, Goldberg and Dagan
-2015), or how often they stand in each passage (Deerwester et al. 1990), reduced by singular values, and k-means.
+2015), reduced by singular values, and k-means.
 """
 
 import re
@@ -19,7 +19,6 @@ _FUNCTION_WORDS = 100  # the most frequent: beside everything, so they say nothi
 _WORDS = 4000
 _REACH = 3
 _DIMENSIONS = 32
-_PASSAGE = 100
 
 
 def word_clusters(texts: Iterable[str], count: int) -> dict[str, str]:
@@ -44,19 +43,6 @@ def word_clusters(texts: Iterable[str], count: int) -> dict[str, str]:
     positive = information > 0
     table = coo_array((information[positive], (near.row[positive], near.col[positive])), shape=(size, size)).tocsr()
     return _grouped(table, known, count)
-
-
-def passage_clusters(texts: Iterable[str], count: int) -> dict[str, str]:
-    """As `word_clusters`, of words that stand in the same passages of 100 words."""
-    words, known = _content_words(texts)
-    if len(known) < 4 * max(count, _DIMENSIONS):
-        return {}
-    places = [(known[word], number // _PASSAGE) for number, word in enumerate(words) if word in known]
-    rows, columns = np.array(places).T
-    found = coo_array((np.ones(len(rows)), (rows, columns)), shape=(len(known), columns.max() + 1)).tocsr()
-    found.data = np.minimum(found.data, 2)  # once more in a passage says little more
-    rare = np.log(found.shape[1] / np.bincount(found.nonzero()[0], minlength=len(known)))
-    return _grouped(found.multiply(rare[:, None]).tocsr(), known, count)
 
 
 def _content_words(texts: Iterable[str]) -> tuple[list[str], dict[str, int]]:

@@ -94,11 +94,15 @@ def _by_default(key: str) -> Any:
 
 
 def check_labels(settings: RunSettings) -> None:
-    """Refuse a folder of labelled texts that is not there.
+    """Refuse a folder of labelled texts that is not there, and a run that asks for word lists which are not installed.
 
     Raises:
-        InputError: it is none.
+        InputError: one of both.
     """
+    if settings.labels is not None or settings.grounding:
+        from mu_sota.inspection.lexicons import refuse_missing
+
+        refuse_missing()
     if settings.labels is not None and not Path(settings.labels).is_dir():
         raise InputError(f"the setting labels is {settings.labels!r}, which is no folder; give one of labelled texts")
 

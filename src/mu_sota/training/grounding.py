@@ -1,10 +1,11 @@
 """Grounding: while a model learns to predict text, single blocks are also taught what they are named for.
 
 A linear readout of each block, half-way through the layers, predicts that block's targets (`inspection/targets.py`);
-its cross-entropy is added to the loss. Readouts are trained with the model and left behind afterwards: what a block has
-been taught is measured by probes, on other texts with other labels.
+its cross-entropy, as a share of what it would be by the classes' frequencies alone, is added to the loss. Readouts are
+trained with the model and left behind afterwards: what a block has been taught is measured by probes, on other texts
+with other labels.
 
-Legend: B batch, T time, D state, N = 16 blocks, S values a block, K targets.
+Legend: B batch, T time, D state, S values a block, V vocabulary, K targets.
 """
 
 from typing import Any
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from mu_sota.data.corpus import Corpus
 from mu_sota.data.windows import TrainWindows
-from mu_sota.inspection.targets import NONE, Target, block_targets
+from mu_sota.inspection.targets import NONE, TAUGHT, Target, block_targets
 from mu_sota.model.blocks import BLOCKS, split_blocks
 from mu_sota.settings.run import RunSettings
 
@@ -25,49 +26,71 @@ from .trainer import READOUTS, MuTrainer
 
 _PARTS_OF_WINDOW = 16
 _START_STD = 0.1
+_MANY_CLASSES, _EVERY = 1000, 4  # a readout of a vocabulary is asked at every fourth token: it costs most of the time
 
 
 class BlockReadouts(nn.Module):
-    """Linear readouts of single blocks.
+    """Linear readouts of single blocks, one for each target.
+
+    They start as if they knew how frequent each class is, and nothing else.
 
     Args:
         targets: what is read out, beside the token itself, the one before and the position.
+        tokens: [T] ids of the text that the targets are of.
+        vocab_size: V.
         block_size: S.
-        vocab_size: of the tokenizer.
         window: tokens of a training window.
     """
 
-    def __init__(self, targets: list[Target], block_size: int, vocab_size: int, window: int) -> None:
+    def __init__(
+        self, targets: list[Target], tokens: np.ndarray, vocab_size: int, block_size: int, window: int
+    ) -> None:
         super().__init__()
         self.window = window
-        self.sizes = [(target.block, target.classes) for target in targets]
-        self.sizes += [("I", vocab_size), ("C1", vocab_size), ("P", _PARTS_OF_WINDOW)]
-        heads = [nn.Linear(block_size, classes) for _, classes in self.sizes]
-        for head in heads:
+        counts = [np.bincount(target.labels[target.labels != NONE], minlength=target.classes) for target in targets]
+        of_tokens = np.bincount(tokens, minlength=vocab_size)
+        counts += [of_tokens, of_tokens, np.ones(_PARTS_OF_WINDOW, int)]
+        blocks = [*(target.block for target in targets), "I", "C1", "P"]
+        self.heads = nn.ModuleList()
+        self.factors: list[float] = []
+        self.steps = [_EVERY if len(count) > _MANY_CLASSES else 1 for count in counts]
+        for block, count, share in zip(blocks, counts, [*map(_labelled, targets), 1.0, 1.0, 1.0], strict=True):
+            frequency = (count + 1) / (count + 1).sum()
+            head = nn.Linear(block_size, len(count))
             nn.init.normal_(head.weight, std=_START_STD)
-            nn.init.zeros_(head.bias)
-        self.heads = nn.ModuleList(heads)
-        self.shares = [float((target.labels != NONE).mean()) for target in targets] + [1.0, 1.0, 1.0]
+            with torch.no_grad():
+                head.bias.copy_(torch.from_numpy(np.log(frequency)))
+            self.heads.append(head)
+            by_chance = -float(frequency @ np.log(frequency)) * share  # nats a token
+            self.factors.append(TAUGHT[block].weight / (blocks.count(block) * by_chance))
+        names = [block.name for block in BLOCKS]
+        self.numbers = [names.index(block) for block in blocks]
 
     def forward(self, state: Tensor, ids: Tensor, labels: Tensor) -> Tensor:
-        """The mean over blocks of their readouts' cross-entropy, each a share of what guessing at random would cost.
+        """The weighted mean over blocks of what is not known of their targets: 1 by the classes' frequencies alone.
 
         Args:
             state: [B, T, D].
             ids: [B, T].
-            labels: [B, T, K].
+            labels: [B, T, K], -1 where there is none.
         """
-        blocks, names = split_blocks(state), [block.name for block in BLOCKS]
+        blocks = split_blocks(state)
         before = F.pad(ids[:, :-1], (1, 0), value=NONE)
         part = torch.arange(ids.shape[1], device=ids.device) * _PARTS_OF_WINDOW // self.window
         every = [*labels.long().unbind(-1), ids, before, part.expand_as(ids)]
         total = state.new_zeros(())
-        for (name, classes), head, wanted, share in zip(self.sizes, self.heads, every, self.shares, strict=True):
-            found = head(blocks[:, :, names.index(name)])
-            nll = F.cross_entropy(found.flatten(0, 1), wanted.flatten(), ignore_index=NONE, reduction="sum")
-            several = sum(other == name for other, _ in self.sizes)
-            total = total + nll / (share * ids.numel() * np.log(classes) * several)
-        return total / len({name for name, _ in self.sizes})
+        parts = zip(self.heads, self.numbers, self.steps, self.factors, every, strict=True)
+        for head, number, step, factor, wanted in parts:
+            asked = slice(step - 1, None, step)
+            found = head(blocks[:, asked, number]).flatten(0, 1)
+            nll = F.cross_entropy(found, wanted[:, asked].flatten(), ignore_index=NONE, reduction="sum")
+            total = total + factor * step * nll
+        return total / (ids.numel() * len(set(self.numbers)))
+
+
+def _labelled(target: Target) -> float:
+    """The share of tokens that have a label."""
+    return float((target.labels != NONE).mean())
 
 
 class GroundedWindows(WindowDataset):
@@ -97,8 +120,8 @@ class GroundedTrainer(MuTrainer):
         self, model: Any, corpus: Corpus, windows: TrainWindows, settings: RunSettings, *more: Any, **named: Any
     ) -> None:
         targets = block_targets(corpus.train.tokens, corpus.tokenizer)
-        sizes = (model.config.block_size, model.config.vocab_size, settings.window)
-        model.add_module(READOUTS, BlockReadouts(targets, *sizes))
+        sizes = (model.config.vocab_size, model.config.block_size, settings.window)
+        model.add_module(READOUTS, BlockReadouts(targets, corpus.train.tokens, *sizes))
         self.grounded_windows = GroundedWindows(windows, targets)
         layers = model.model.layers
         layers[len(layers) // 2].register_forward_pre_hook(self._keep_state)

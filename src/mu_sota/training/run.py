@@ -177,6 +177,8 @@ class _Run:
             steps, layers = trainer.planned_steps, self.config.num_hidden_layers
             passes = steps * trainer.order.accumulation * layers
             sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+            if sharded and self.settings.grounding:
+                raise InputError("the setting grounding needs whole weights in every process: train without sharding")
             compiles, reason = weigh(self.settings.compile, self.process.device, steps, passes, sharded)
             if reason:
                 self.say(reason)
