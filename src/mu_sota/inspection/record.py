@@ -19,11 +19,12 @@ from mu_sota.model.blocks import BLOCKS, split_blocks
 from mu_sota.model.errors import InputError
 from mu_sota.model.modeling import MuForCausalLM
 
-from .block_states import word_states
+from .block_states import WordStates, word_states
 from .effects import block_effects
 from .labelled_text import SUFFIXES, Document, plain_documents, read_labelled
-from .legibility import measure_legibility
+from .legibility import Legibility, measure_legibility
 from .lens import logit_lens
+from .lexicons import refuse_missing
 from .similarity import block_similarity
 from .steering import STRENGTH, directions, measure_steering
 from .targets import TAUGHT
@@ -113,17 +114,15 @@ def inspect_model(
     Raises:
         InputError: too little text for any question, or a package of word lists is missing.
     """
+    refuse_missing()
     tokenizer = corpus.tokenizer
     if isinstance(model, MuForCausalLM):  # first what can be refused at once
         pieces = _pieces(corpus.validation.tokens, window)
         shown = encode(tokenizer, text) if text is not None else corpus.validation.tokens[1:]
         shown = shown[: min(MAP_TOKENS, window) - 1]  # <BOS> comes before
         mapped = text_map(model, tokenizer, shown.tolist())
-    states = word_states(
-        model, tokenizer, labelled.documents, window, [layer], progress=lambda todo: progress("Labelled texts", todo)
-    )
     tasks = tasks_of(corpus)
-    found = measure_legibility(states, labelled.fitted, tasks, layer, lambda todo: progress("Probes", todo))
+    states, found = asked(model, tokenizer, labelled, tasks, window, layer, progress)
     record: dict[str, Any] = {
         "blocks": [block._asdict() for block in BLOCKS],
         "layers": model.config.num_hidden_layers,
@@ -140,13 +139,42 @@ def inspect_model(
             model, pieces, batch_size=_PIECES // 8, progress=lambda todo: progress("Blocks replaced", todo)
         )
         if layer < model.config.num_hidden_layers:  # the last states are after the norm, where nothing can be moved
-            known = directions(states, layer, tasks)
-            steering = measure_steering(
-                model, tokenizer, pieces[:: _PIECES // 8], layer, known, lambda todo: progress("Blocks steered", todo)
-            )
-            record |= {"steering": {"place": layer, "strength": STRENGTH, "directions": steering}}
+            record |= {"steering": steering(model, corpus, states, tasks, layer, progress)}
         record |= {"map": mapped, "effects": effects.as_dict()}
     return record
+
+
+def asked(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    labelled: LabelledTexts,
+    tasks: Sequence[Task],
+    window: int,
+    layer: int,
+    progress: Progress,
+) -> tuple[WordStates, Legibility]:
+    """The states of labelled words after a layer, and what probes read off them."""
+    states = word_states(
+        model, tokenizer, labelled.documents, window, [layer], progress=lambda todo: progress("Labelled texts", todo)
+    )
+    return states, measure_legibility(states, labelled.fitted, tasks, layer, lambda todo: progress("Probes", todo))
+
+
+def steering(
+    model: MuForCausalLM,
+    corpus: Corpus,
+    states: WordStates,
+    tasks: Sequence[Task],
+    layer: int,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Where blocks can be steered after a layer, and what that does to predictions on the validation split."""
+    pieces = _pieces(corpus.validation.tokens, states.window)[:: _PIECES // 8]
+    known = directions(states, layer, tasks)
+    measured = measure_steering(
+        model, corpus.tokenizer, pieces, layer, known, lambda todo: progress("Blocks steered", todo)
+    )
+    return {"place": layer, "strength": STRENGTH, "directions": measured}
 
 
 def text_map(model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> dict[str, Any]:

@@ -62,14 +62,15 @@ class BlockCallback(TrainerCallback):
         self._picture("sensitivities", step, lambda figures: figures.sensitivities(means.numpy()))
 
     def _legibility(self, model: Any, step: int) -> None:
-        from mu_sota.inspection.block_states import word_states
-        from mu_sota.inspection.legibility import measure_legibility
+        from mu_sota.inspection.record import asked
 
         assert self.probed is not None
         labelled, tasks = self.probed
         place, window = model.config.num_hidden_layers // 2, self.trainer.settings.window
-        states = word_states(model, self.trainer.corpus.tokenizer, labelled.documents, window, [place])
-        found = measure_legibility(states, labelled.fitted, tasks, place).as_dict()
+        _, legibility = asked(
+            model, self.trainer.corpus.tokenizer, labelled, tasks, window, place, lambda _, todo: todo
+        )
+        found = legibility.as_dict()
         ranks = {f"eval_own_rank_{name}": rank for name, rank in found["rank_at_own_task"].items() if rank}
         self.trainer.log({"eval_legibility": found["legibility"], **ranks})
         blocks = [block._asdict() for block in BLOCKS]
