@@ -18,7 +18,10 @@ from conftest import command_of, examples
 from transformers import PreTrainedTokenizerFast
 
 from mu_sota import MuConfig, MuForCausalLM
+from mu_sota.common.files import write_json
 from mu_sota.data.tokenizer import train_bpe
+from mu_sota.model.blocks import BLOCKS
+from mu_sota.saved.run_record import INSPECTION_FILE, inspection_folder
 
 SENTENCES = [
     "the state of a token is a matrix of named blocks. ",
@@ -26,6 +29,38 @@ SENTENCES = [
     "a small model of the state moves the blocks it keeps. ",
 ]
 MARKUP = "<img src=x onerror=alert(1)>"
+NAMES = [block.name for block in BLOCKS]
+
+
+def _direction(block: str, away: str, towards: str, vector: list[float], moved: dict[str, float]) -> dict[str, Any]:
+    classes = {"block": block, "away": away, "towards": towards}
+    return {**classes, "vector": vector, "moved": {"P": 0.1, "E": 0, "A": 0, "M": 0} | moved, "loss_rise": 0.021}
+
+
+INSPECTION: dict[str, Any] = {
+    "blocks": [block._asdict() for block in BLOCKS],
+    "legibility": {
+        "tasks": [
+            {
+                "block": "E",
+                "question": "is it <a name>",
+                "selectivity": [{"E": 0.31, "S": 0.2}.get(name, 0.0) for name in NAMES],
+            }
+        ],
+        "rank_at_own_task": dict.fromkeys(NAMES) | {"E": 1},
+        "best_blocks": ["E"],
+    },
+    "effects": {"ranking": NAMES[::-1]},
+    "steering": {
+        "place": 1,
+        "strength": 2.0,
+        "directions": [
+            _direction("E", "none", MARKUP, [1.0, -2.0, 0.5, 3.0], {"E": 1.31}),
+            _direction("A", "negative", "positive", [-2.0, 1.0, 2.0, 0.5], {"A": -0.72}),
+        ],
+    },
+}
+"""What `mu-sota inspect` might record of the small model. Block E is read best, and E and A can be moved."""
 
 
 class Tags(HTMLParser):
@@ -56,7 +91,7 @@ class Tags(HTMLParser):
 def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in Hugging Face layout: a small random model whose blocks matter, and a BPE of a few merges.
 
-    Its name is markup.
+    Its name is markup. It holds a record of an inspection, too.
     """
     folder = tmp_path_factory.mktemp("playground") / MARKUP
     tokenizer = train_bpe(SENTENCES * 20, 320)
@@ -75,15 +110,16 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model.lm_head.bias[: tokenizer.eos_token_id + 1] = -50  # a text never ends early
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    write_json(inspection_folder(folder) / INSPECTION_FILE, INSPECTION)
     return folder
 
 
-def built(model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast) -> Any:
+def built(model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast, inspection: dict[str, Any]) -> Any:
     """The page of a model."""
     from mu_sota.playground.page import build
 
     async def page() -> Any:  # elsewhere, Gradio would leave an event loop open
-        return build(model, tokenizer, MARKUP, {})
+        return build(model, tokenizer, MARKUP, inspection)
 
     return asyncio.run(page())
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from playground_model import built
+from playground_model import INSPECTION, built
 
 from mu_sota import MuForCausalLM
 from mu_sota.model.errors import InputError
@@ -21,13 +21,14 @@ class Asked:
     """The page's functions, called as Gradio calls them, with the components they change."""
 
     def __init__(self, model: MuForCausalLM, tokenizer: Any) -> None:
-        self.page = built(model, tokenizer)
+        self.page = built(model, tokenizer, INSPECTION)
         self.functions: dict[str, Any] = {each.name: each.fn for each in self.page.fns.values()}
+        self.strengths = [0.0, 0.0]
         self.stopped = self.functions["on_stop"].__self__.stopped
 
     def values(self) -> list[Any]:
-        """Of the fields: blocks that are on, layer, attention, and how to sample."""
-        return [NAMES, 1, "mean", *Generation(max_new_tokens=3).model_dump().values()]
+        """Of the fields: blocks that are on, layer, attention, how to sample, and the strengths of two moves."""
+        return [NAMES, 1, "mean", *Generation(max_new_tokens=3).model_dump().values(), *self.strengths]
 
     def generate(self) -> Generator[dict[str, Any]]:
         visitor = SimpleNamespace(session_hash="someone")
@@ -53,6 +54,14 @@ def test_a_finished_generation_can_no_longer_be_stopped(small_run: Path) -> None
     next(left)
     left.close()  # as when the visitor leaves
     assert not asked.stopped
+
+
+def test_a_text_is_read_and_written_with_the_moves_of_the_sliders(small_run: Path) -> None:
+    asked = Asked(*load_trained(small_run))
+    asked.strengths = [2.0, -1.5]
+    for done in (asked.read(), list(asked.generate())[-1]):
+        assert "All figures are with E +2, A −1.5." in done["mu-strip"]
+        assert "<h4>With E +2, A −1.5" in done["mu-continuations"]
 
 
 def test_an_error_of_the_model_is_shown_on_the_page(

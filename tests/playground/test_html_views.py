@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from playground_model import SENTENCES, Tags
+from playground_model import INSPECTION, NAMES, SENTENCES, Tags
 
 from mu_sota.data.tokenizer import encode, train_bpe, train_words
 from mu_sota.model.blocks import BLOCKS
@@ -26,8 +26,6 @@ from mu_sota.playground.html_views import (
     token_text,
 )
 
-NAMES = [block.name for block in BLOCKS]
-
 HOSTILE = st.one_of(
     st.text(),
     st.sampled_from(
@@ -38,14 +36,15 @@ HOSTILE = st.one_of(
 
 def parts(text: str) -> dict[str, str]:
     """Every part of the page that shows text, with `text` wherever there can be any."""
-    weights = torch.tensor([0.25, 0.75])
+    weights, title = torch.tensor([0.25, 0.75]), f"with {text}"
     token = Shown(text, 0.5, [(text, 0.5), ("b", 0.1)], written=True, change=-0.3)
     return {
-        "strip": token_strip([token, token], [(text, 0.1)], 1, ["I"]),
+        "strip": token_strip([token, token], [(text, 0.1)], 1, title),
         "attention": attention_view([text, "b"], weights, weights.expand(16, 2), 1, "head 1"),
         "header": header_view(text, text),
-        "heading": token_heading(0, text, ["I"]),
-        "continuations": continuations_view(text, text, text, ["I"]),
+        "heading": token_heading(0, text, title),
+        "continuations": continuations_view(text, text, text, title),
+        "probability": probability_view(weights, weights, title),
         "message": message_view(text),
         "error": message_view(text, error=True),
     }
@@ -99,17 +98,7 @@ def test_the_state_is_shown_block_by_block(side: int) -> None:
 
 
 def test_what_blocks_carry_is_that_of_the_record() -> None:
-    names = [block.name for block in BLOCKS]
-    selectivity = [0.0] * 16
-    selectivity[names.index("E")], selectivity[names.index("S")] = 0.31, 0.2
-    task = {"block": "E", "question": "is it <a name>", "selectivity": selectivity}
-    ranks = dict.fromkeys(names) | {"E": 1}
-    record = {
-        "blocks": [block._asdict() for block in BLOCKS],
-        "legibility": {"tasks": [task], "rank_at_own_task": ranks, "best_blocks": ["E"]},
-        "effects": {"ranking": names[::-1]},
-    }
-    html = carried_view(record)
+    html = carried_view(INSPECTION)
     rows = [re.sub(r"<[^>]+>", "|", row) for row in html.split("<tr>")[2:]]
     (entity,) = (row for row in rows if "|E|" in row)
     assert re.findall(r"[^|\s][^|]*", entity)[:6] == ["E", "is it &lt;a name&gt;", "31 %", "1", "E", "3"]
@@ -131,15 +120,15 @@ def test_the_heat_map_names_block_and_layer_of_every_number() -> None:
     assert not numbers.search(sensitivity_view(torch.rand(24, 16), 1)), "too narrow for numbers"
 
 
-def test_probabilities_with_and_without_blocks() -> None:
-    all_on, without = torch.tensor([1.0, 3.0]), torch.tensor([2.0, 4.5])
-    shown = Tags(probability_view(all_on, without, ["I", "K"])).text
+def test_probabilities_as_trained_and_changed() -> None:
+    as_trained, changed = torch.tensor([1.0, 3.0]), torch.tensor([2.0, 4.5])
+    shown = Tags(probability_view(as_trained, changed, "without I, K")).text
     for figure in ("2.000", "3.250", "+1.250", "7.4", "25.8", "× 3.49", "4.0", "6.5", "+2.5", "without I, K"):
         assert figure in shown
-    alone = Tags(probability_view(all_on, None, [])).text
-    assert "Switch a block off" in alone
-    assert "change" not in alone.replace("changes", "")
-    assert "has none" in probability_view(torch.empty(0), None, [])
+    alone = Tags(probability_view(as_trained, None, "")).text
+    assert "Change a block" in alone
+    assert "change" not in alone
+    assert "has none" in probability_view(torch.empty(0), None, "")
 
 
 def marked(html: str) -> list[str]:
@@ -154,7 +143,7 @@ def test_the_token_that_came_is_marked_among_the_likeliest() -> None:
 
 @pytest.mark.parametrize(("change", "side", "shown"), [(0.5, "worse", "+0.50"), (-0.5, "better", "−0.50")])
 def test_a_change_has_the_colour_of_its_side(change: float, side: str, shown: str) -> None:
-    html = token_strip([Shown("a", 0.5, [], change=change)], off=["I"])
+    html = token_strip([Shown("a", 0.5, [], change=change)], title="without I")
     (found,) = re.findall(r'mu-change" style="--mu-on:color-mix\(in oklab,var\(--mu-(\w+)\) 25%[^>]*>([^<]*)<', html)
     assert found == (side, shown)
 

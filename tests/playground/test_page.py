@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playground_model import MARKUP, built
+from playground_model import INSPECTION, MARKUP, built
 
 from mu_sota.playground.reading_views import NAMES
 from mu_sota.saved.load_save import load_trained, save_trained
@@ -32,11 +32,24 @@ def test_the_sampling_fields_start_with_the_settings_saved_with_the_model(
 ) -> None:
     saved = Sampling(temperature=temperature, repetition_penalty=1.1)
     save_trained(*load_trained(small_run), saved, tmp_path / "run" / "best")
-    components = built(*load_trained(tmp_path / "run")).blocks.values()
+    components = built(*load_trained(tmp_path / "run"), {}).blocks.values()
     fields = {each.label: each for each in components if hasattr(each, "label")}
     assert fields["Temperature"].value == temperature <= fields["Temperature"].maximum
     assert fields["Repetition penalty"].value == 1.1
     assert (fields["Top k"].value, fields["New tokens"].value) == (Generation().top_k, Generation().max_new_tokens)
+
+
+def test_blocks_can_be_moved_in_the_directions_of_the_record(small_run: Path) -> None:
+    def sliders(inspection: dict[str, Any]) -> dict[str, str]:
+        components = built(*load_trained(small_run), inspection).blocks.values()
+        return {each.label: each.info for each in components if str(each.elem_id).startswith("mu-move-")}
+
+    assert sliders(INSPECTION) == {
+        f"E: none → {MARKUP}": "begins with a capital: +1.3 sd; loss: +0.02",
+        "A: negative → positive": "is positive rather than negative: −0.7 sd; loss: +0.02",
+    }
+    without_steering = {key: value for key, value in INSPECTION.items() if key != "steering"}
+    assert sliders(without_steering) == sliders({}) == {}
 
 
 # --- In a browser ---------------------------------------------------------------------------------------------------
@@ -46,7 +59,7 @@ def test_the_sampling_fields_start_with_the_settings_saved_with_the_model(
 def page(browser: Any, served: str) -> Iterator[Any]:
     """The loaded page; whatever the test does on it, there must be no error in its console and no call elsewhere."""
     context = browser.new_context(viewport={"width": 1280, "height": 800})
-    context.set_default_timeout(15_000)
+    context.set_default_timeout(60_000)  # for a busy machine; nothing here waits that long on an idle one
     page = context.new_page()
     errors: list[str] = []
     elsewhere: list[str] = []
@@ -59,7 +72,8 @@ def page(browser: Any, served: str) -> Iterator[Any]:
         lambda request: None if request.url.startswith((served, "data:", "blob:")) else elsewhere.append(request.url),
     )
     page.goto(served, wait_until="domcontentloaded")
-    page.locator("#mu-prompt textarea").wait_for()
+    for part in ("#mu-prompt textarea", "#mu-generate", "#mu-strip", "#mu-state"):  # they appear one after the other
+        page.locator(part).wait_for(state="attached")
     yield page
     context.close()
     assert not errors
@@ -182,7 +196,7 @@ def test_everything_is_reached_with_tab(page: Any) -> None:
                 }"""
             )
         )
-    assert {"mu-generate", "mu-read", "token 0", "token 30", "mu-layer", "mu-kind", "mu-all-on", *NAMES} <= reached
+    assert {"mu-generate", "mu-read", "token 0", "token 30", "mu-layer", "mu-kind", "mu-as-trained", *NAMES} <= reached
     page.locator("#mu-strip button").first.focus()
     page.keyboard.press("ArrowRight")
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
@@ -209,10 +223,39 @@ def test_a_block_switched_off_changes_probability_and_continuation(page: Any) ->
     assert boxes.nth(1).inner_text() != own
     assert tokens(page) == shown  # the text does not change
     assert page.locator("#mu-state .mu-name").first.inner_text() == "I off"
-    page.get_by_role("button", name="All on").click()
+    page.get_by_role("button", name="As trained").click()
     page.locator("#mu-strip .mu-change").first.wait_for(state="detached")
     page.locator("#mu-continuations .mu-box").nth(1).wait_for(state="detached")
     assert table.count() == 1
+
+
+def test_a_block_that_is_moved_changes_probability_and_continuation(page: Any) -> None:
+    generated(page)
+    table = page.locator("#mu-probability tbody tr").first.locator("td")
+    boxes = page.locator("#mu-continuations .mu-prose")
+    as_trained, own = table.nth(0).inner_text(), boxes.inner_text()
+    assert f"E: none → {MARKUP}" in page.locator("#mu-move-E").inner_text()
+    assert page.locator("#mu-changed img").count() == 0
+    slider = page.locator("#mu-move-E input[type=range]")
+    slider.focus()
+    for _ in range(4):
+        page.keyboard.press("ArrowRight")
+    page.get_by_role("heading", name="With E +2").wait_for()
+    assert table.nth(0).inner_text() == as_trained
+    assert float(table.nth(1).inner_text()) != float(as_trained)
+    assert page.locator("#mu-probability thead th").nth(2).inner_text() == "with E +2"
+    assert boxes.nth(0).inner_text() == own
+    assert boxes.nth(1).inner_text() != own
+    assert page.locator("#mu-which").get_by_text("with E +2").count() == 1
+    page.locator("#mu-move-A input[type=number]").fill("-1.5")
+    page.locator("#mu-switches input[name='C2']").uncheck()
+    page.get_by_role("heading", name="Without C2, with E +2, A −1.5").wait_for()
+    page.get_by_role("button", name="As trained").click()
+    boxes.nth(1).wait_for(state="detached")
+    assert page.locator("#mu-strip .mu-change").count() == 0
+    assert (table.all_inner_texts(), boxes.inner_text()) == ([as_trained], own)
+    assert [page.locator(f"#mu-move-{name} input[type=range]").input_value() for name in "EA"] == ["0", "0"]
+    assert page.locator("#mu-switches input:checked").count() == len(NAMES)
 
 
 def test_stop_ends_a_text_early(page: Any) -> None:

@@ -4,9 +4,13 @@ from pathlib import Path
 from threading import Event, Thread
 
 import pytest
+import torch
+from playground_model import INSPECTION
 
 from mu_sota.generation.continuation import continued
+from mu_sota.inspection.steering import recorded_directions, steered
 from mu_sota.inspection.tracing import Trace
+from mu_sota.playground.change import Change
 from mu_sota.playground.reading_views import ReadingViews
 from mu_sota.playground.session import Reading, Session, Step
 from mu_sota.saved.load_save import load_trained
@@ -42,17 +46,34 @@ def test_a_page_closed_while_the_model_writes_does_not_block_the_next_question(s
     del writing
     reading = session.read(session.ids("the state", 30), generation)
     assert not session.model._forward_hooks
-    off = session.switch(reading, ("I", "K"))
-    assert off.nll_without is not None
+    off = session.switch(reading, Change(("I", "K")))
+    assert off.nll_changed is not None
     assert session.continuation(off) != reading.continuation == session.continuation(reading)
+
+
+def test_a_steered_reading_is_that_of_the_steered_model(small_run: Path) -> None:
+    session = Session(*load_trained(small_run), INSPECTION["steering"])
+    generation = Generation(max_new_tokens=12, temperature=0)
+    reading = session.read(session.ids("the state", 12), generation)
+    moved = session.switch(reading, Change((), {"E": 2.0}))
+    new = session.continuation(moved)
+    steering = INSPECTION["steering"]
+    with steered(session.model, steering["place"], recorded_directions(steering), {"E": 2.0}):
+        alike = session.read(reading.ids, generation)
+    assert moved.nll_changed is not None
+    assert torch.equal(moved.nll_changed, alike.nll_as_trained)
+    assert new == alike.continuation != reading.continuation
+    back = session.switch(moved, Change())
+    assert back.nll_changed is None
+    assert torch.equal(back.trace.nll, reading.nll_as_trained)
 
 
 def test_one_question_waits_until_another_is_answered(session: Session) -> None:
     """A block that one visitor switches off must not be off in the text of another."""
     reading = session.read(session.ids("the state", 1), Generation(max_new_tokens=1))
-    without = session.switch(reading, ("I",))
+    without = session.switch(reading, Change(("I",)))
     for question in (
-        lambda: session.switch(reading, ("I",)),
+        lambda: session.switch(reading, Change(("I",))),
         lambda: session.continuation(without),
         lambda: session.read(reading.ids, reading.generation),
     ):

@@ -17,7 +17,7 @@ def playground(
     ] = 7860,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="open the page in a browser")] = True,
 ) -> None:
-    """Look at a trained model on a local page: its tokens, blocks and attentions, and what it is without some blocks.
+    """Look at a trained model on a local page: its tokens, blocks, attentions, and its text with blocks changed.
 
     The page is at 127.0.0.1 alone, loads nothing from elsewhere, and ends with Ctrl-C.
     """

@@ -11,10 +11,13 @@ from mu_sota.inspection.tracing import Trace
 from mu_sota.model.errors import InputError
 from mu_sota.settings.sampling import Generation
 
-from .cards import NO_PROBABILITY, NONE_CHOSEN, InsideCard, PromptCard, WithoutCard
+from .cards import NO_PROBABILITY, NONE_CHOSEN, ChangedCard, InsideCard, PromptCard
+from .change import Change, chosen
 from .html_views import Shown, message_view, placeholder, probability_view, token_strip
-from .reading_views import NAMES, ReadingViews
+from .reading_views import ReadingViews
 from .session import Reading, Session, Step
+
+_SETTINGS = len(Generation.model_fields)
 
 
 class Parts(NamedTuple):
@@ -25,13 +28,13 @@ class Parts(NamedTuple):
     ask: PromptCard
     strip: gr.HTML
     inside: InsideCard
-    without: WithoutCard
+    changed: ChangedCard
 
 
 class Look(NamedTuple):
     """What the visitor has chosen to see."""
 
-    on: list[str]  # blocks
+    change: Change
     layer: int
     kind: str  # of attention
 
@@ -47,11 +50,11 @@ class Callbacks:
         self.stopped: dict[str, Event] = {}  # of each visitor's generation
 
     def on_generate(
-        self, request: gr.Request, text: str, on: list[str], layer: int, kind: str, *sampling: Any
+        self, request: gr.Request, text: str, on: list[str], layer: int, kind: str, *fields: Any
     ) -> Iterator[dict[Any, Any]]:
-        """Continue the prompt, token by token."""
+        """Continue the prompt, token by token; `fields` are those of sampling, then the strengths."""
         try:
-            generation = _generation(sampling)
+            generation = _generation(fields[:_SETTINGS])
             ids = self.session.ids(text, 1)
         except InputError as error:
             yield self._refused(error)
@@ -60,19 +63,20 @@ class Callbacks:
         stopped = self.stopped[visitor] = Event()
         try:
             yield {self.parts.reading: None, self.parts.ask.stop: gr.Button(interactive=True)}
-            yield from self._write(ids, generation, stopped, Look(on, layer, kind))
+            yield from self._write(ids, generation, stopped, Look(self._change(on, fields[_SETTINGS:]), layer, kind))
         except Exception as error:
             yield self._refused(error)
         finally:
             self.stopped.pop(visitor, None)
 
-    def on_read(self, text: str, on: list[str], layer: int, kind: str, *sampling: Any) -> dict[Any, Any]:
-        """Read the prompt."""
+    def on_read(self, text: str, on: list[str], layer: int, kind: str, *fields: Any) -> dict[Any, Any]:
+        """Read the prompt; `fields` as above."""
         try:
-            generation = _generation(sampling)
+            generation = _generation(fields[:_SETTINGS])
             ids = self.session.ids(text, 0)
             reading = self.session.read(ids, generation)
-            return self._finished(reading, len(ids) - 1, Look(on, layer, kind), f"Read {_tokens(len(ids))}.")
+            look = Look(self._change(on, fields[_SETTINGS:]), layer, kind)
+            return self._finished(reading, len(ids) - 1, look, f"Read {_tokens(len(ids))}.")
         except Exception as error:
             return self._refused(error)
 
@@ -93,23 +97,26 @@ class Callbacks:
         return dict(zip(self.panels, self.views.inspected(reading, position, layer, kind), strict=True))
 
     def on_switch(
-        self, reading: Reading | None, position: int, on: list[str], layer: int, kind: str
+        self, reading: Reading | None, position: int, on: list[str], layer: int, kind: str, *strengths: float
     ) -> Iterator[dict[Any, Any]]:
-        """Read the text again with other blocks off; then continue its prompt without them."""
+        """Read the text again with the model changed in another way; then continue its prompt so."""
         if reading is None:
             return
         try:
-            reading = self.session.switch(reading, _off(on))
-            probability = probability_view(reading.nll_all_on, reading.nll_without, reading.off)
+            reading = self.session.switch(reading, self._change(on, strengths))
+            probability = probability_view(reading.nll_as_trained, reading.nll_changed, reading.change.title)
             yield {
                 self.parts.reading: reading,
                 self.parts.strip: self.views.strip(reading, position),
-                self.parts.without.probability: probability,
+                self.parts.changed.probability: probability,
                 **self.on_look(reading, position, layer, kind),
             }
             yield self._compared(reading)
         except Exception as error:
             yield self._refused(error)
+
+    def _change(self, on: list[str], strengths: tuple[float, ...]) -> Change:
+        return chosen(on, dict(zip(self.parts.changed.strengths, strengths, strict=True)))
 
     def _write(self, ids: list[int], generation: Generation, stopped: Event, look: Look) -> Iterator[dict[Any, Any]]:
         shown: list[Shown] = []
@@ -139,9 +146,9 @@ class Callbacks:
         return summary
 
     def _finished(self, reading: Reading, position: int, look: Look, summary: str) -> dict[Any, Any]:
-        """All parts of the page for a text just read, without the blocks that are off."""
-        if off := _off(look.on):
-            reading = self.session.switch(reading, off)
+        """All parts of the page for a text just read, with the model changed as the visitor has chosen."""
+        if look.change:
+            reading = self.session.switch(reading, look.change)
         return {
             self.parts.reading: reading,
             self.parts.selected: position,
@@ -154,13 +161,13 @@ class Callbacks:
         }
 
     def _compared(self, reading: Reading) -> dict[Any, Any]:
-        other = self.session.continuation(reading) if reading.off else None
-        views = self.views.compared(reading, other)
-        return dict(zip(self.parts.without[2:], views, strict=True))
+        other = self.session.continuation(reading) if reading.change else None
+        probability, continuation = self.views.compared(reading, other)
+        return {self.parts.changed.probability: probability, self.parts.changed.continuation: continuation}
 
     def _refused(self, error: Exception) -> dict[Any, Any]:
         """The sentence, and nothing of an earlier text below it."""
-        inside, without, ask = self.parts.inside, self.parts.without, self.parts.ask
+        inside, changed, ask = self.parts.inside, self.parts.changed, self.parts.ask
         return {
             self.parts.reading: None,
             self.parts.strip: token_strip([]),
@@ -169,8 +176,8 @@ class Callbacks:
             ask.stop: gr.Button(interactive=False),
             **dict.fromkeys(self.panels, ""),
             inside.heading: placeholder(NONE_CHOSEN),
-            without.probability: placeholder(NO_PROBABILITY),
-            without.continuation: "",
+            changed.probability: placeholder(NO_PROBABILITY),
+            changed.continuation: "",
         }
 
 
@@ -181,10 +188,6 @@ def _generation(sampling: tuple[Any, ...]) -> Generation:
         InputError: a value is out of range.
     """
     return Generation().with_changes(dict(zip(Generation.model_fields, sampling, strict=True)))
-
-
-def _off(on: list[str]) -> tuple[str, ...]:
-    return tuple(name for name in NAMES if name not in on)
 
 
 def _sentence(error: Exception) -> str:

@@ -1,14 +1,16 @@
-"""The cards of the page, one below the other: prompt, tokens, inside a token, without some blocks."""
+"""The cards of the page, one below the other: prompt, tokens, inside a token, with some blocks changed."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import gradio as gr
 
+from mu_sota.inspection.steering import PROPERTIES
 from mu_sota.model.blocks import BLOCKS
 from mu_sota.settings.sampling import Generation
 
-from .html_views import card_title, carried_view, message_view, placeholder, token_strip
+from .html_views import card_title, carried_view, message_view, minus, moves_view, placeholder, token_strip
 
 NONE_CHOSEN = "No token is chosen yet."
 NO_PROBABILITY = "The text's probability appears here."
@@ -39,11 +41,12 @@ class InsideCard(NamedTuple):
     attention: gr.HTML
 
 
-class WithoutCard(NamedTuple):
-    """Switches of the blocks, and what the model does without those that are off."""
+class ChangedCard(NamedTuple):
+    """Switches and sliders of the blocks, and what the model does as they change it."""
 
     on: gr.CheckboxGroup
-    all_on: gr.Button
+    strengths: dict[str, gr.Slider]  # by the name of the block that the slider moves
+    as_trained: gr.Button
     probability: gr.HTML
     continuation: gr.HTML
 
@@ -151,12 +154,16 @@ def carried_card(inspection: dict[str, Any]) -> None:
         gr.HTML(carried_view(inspection))
 
 
-def without_card() -> WithoutCard:
-    """A switch for each block, beside the text's probability and the continuations."""
-    with gr.Column(elem_id="mu-without", elem_classes="mu-card"):
+def changed_card(steering: Mapping[str, Any]) -> ChangedCard:
+    """A switch for each block, and a slider for each that can be moved, beside probability and continuations.
+
+    Args:
+        steering: of the record of `mu-sota inspect`.
+    """
+    with gr.Column(elem_id="mu-changed", elem_classes="mu-card"):
         gr.HTML(
             card_title(
-                "Without some blocks",
+                "With some blocks changed",
                 "A block that is off reads as 0 in every layer. The text above is read again, and its prompt "
                 "continued with the same seed.",
             )
@@ -169,11 +176,26 @@ def without_card() -> WithoutCard:
                     label="Blocks that are on",
                     elem_id="mu-switches",
                 )
-                all_on = gr.Button("All on", size="sm", elem_id="mu-all-on")
-            with gr.Column(min_width=300, scale=6):
+                gr.HTML(moves_view(steering))
+                strengths = {row["block"]: _move_field(row) for row in steering["directions"]}
+                as_trained = gr.Button("As trained", size="sm", elem_id="mu-as-trained")
+            with gr.Column(min_width=300, scale=6, elem_id="mu-compared"):
                 probability = gr.HTML(placeholder(NO_PROBABILITY), elem_id="mu-probability")
                 continuation = gr.HTML(elem_id="mu-continuations")
-    return WithoutCard(on, all_on, probability, continuation)
+    return ChangedCard(on, strengths, as_trained, probability, continuation)
+
+
+def _move_field(row: Mapping[str, Any]) -> gr.Slider:
+    """A slider for one direction of the record, which says what moved most when it was measured."""
+    most = max(row["moved"], key=lambda name: abs(row["moved"][name]))
+    moved, loss = minus(f"{row['moved'][most]:+.1f}"), minus(f"{row['loss_rise']:+.2f}")
+    return _slider(
+        *(-4, 4, 0),
+        step=0.5,
+        label=f"{row['block']}: {row['away']} → {row['towards']}",
+        info=f"{PROPERTIES[most]}: {moved} sd; loss: {loss}",
+        elem_id=f"mu-move-{row['block']}",
+    )
 
 
 def _slider(*arguments: Any, **more: Any) -> gr.Slider:

@@ -4,7 +4,7 @@ Legend: T tokens of the text, L layers, N = 16 blocks, M side of the state matri
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -18,7 +18,6 @@ from mu_sota.common.text import readable, visible
 from mu_sota.model.blocks import BLOCKS, GRID, from_matrix, split_blocks
 
 LIKELIEST = 3
-_NAMED_BLOCKS = 4  # more blocks that are off are counted, not named
 _NUMBERED_LAYERS = 8  # the cells of a heat map of more layers are too narrow for numbers
 
 # --- Texts and numbers ----------------------------------------------------------------------------------------------
@@ -38,13 +37,6 @@ def _bytes_of_letters() -> dict[str, int]:
     return {letter: byte for byte, letter in bytes_to_unicode().items()}
 
 
-def named(off: Sequence[str]) -> str:
-    """Blocks that are off, in few words."""
-    if len(off) <= _NAMED_BLOCKS:
-        return ", ".join(off)
-    return "any block" if len(off) == len(BLOCKS) else f"{len(off)} blocks"
-
-
 def percent(probability: float) -> str:
     """A probability in few characters."""
     value = 100 * probability
@@ -55,12 +47,13 @@ def percent(probability: float) -> str:
     return f"{value:.2f} %" if value >= 0.01 else "<0.01 %"
 
 
-def _minus(number: str) -> str:
+def minus(number: str) -> str:
+    """A number with a minus sign for its hyphen."""
     return number.replace("-", "−")
 
 
 def _fixed(value: float, digits: int) -> str:
-    return _minus(f"{round(value, digits) + 0.0:.{digits}f}")  # + 0.0: no minus before a zero
+    return minus(f"{round(value, digits) + 0.0:.{digits}f}")  # + 0.0: no minus before a zero
 
 
 def _colour(strength: float, end: str) -> str:
@@ -83,8 +76,7 @@ def _macros() -> Any:
     environment.filters |= {
         "colour": _colour,
         "fixed": _fixed,
-        "minus": _minus,
-        "named": named,
+        "minus": minus,
         "percent": percent,
         "visible": visible,
     }
@@ -113,30 +105,30 @@ class Shown(NamedTuple):
     probability: float | None  # None for the first token, which nothing predicts
     alternatives: list[tuple[str, float]]  # the likeliest tokens at this position
     written: bool = False  # by the model, not in the prompt
-    change: float | None = None  # nats by which switched-off blocks make it more (+) or less (-) surprising
+    change: float | None = None  # nats by which the changed model finds it more (+) or less (-) surprising
 
 
 def token_strip(
     tokens: Sequence[Shown],
     following: Sequence[tuple[str, float]] = (),
     selected: int = -1,
-    off: Sequence[str] = (),
+    title: str = "",
 ) -> str:
     """The tokens as buttons, each with its probability and the likeliest tokens at its position.
 
     Args:
         following: the likeliest tokens after the text.
         selected: the token that is inspected.
-        off: the blocks that are switched off; the tokens' `change` is due to them.
+        title: of the change of the model, to which the tokens' `change` is due; empty if there is none.
     """
     if not tokens:
         return placeholder("Tokens appear here: write a prompt, then press Generate or Read.")
-    return _html("token_strip", tokens, following, selected, off)
+    return _html("token_strip", tokens, following, selected, title)
 
 
-def token_heading(position: int, text: str, off: Sequence[str]) -> str:
-    """Which token is inspected, and without which blocks."""
-    return _html("token_heading", position, text, off)
+def token_heading(position: int, text: str, title: str) -> str:
+    """Which token is inspected, and with what change of the model."""
+    return _html("token_heading", position, text, title)
 
 
 def state_view(matrix: Tensor, layer: int, off: Sequence[str] = ()) -> str:
@@ -216,26 +208,31 @@ def no_attention_view() -> str:
     return _html("no_attention")
 
 
-def probability_view(all_on: Tensor, without: Tensor | None, off: Sequence[str]) -> str:
-    """The text's probability with all blocks, and without those that are off; [T - 1] nats each."""
+def probability_view(as_trained: Tensor, changed: Tensor | None, title: str) -> str:
+    """The text's probability by the model as trained, and as it is changed; [T - 1] nats each."""
     figures: tuple[tuple[str, Callable[[Tensor], float], int, Callable[[float, float], str]], ...] = (
-        ("nats per token", lambda nll: float(nll.mean()), 3, lambda old, new: _minus(f"{new - old:+.3f}")),
+        ("nats per token", lambda nll: float(nll.mean()), 3, lambda old, new: minus(f"{new - old:+.3f}")),
         ("perplexity", lambda nll: math.exp(min(float(nll.mean()), 700)), 1, lambda old, new: f"× {new / old:,.2f}"),
-        ("nats, whole text", lambda nll: float(nll.sum()), 1, lambda old, new: _minus(f"{new - old:+.1f}")),
+        ("nats, whole text", lambda nll: float(nll.sum()), 1, lambda old, new: minus(f"{new - old:+.1f}")),
     )
-    columns = ["all blocks"] if without is None else ["all blocks", f"without {named(off)}", "change"]
+    columns = ["as trained"] if changed is None else ["as trained", title, "change"]
     rows = []
     for name, of, digits, change in figures:
-        cells = [readable(of(all_on), digits)]
-        if without is not None:
-            cells += [readable(of(without), digits), change(of(all_on), of(without))]
+        cells = [readable(of(as_trained), digits)]
+        if changed is not None:
+            cells += [readable(of(changed), digits), change(of(as_trained), of(changed))]
         rows.append((name, cells))
-    return _html("probability", len(all_on), columns, rows)
+    return _html("probability", len(as_trained), columns, rows)
 
 
-def continuations_view(prompt: str, all_on: str, without: str | None, off: Sequence[str]) -> str:
-    """The continuation with all blocks beside that without those that are off."""
-    return _html("continuations", prompt, all_on, without, off)
+def continuations_view(prompt: str, as_trained: str, changed: str | None, title: str) -> str:
+    """The continuation by the model as trained beside that by the changed model."""
+    return _html("continuations", prompt, as_trained, changed, title)
+
+
+def moves_view(steering: Mapping[str, Any]) -> str:
+    """What the sliders do that move blocks, or how to have them."""
+    return _html("moves", steering)
 
 
 def prose_view(prompt: str, written: str) -> str:

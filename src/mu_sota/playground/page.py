@@ -1,4 +1,4 @@
-"""A local page to look at a trained model: the text it writes, its tokens' blocks, and the text without some blocks."""
+"""A local page to look at a trained model: the text it writes, its tokens' blocks, and what some blocks change."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from mu_sota.saved.load_save import load_trained
 from mu_sota.saved.run_record import BEST_FOLDER, inspection_of
 
 from .callbacks import Callbacks, Parts
-from .cards import carried_card, file_beside, inside_card, prompt_card, tokens_card, without_card
+from .cards import carried_card, changed_card, file_beside, inside_card, prompt_card, tokens_card
+from .change import NO_STEERING
 from .html_views import header_view
 from .reading_views import NAMES
 from .server import serve_until_ctrl_c
@@ -46,7 +47,8 @@ def build(
     Args:
         inspection: what `mu-sota inspect` recorded of the model, or nothing.
     """
-    session, config, layers = Session(model, tokenizer), model.config, model.config.num_hidden_layers
+    steering = inspection.get("steering", NO_STEERING)
+    session, config, layers = Session(model, tokenizer, steering), model.config, model.config.num_hidden_layers
     facts = (
         f"{layers} layers · 16 blocks in {config.matrix_size} × {config.matrix_size} · "
         f"{config.vocab_size:,} tokens · {model.num_parameters():,} parameters"
@@ -57,7 +59,7 @@ def build(
         ask = prompt_card(session.positions, sampling_of(model))
         strip, inside = tokens_card(), inside_card(layers, config.num_attention_heads)
         carried_card(inspection)
-        parts = Parts(reading, selected, ask, strip, inside, without_card())
+        parts = Parts(reading, selected, ask, strip, inside, changed_card(steering))
         _wire(parts, Callbacks(session, parts))
     return page
 
@@ -66,12 +68,13 @@ def _wire(parts: Parts, callbacks: Callbacks) -> None:
     """Which event calls which callback, with which inputs, and what it may change."""
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     one_at_a_time: dict[str, Any] = {**quiet, "concurrency_id": "model", "concurrency_limit": 1}
-    reading, selected, ask, strip, inside, without = parts
-    looks = [without.on, inside.layer, inside.attention_kind]
-    shown = [strip, ask.message, ask.prose, ask.stop, without.probability, without.continuation, *callbacks.panels]
+    reading, selected, ask, strip, inside, changed = parts
+    strengths = list(changed.strengths.values())
+    looks = [changed.on, inside.layer, inside.attention_kind]
+    shown = [strip, ask.message, ask.prose, ask.stop, changed.probability, changed.continuation, *callbacks.panels]
     everything = [reading, selected, *shown]
 
-    asked = [ask.prompt, *looks, *ask.sampling]
+    asked = [ask.prompt, *looks, *ask.sampling, *strengths]
     gr.on([ask.generate.click, ask.prompt.submit], callbacks.on_generate, asked, everything, **one_at_a_time)
     ask.read.click(callbacks.on_read, asked, everything, **one_at_a_time)
     ask.stop.click(callbacks.on_stop, queue=False, **quiet)
@@ -81,8 +84,10 @@ def _wire(parts: Parts, callbacks: Callbacks) -> None:
     last: dict[str, Any] = {"trigger_mode": "always_last"}
     changes = [inside.layer.change, inside.attention_kind.change]
     gr.on(changes, callbacks.on_look, [reading, selected, *chosen], callbacks.panels, **last, **quiet)
-    without.on.change(callbacks.on_switch, [reading, selected, *looks], everything, **last, **one_at_a_time)
-    without.all_on.click(lambda: NAMES, None, without.on, **quiet)
+    switched = [changed.on.change, *(strength.change for strength in strengths)]
+    gr.on(switched, callbacks.on_switch, [reading, selected, *looks, *strengths], everything, **last, **one_at_a_time)
+    unchanged: dict[Any, Any] = {changed.on: NAMES, **dict.fromkeys(strengths, 0)}
+    changed.as_trained.click(lambda: unchanged, None, list(unchanged), **quiet)
 
 
 def look() -> dict[str, Any]:

@@ -36,13 +36,13 @@ class ReadingViews:
     def strip(self, reading: Reading, selected: int) -> str:
         """The token strip of a finished text."""
         changes: list[float | None] = [None] * len(reading.ids)
-        if reading.nll_without is not None:
-            changes[1:] = (reading.nll_without - reading.nll_all_on).tolist()
+        if reading.nll_changed is not None:
+            changes[1:] = (reading.nll_changed - reading.nll_as_trained).tolist()
         tokens = [
             token._replace(change=change)
             for token, change in zip(self.shown(reading.trace, reading.prompt_length), changes, strict=True)
         ]
-        return token_strip(tokens, self._likeliest(reading.trace, len(reading.ids) - 1), selected, reading.off)
+        return token_strip(tokens, self._likeliest(reading.trace, len(reading.ids) - 1), selected, reading.change.title)
 
     def shown(self, trace: Trace, prompt_length: int) -> list[Shown]:
         """The tokens of a text; the model wrote those after the first `prompt_length`."""
@@ -72,26 +72,26 @@ class ReadingViews:
         """
         texts = [self._text(token) for token in reading.ids[: position + 1]]
         return (
-            token_heading(position, texts[-1], reading.off),
-            state_view(reading.trace.matrix(position, layer), layer, reading.off),
+            token_heading(position, texts[-1], reading.change.title),
+            state_view(reading.trace.matrix(position, layer), layer, reading.change.off),
             sensitivity_view(reading.trace.sensitivities[:, position], layer),
             _attention(reading.trace, texts, layer, kind) if layer else no_attention_view(),
         )
 
     def compared(self, reading: Reading, other: list[int] | None) -> tuple[str, str]:
-        """The text's probability, and the prompt's continuation, with all blocks and without those that are off.
+        """The text's probability, and the prompt's continuation, of the model as trained and as it is changed.
 
         Args:
-            other: the continuation without the blocks that are off.
+            other: the continuation by the changed model.
         """
         prompt = text_of(self.tokenizer, reading.prompt)
-        all_on, without = (
+        as_trained, changed = (
             text_of(self.tokenizer, [*reading.prompt, *new])[len(prompt) :]
             for new in (reading.continuation, other or [])
         )
         return (
-            probability_view(reading.nll_all_on, reading.nll_without, reading.off),
-            continuations_view(prompt, all_on, None if other is None else without, reading.off),
+            probability_view(reading.nll_as_trained, reading.nll_changed, reading.change.title),
+            continuations_view(prompt, as_trained, None if other is None else changed, reading.change.title),
         )
 
     def _text(self, token: int) -> str:

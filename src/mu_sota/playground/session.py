@@ -1,11 +1,11 @@
-"""The model behind the page: it reads a text and continues it, with all blocks or without some.
+"""The model behind the page: it reads a text and continues it, as trained or with some blocks changed.
 
 Legend: T tokens of the text.
 """
 
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
@@ -15,12 +15,12 @@ from transformers import PreTrainedTokenizerFast, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from mu_sota.generation.continuation import continued, prompt_ids
-from mu_sota.inspection.ablation import blocks_off
 from mu_sota.inspection.tracing import Trace, trace
 from mu_sota.model.errors import InputError
 from mu_sota.model.modeling import MuForCausalLM
 from mu_sota.settings.sampling import Generation
 
+from .change import NO_STEERING, Change
 from .html_views import LIKELIEST
 
 MAX_CHARACTERS = 20_000
@@ -33,15 +33,15 @@ class Reading:
     ids: list[int]
     prompt_length: int  # tokens; the model wrote those after them
     generation: Generation
-    nll_all_on: Tensor  # [T - 1] nats with all blocks
-    continuation: list[int]  # of the prompt, with all blocks
-    trace: Trace  # with the blocks that are on now
-    off: tuple[str, ...] = ()
+    nll_as_trained: Tensor  # [T - 1] nats
+    continuation: list[int]  # of the prompt, by the model as trained
+    trace: Trace  # of the model as it is changed
+    change: Change = field(default_factory=Change)
 
     @property
-    def nll_without(self) -> Tensor | None:
-        """[T - 1] nats without the blocks that are off, if any is."""
-        return self.trace.nll if self.off else None
+    def nll_changed(self) -> Tensor | None:
+        """[T - 1] nats of the model as it is changed, if it is."""
+        return self.trace.nll if self.change else None
 
     @property
     def prompt(self) -> list[int]:
@@ -59,11 +59,18 @@ class Step(NamedTuple):
 
 
 class Session:
-    """The model and its tokenizer. It answers one question at a time, since hooks change the model for all visitors."""
+    """The model and its tokenizer. It answers one question at a time, since hooks change the model for all visitors.
 
-    def __init__(self, model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
+    Args:
+        steering: of the record that `mu-sota inspect` made of the model.
+    """
+
+    def __init__(
+        self, model: MuForCausalLM, tokenizer: PreTrainedTokenizerFast, steering: Mapping[str, Any] = NO_STEERING
+    ) -> None:
         self.model = model
         self.tokenizer = tokenizer
+        self.steering = steering
         self.positions = model.config.max_position_embeddings
         self.lock = threading.Lock()
 
@@ -111,14 +118,14 @@ class Session:
         with self.lock:
             return self._reading(ids, len(ids), generation, self._continued(ids, generation)[len(ids) :])
 
-    def switch(self, reading: Reading, off: tuple[str, ...]) -> Reading:
-        """The same text, read with other blocks off."""
-        with self.lock, blocks_off(self.model, off):
-            return replace(reading, trace=trace(self.model, reading.ids), off=off)
+    def switch(self, reading: Reading, change: Change) -> Reading:
+        """The same text, read with the model changed in another way."""
+        with self.lock, change.applied(self.model, self.steering):
+            return replace(reading, trace=trace(self.model, reading.ids), change=change)
 
     def continuation(self, reading: Reading) -> list[int]:
-        """The continuation of the prompt without the blocks that are off; same settings, same seed."""
-        with self.lock, blocks_off(self.model, reading.off):
+        """The continuation of the prompt by the model as it is changed; same settings, same seed."""
+        with self.lock, reading.change.applied(self.model, self.steering):
             return self._continued(reading.prompt, reading.generation)[reading.prompt_length :]
 
     def _write(
@@ -135,7 +142,7 @@ class Session:
                 criteria = StoppingCriteriaList([_until(stopped)])
                 text = self._continued(ids, generation, streamer=streamer, stopping_criteria=criteria)
             written = text[len(ids) :]
-            if stopped.is_set():  # so that a continuation without some blocks is as long
+            if stopped.is_set():  # so that a continuation by the changed model is as long
                 generation = generation.changed("max_new_tokens", len(written))
             arrived(self._reading(text, len(ids), generation, written))
 
