@@ -6,7 +6,10 @@ from typing import Annotated
 
 import typer
 
-PRESETS = "quickstart (a laptop CPU), mu-small, mu-base (a GPU), or mu-sota (the form of the run instructions)"
+PRESETS = (
+    "quickstart (a laptop CPU), legible (blocks are taught their names), mu-small, mu-base (a GPU), "
+    "or mu-sota (the form of the run instructions)"
+)
 DATA = "pydocs, wikitext-2, or the path of a .txt, .jsonl or .parquet file, of a folder of them or of a prepared one"
 
 Assignments = Annotated[

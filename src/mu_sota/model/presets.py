@@ -22,6 +22,15 @@ MODEL_PRESETS: dict[str, dict[str, Any]] = {
         "dropout": 0.2,
         **FORM,
     },
+    # The size of quickstart, with blocks that are taught what they are named for: MEASURED
+    "legible": {
+        "vocab_size": 4096,
+        "num_hidden_layers": 6,
+        "max_position_embeddings": 128,
+        "dropout": 0.2,
+        **FORM,
+        "block_inputs": "by_name",
+    },
     # For a CPU and an hour, or a small GPU: 16,499,456 parameters, 1.5 M of them in the layers. On the tokenized
     # WikiText-2 validation perplexity 48.94 a token after 2 epochs (docs/results/mu-small-wikitext-2-cpu).
     "mu-small": {

@@ -14,6 +14,14 @@ RUN_PRESETS: dict[str, dict[str, Any]] = {
         "window": 128,
         "stride": 128,
     },
+    "legible": {
+        "batch_size": 16,
+        "learning_rate": 3e-3,
+        "warmup_steps": 200,
+        "window": 128,
+        "stride": 128,
+        "grounding": 0.4,
+    },
     "mu-small": {
         "batch_size": 16,
         "learning_rate": 5e-3,
