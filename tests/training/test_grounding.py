@@ -17,11 +17,12 @@ from safetensors.torch import load_file
 from mu_sota import MuForCausalLM
 from mu_sota.data.corpus import load_corpus
 from mu_sota.data.windows import TrainWindows
+from mu_sota.inspection.similarity import block_similarity
 from mu_sota.inspection.targets import NONE, TAUGHT, Target, block_targets
 from mu_sota.model.blocks import BLOCKS
 from mu_sota.settings.load import load_settings
 from mu_sota.training.batches import PADDING_SAMPLE
-from mu_sota.training.grounding import BlockReadouts, GroundedWindows
+from mu_sota.training.grounding import BlockReadouts, GroundedWindows, likeness
 from mu_sota.training.interrupt import Interrupted
 from mu_sota.training.run import train
 from mu_sota.training.trainer import MuTrainer
@@ -41,7 +42,10 @@ def losses(rows: list[dict[str, Any]]) -> list[float]:
 
 
 def test_readouts_cost_what_their_cross_entropy_is() -> None:
-    """A weighted mean over blocks, and over the targets of one: each relative to what class frequencies would cost."""
+    """A weighted mean over blocks, and over the targets of one: each relative to what class frequencies would cost.
+
+    What keeps blocks apart is added.
+    """
     torch.manual_seed(0)
     labels = torch.randint(-1, 5, (2, 6, 2))
     targets = [Target("S", "kind", np.array([0, 1, NONE, 2]), 5), Target("P", "place", np.array([1, 1, 4, 1]), 5)]
@@ -70,7 +74,20 @@ def test_readouts_cost_what_their_cross_entropy_is() -> None:
     cost(3, "C1", F.pad(ids[:, :-1], (1, 0), value=NONE), of_tokens, 1.0)
     cost(4, "P", (torch.arange(6) * 16 // 6).expand(2, 6), [1] * 16, 1.0)
     mean = np.mean([TAUGHT[block].weight * np.mean(values) for block, values in expected.items()])
-    assert readouts(state, ids, labels).item() == pytest.approx(mean, rel=1e-5)
+    alike = np.triu(np.asarray(block_similarity(blocks.flatten(0, 1)).cka), 1)
+    assert readouts(state, ids, labels).item() == pytest.approx(mean + 0.05 * (alike**2).sum(), rel=1e-5)
+
+
+def test_blocks_that_are_alike_are_moved_apart() -> None:
+    torch.manual_seed(0)
+    blocks = torch.randn(4, 30, 16, 4)
+    blocks[:, :, 4] = blocks[:, :, 1] + 0.3 * torch.randn(4, 30, 4)
+    blocks.requires_grad_()
+    before = likeness(blocks)
+    (gradient,) = torch.autograd.grad(before, blocks)
+    largest = gradient.square().sum((0, 1, 3)).topk(2).indices
+    assert set(largest.tolist()) == {1, 4}, "the two that are alike"
+    assert likeness(blocks - gradient / gradient.norm()) < before
 
 
 def test_readouts_begin_with_the_frequencies_of_classes() -> None:

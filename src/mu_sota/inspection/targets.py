@@ -25,7 +25,7 @@ _NEIGHBOUR_GROUPS, _ENDINGS = 32, 200
 _WORD_DIRECTIONS = 6
 _PASSAGE, _PASSAGE_DIRECTIONS = 1000, 6
 _RECENT, _COUNTS = 48, (0, 1, 2, 3, 5, 8)  # words
-_PERSONS = set("i me my we us our you your".split())  # noqa: SIM905
+_PERSONS = {"i", "me", "my", "we", "us", "our", "you", "your"}
 
 
 class Target(NamedTuple):
@@ -64,7 +64,7 @@ TAUGHT = {
     "I": Teaching("the token itself", _SAME, 2),
     "S": Teaching("the part of speech that a word list and the words before give", _OTHER, 3),
     "C1": Teaching("the token before", _SAME, 3),
-    "C2": Teaching("where passages of 1,000 tokens stand in the first 6 directions of what they are about", _NEAR, 6),
+    "C2": Teaching("where passages of 1,000 tokens stand in the first 6 directions of what they are about", _NEAR, 8),
     "R1": Teaching("the dependency relation, and the distance to the head, that a few rules guess", _OTHER, 3),
     "R2": Teaching("which of 32 groups of words with the same neighbours it is in", _NEAR, 4),
     "T": Teaching("the last three letters", _NEAR, 3),

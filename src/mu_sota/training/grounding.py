@@ -3,7 +3,7 @@
 A linear readout of each block, half-way through the layers, predicts that block's targets (`inspection/targets.py`);
 its cross-entropy, as a share of what it would be by the classes' frequencies alone, is added to the loss. Readouts are
 trained with the model and left behind afterwards: what a block has been taught is measured by probes, on other texts
-with other labels.
+with other labels. Blocks that would come to hold the same are kept apart.
 
 Legend: B batch, T time, D state, S values a block, V vocabulary, K targets.
 """
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mu_sota.data.corpus import Corpus
 from mu_sota.data.windows import TrainWindows
 from mu_sota.inspection.targets import NONE, TAUGHT, Target, block_targets
-from mu_sota.model.blocks import BLOCKS, split_blocks
+from mu_sota.model.blocks import BLOCKS, join_blocks, split_blocks
 from mu_sota.settings.run import RunSettings
 
 from .batches import WindowDataset
@@ -26,6 +26,7 @@ from .trainer import READOUTS, MuTrainer
 
 _PARTS_OF_WINDOW = 16
 _START_STD = 0.1
+_APART = 0.05  # weight of what keeps blocks apart
 _MANY_CLASSES, _EVERY = 1000, 4  # a readout of a vocabulary is asked at every fourth token: it costs most of the time
 
 
@@ -67,7 +68,9 @@ class BlockReadouts(nn.Module):
         self.numbers = [names.index(block) for block in blocks]
 
     def forward(self, state: Tensor, ids: Tensor, labels: Tensor) -> Tensor:
-        """The weighted mean over blocks of what is not known of their targets: 1 by the classes' frequencies alone.
+        """The weighted mean over blocks of what is not known of their targets, and how alike blocks are.
+
+        A target of which nothing is known but the classes' frequencies counts 1.
 
         Args:
             state: [B, T, D].
@@ -85,7 +88,20 @@ class BlockReadouts(nn.Module):
             found = head(blocks[:, asked, number]).flatten(0, 1)
             nll = F.cross_entropy(found, wanted[:, asked].flatten(), ignore_index=NONE, reduction="sum")
             total = total + factor * step * nll
-        return total / (ids.numel() * len(set(self.numbers)))
+        return total / (ids.numel() * len(set(self.numbers))) + _APART * likeness(blocks)
+
+
+def likeness(blocks: Tensor) -> Tensor:
+    """The sum over pairs of different blocks of their squared linear CKA (Kornblith et al. 2019, arXiv:1905.00414).
+
+    Args:
+        blocks: [B, T, N, S].
+    """
+    state = join_blocks(blocks).flatten(0, 1)
+    state = state - state.mean(0)
+    products = (state.T @ state).square().unflatten(0, (len(BLOCKS), -1)).unflatten(-1, (len(BLOCKS), -1)).sum((1, 3))
+    own = products.diagonal().clamp(min=1e-9).rsqrt()
+    return (own[:, None] * products * own).square().triu(1).sum()
 
 
 def _labelled(target: Target) -> float:
