@@ -26,7 +26,7 @@ from .trainer import READOUTS, MuTrainer
 
 _PARTS_OF_WINDOW = 16
 _START_STD = 0.1
-_APART = 0.05  # weight of what keeps blocks apart
+_APART = 0.05  # weight of what keeps blocks apart: how alike they are over the tokens that are in the memory at once
 _MANY_CLASSES, _EVERY = 1000, 4  # a readout of a vocabulary is asked at every fourth token: it costs most of the time
 
 
