@@ -73,9 +73,8 @@ def legibility(record: dict[str, Any]) -> Drawn:
     axes.set_xticks(range(len(names)), names, fontweight="bold")
     axes.xaxis.tick_top()
     axes.set_yticks(range(len(tasks)), [f"{task['name']}  {task['block']:>2}" for task in tasks])
-    best = ", ".join(found["best_blocks"]) or "none"
     axes.set_xlabel(
-        f"{len(found['best_blocks'])} of 16 blocks are the best at what they are named for (framed): {best}. "
+        f"{len(found['best_blocks'])} of 16 blocks are the best of all at what they are named for (framed in orange). "
         f"By chance, 1.",
         color=INK,
     )
