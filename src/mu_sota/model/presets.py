@@ -22,8 +22,8 @@ MODEL_PRESETS: dict[str, dict[str, Any]] = {
         "dropout": 0.2,
         **FORM,
     },
-    # The sizes of quickstart, with blocks that are taught what they are named for: 6,006,592 parameters. On the tokenized
-    # WikiText-2 15, 14 and 14 of 16 blocks are the best at that, for 0.14 % more validation loss (docs/blocks.md).
+    # The sizes of quickstart, with blocks that are taught what they are named for: 6,006,592 parameters. On tokenized
+    # WikiText-2, 15, 14 and 14 of 16 blocks are the best at that, for 0.14 % more validation loss (docs/blocks.md).
     "legible": {
         "vocab_size": 4096,
         "num_hidden_layers": 6,
