@@ -7,7 +7,6 @@ texts into their main fields; later ones are finer.
 Legend: T tokens of a text, V vocabulary.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +14,9 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.linalg import svds
 
-_COMMON_WORDS, _WORDS, _PASSAGE_OF_WORDS = 100, 4000, 100
+from .word_clusters import content_words
+
+_PASSAGE_OF_WORDS = 100
 _COMMON_TOKENS, _RARE_TOKEN = 150, 20  # the most frequent stand beside everything; rare ones say little of others
 
 
@@ -28,8 +29,7 @@ def word_directions(words: Sequence[str], count: int) -> dict[str, np.ndarray]:
         words: of a text, in order; those that are not of letters alone are passed over.
     """
     kept = [word.lower() for word in words if word.isalpha()]
-    ranked = [word for word, number in Counter(kept).most_common(_COMMON_WORDS + _WORDS) if number > 1]
-    known = {word: number for number, word in enumerate(ranked[_COMMON_WORDS:])}
+    known = content_words(kept)
     places = np.array([(number // _PASSAGE_OF_WORDS, known[word]) for number, word in enumerate(kept) if word in known])
     size = 8 * count
     if min(len(known), len(kept) // _PASSAGE_OF_WORDS) < 2 * size:

@@ -26,7 +26,8 @@ def word_clusters(texts: Iterable[str], count: int) -> dict[str, str]:
 
     The same texts give the same groups; texts with too few words give none.
     """
-    words, known = _content_words(texts)
+    words = [word for text in texts for word in _WORD.findall(text.lower())]
+    known = content_words(words)
     if len(known) < 4 * max(count, _DIMENSIONS):
         return {}
     ids = np.array([known[word] for word in words if word in known])
@@ -45,11 +46,10 @@ def word_clusters(texts: Iterable[str], count: int) -> dict[str, str]:
     return _grouped(table, known, count)
 
 
-def _content_words(texts: Iterable[str]) -> tuple[list[str], dict[str, int]]:
-    """All words in small letters, and a number for each of those to be grouped."""
-    words = [word for text in texts for word in _WORD.findall(text.lower())]
+def content_words(words: Iterable[str]) -> dict[str, int]:
+    """A number for each of the 4,000 most frequent words after the first 100."""
     ranked = [word for word, number in Counter(words).most_common(_FUNCTION_WORDS + _WORDS) if number > 1]
-    return words, {word: number for number, word in enumerate(ranked[_FUNCTION_WORDS:])}
+    return {word: number for number, word in enumerate(ranked[_FUNCTION_WORDS:])}
 
 
 def _grouped(table: Any, known: dict[str, int], count: int) -> dict[str, str]:

@@ -10,28 +10,23 @@ FORM: dict[str, Any] = {
     "induction_tables": 2,
 }
 
+_LAPTOP: dict[str, Any] = {
+    "vocab_size": 4096,
+    "num_hidden_layers": 6,
+    "max_position_embeddings": 128,
+    "dropout": 0.2,
+    **FORM,
+}
+
 MODEL_PRESETS: dict[str, dict[str, Any]] = {
     # The model of the run instructions: 26,946,256 parameters, in the form that they specify.
     "mu-sota": {},
     # For a laptop CPU, in minutes: 5,956,928 parameters, 0.3 M of them in the layers. On `pydocs` validation perplexity
     # 80.41 after 5 epochs (docs/results/quickstart-pydocs-cpu).
-    "quickstart": {
-        "vocab_size": 4096,
-        "num_hidden_layers": 6,
-        "max_position_embeddings": 128,
-        "dropout": 0.2,
-        **FORM,
-    },
+    "quickstart": _LAPTOP,
     # The sizes of quickstart, with blocks that are taught what they are named for: 6,006,592 parameters. On tokenized
     # WikiText-2, 15, 14 and 14 of 16 blocks are the best at that, for 0.14 % more validation loss (docs/blocks.md).
-    "legible": {
-        "vocab_size": 4096,
-        "num_hidden_layers": 6,
-        "max_position_embeddings": 128,
-        "dropout": 0.2,
-        **FORM,
-        "block_inputs": "by_name",
-    },
+    "legible": {**_LAPTOP, "block_inputs": "by_name"},
     # For a CPU and an hour, or a small GPU: 16,499,456 parameters, 1.5 M of them in the layers. On the tokenized
     # WikiText-2 validation perplexity 48.94 a token after 2 epochs (docs/results/mu-small-wikitext-2-cpu).
     "mu-small": {

@@ -5,23 +5,18 @@ from typing import Any
 DEFAULT_PRESET = "quickstart"
 """Of every command: what a laptop trains in minutes."""
 
+_LAPTOP: dict[str, Any] = {
+    "batch_size": 16,
+    "learning_rate": 3e-3,
+    "warmup_steps": 200,
+    "window": 128,
+    "stride": 128,
+}
+
 RUN_PRESETS: dict[str, dict[str, Any]] = {
     "mu-sota": {},
-    "quickstart": {
-        "batch_size": 16,
-        "learning_rate": 3e-3,
-        "warmup_steps": 200,
-        "window": 128,
-        "stride": 128,
-    },
-    "legible": {
-        "batch_size": 16,
-        "learning_rate": 3e-3,
-        "warmup_steps": 200,
-        "window": 128,
-        "stride": 128,
-        "grounding": 0.4,
-    },
+    "quickstart": _LAPTOP,
+    "legible": {**_LAPTOP, "grounding": 0.4},
     "mu-small": {
         "batch_size": 16,
         "learning_rate": 5e-3,
