@@ -7,6 +7,7 @@ That machine has Python, torch and transformers with what these need, and no net
 * `site/`: our other packages, unpacked, in the releases of requirements.lock, for Linux on x86-64. It belongs at the
   end of `sys.path`, so that what the machine has comes first; mu-sota itself runs from `src/`;
 * `wikitext-2/`: the tokens and the tokenizer of the preset `mu-sota`, as `mu-sota prepare` writes them;
+* `wikitext-2-mu-base/`: the same for the preset `mu-base`;
 * `wikitext-2-words/`: the same text in its own closed vocabulary of words, for figures that can be held against papers;
 * `pack.json`: releases, fingerprint, sizes.
 
@@ -165,6 +166,9 @@ def pack(data: str, out: Path, python: str) -> None:
     with replacing(out) as fresh:
         unpack(releases, python, fresh / "site")
         save_corpus(corpus, fresh / "wikitext-2")
+        base_run, base_model = load_settings("mu-base")
+        base = load_corpus(data, tokenizer=base_run.tokenizer, vocab_size=base_model.vocab_size)
+        save_corpus(base, fresh / "wikitext-2-mu-base")
         save_corpus(load_corpus(data, tokenizer="word"), fresh / "wikitext-2-words")
         parts, packages = sizes(fresh), sizes(fresh / "site")
         total = sum(parts.values())

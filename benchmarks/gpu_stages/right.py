@@ -32,7 +32,12 @@ def run(context: Context) -> None:
     sizes = TINY if context.tiny else {"vocab_size": 2000}
     ids = torch.randint(4, sizes["vocab_size"], (2, length), generator=torch.Generator().manual_seed(0))
     masks = {"without padding": None, "with padding": _padding(length)}
-    for form, fields in {"": {}, "new form, ": FORM | {"pair_table_rows": 1000}}.items():
+    new_form = FORM | {"pair_table_rows": 1000}
+    for form, fields in {
+        "": {},
+        "new form, ": new_form,
+        "blocks fed by name, ": new_form | {"block_inputs": "by_name"},
+    }.items():
         of_form = sizes | fields
         exact = mu(dropout=0.0, **of_form).double()
         for padding, mask in masks.items():
