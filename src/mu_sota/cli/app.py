@@ -10,13 +10,37 @@ PRESETS = (
     "quickstart (a laptop CPU), legible (blocks are taught their names), mu-small, mu-base (a GPU), "
     "or mu-sota (the form of the run instructions)"
 )
-DATA = "pydocs, wikitext-2, or the path of a .txt, .jsonl or .parquet file, of a folder of them or of a prepared one"
+DATA = (
+    "pydocs, wikitext-2, the path of a file or folder of texts or of a prepared one, or OWNER/NAME of the Hugging Face "
+    "hub"
+)
+TOKENIZER = "same as --set tokenizer=...: bpe, word, or the folder or hub name of a trained fast tokenizer"
+TEXT_SETTINGS = (
+    *("tokenizer", "vocab_size", "text_column", "text_suffixes", "splits", "overlap", "data_config", "text_bytes"),
+)
+
+
+def path_of(text: str) -> Path:
+    """The path that an option or argument names; an empty one, of a variable without a value, is not the current folder.
+
+    Raises:
+        typer.BadParameter: it is empty.
+    """
+    if not text.strip():
+        raise typer.BadParameter("it is empty (a variable without a value?); give a path, or . for this folder")
+    return Path(text)
+
 
 Assignments = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a setting; may be repeated")
 ]
-SettingsFile = Annotated[Path | None, typer.Option("--config", help="YAML file of settings, one key: value a line")]
-Folder = Annotated[Path, typer.Argument(help="the --out of a run, or a model in Hugging Face layout", metavar="DIR")]
+SettingsFile = Annotated[
+    Path | None,
+    typer.Option("--config", parser=path_of, metavar="PATH", help="YAML file of settings, one key: value a line"),
+]
+Folder = Annotated[
+    Path, typer.Argument(parser=path_of, help="the --out of a run, or a model in Hugging Face layout", metavar="DIR")
+]
 
 
 def load_libraries() -> None:

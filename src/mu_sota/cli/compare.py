@@ -12,12 +12,15 @@ from mu_sota.model.errors import InputError
 from mu_sota.settings.load import configure, merge_settings, parse_assignments, read_yaml
 from mu_sota.settings.presets import DEFAULT_PRESET
 
-from .app import DATA, PRESETS, Assignments, SettingsFile, load_libraries
+from .app import DATA, PRESETS, Assignments, SettingsFile, load_libraries, path_of
 
 
 def compare(
     out: Annotated[
-        Path | None, typer.Option(help="folder for trainings, record and report; not needed with --plan")
+        Path | None,
+        typer.Option(
+            parser=path_of, metavar="PATH", help="folder for trainings, record and report; not needed with --plan"
+        ),
     ] = None,
     preset: Annotated[str | None, typer.Option(help=f"{PRESETS}. Default: {DEFAULT_PRESET}")] = None,
     data: Annotated[str | None, typer.Option(help=f"{DATA}. Default: pydocs")] = None,

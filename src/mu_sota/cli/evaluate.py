@@ -33,7 +33,7 @@ def evaluate(
     model_folder(folder)
     record = record_of(folder)
     own = record.get("data")
-    data = data or own
+    data = own if data is None else data
     if data is None:
         raise InputError(f"{folder} has no run.json that says what it was trained on; name a text with --data")
     require_source(data)
@@ -44,6 +44,7 @@ def evaluate(
     from mu_sota.common.files import as_json
     from mu_sota.common.text import readable
     from mu_sota.data.corpus import load_corpus, load_file
+    from mu_sota.data.options import TextOptions
     from mu_sota.evaluation.metrics import FIGURES, evaluate
     from mu_sota.saved.load_save import load_trained
 
@@ -61,9 +62,9 @@ def evaluate(
     file = Path(data).expanduser()
     split = split or ("all" if data != own and file.is_file() else "test")
     if split != "all":
-        text = getattr(load_corpus(data, tokenizer=tokenizer), split)
+        text = getattr(load_corpus(data, tokenizer=tokenizer, options=TextOptions.of(trained)), split)
     elif file.is_file():
-        text = load_file(file, tokenizer)
+        text = load_file(file, tokenizer, TextOptions.of(trained))
     else:
         raise InputError(
             f"--split is 'all', which is of one file, but {data!r} is none; choose train, validation or test"

@@ -8,10 +8,13 @@ import typer
 
 from mu_sota.saved.run_record import model_folder
 
-from .app import Folder, load_libraries
+from .app import Folder, load_libraries, path_of
 
 
-def export(folder: Folder, out: Annotated[Path, typer.Option(help="new folder, also the name of the model")]) -> None:
+def export(
+    folder: Folder,
+    out: Annotated[Path, typer.Option(parser=path_of, metavar="PATH", help="new folder, also the name of the model")],
+) -> None:
     """Write a folder that transformers loads without mu-sota, with a model card: ready for the Hugging Face hub."""
 
     model_folder(folder)

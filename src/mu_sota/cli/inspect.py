@@ -10,13 +10,18 @@ from mu_sota.data.sources import require_source
 from mu_sota.model.errors import InputError
 from mu_sota.saved.run_record import inspection_folder, model_folder, record_of
 
-from .app import DATA, Folder, load_libraries
+from .app import DATA, Folder, load_libraries, path_of
 
 
 def inspect(
     folder: Folder,
     out: Annotated[
-        Path | None, typer.Option(help="folder for the page, its figures and the record. Default: inspection/ in DIR")
+        Path | None,
+        typer.Option(
+            parser=path_of,
+            metavar="PATH",
+            help="folder for the page, its figures and the record. Default: inspection/ in DIR",
+        ),
     ] = None,
     data: Annotated[str | None, typer.Option(help=f"{DATA}. Default: what the run was trained on")] = None,
     text: Annotated[
@@ -24,7 +29,11 @@ def inspect(
     ] = None,
     labels: Annotated[
         Path | None,
-        typer.Option(help="folder of labelled texts, .conllu and .conll; without, fewer questions can be asked"),
+        typer.Option(
+            parser=path_of,
+            metavar="PATH",
+            help="folder of labelled texts, .conllu and .conll; without, fewer questions can be asked",
+        ),
     ] = None,
     layer: Annotated[int | None, typer.Option(min=0, help="after which to probe the blocks. Default: half-way")] = None,
     window: Annotated[int | None, typer.Option(min=2, help="tokens seen at once. Default: as in the run")] = None,
@@ -36,7 +45,7 @@ def inspect(
     """
     best = model_folder(folder)
     record = record_of(folder)
-    data = data or record.get("data")
+    data = record.get("data") if data is None else data
     if data is None:
         raise InputError(f"{folder} has no run.json that says what it was trained on; name a text with --data")
     require_source(data)
@@ -52,11 +61,13 @@ def inspect(
     from mu_sota.common.text import timestamp
     from mu_sota.comparison.baselines import load
     from mu_sota.data.corpus import load_corpus
+    from mu_sota.data.options import TextOptions
     from mu_sota.data.tokenizer import load_tokenizer
     from mu_sota.inspection import report
     from mu_sota.inspection.record import inspect_model, labelled_folder, unlabelled
 
-    corpus = load_corpus(data, tokenizer=load_tokenizer(best))
+    options = TextOptions.of(record.get("settings", {}))
+    corpus = load_corpus(data, tokenizer=load_tokenizer(best), options=options)
     model = load(best)
     torch.nn.Module.to(model, environment.default_device())
     layers = model.config.num_hidden_layers

@@ -11,7 +11,7 @@ import typer
 from mu_sota.model.errors import InputError
 from mu_sota.settings.load import parse_assignments
 
-from .app import Assignments, load_libraries
+from .app import Assignments, load_libraries, path_of
 from .errors import leave, sentence_of
 
 if TYPE_CHECKING:
@@ -44,7 +44,9 @@ def leakcheck(
         str | None, typer.Option(metavar="NAME|INDEX", help="the logits in what the model returns. Default: logits")
     ] = None,
     time_limit: Annotated[float | None, typer.Option(help="seconds after which no further pass begins")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="write the report to this file")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", parser=path_of, metavar="PATH", help="write the report to this file")
+    ] = None,
 ) -> None:
     """Does a causal language model see the token it is asked to predict?
 

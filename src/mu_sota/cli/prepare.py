@@ -11,23 +11,30 @@ from mu_sota.model.errors import InputError
 from mu_sota.settings.load import configure, merge_settings, parse_assignments
 from mu_sota.settings.presets import DEFAULT_PRESET
 
-from .app import DATA, PRESETS, load_libraries
+from .app import DATA, PRESETS, TEXT_SETTINGS, TOKENIZER, load_libraries, path_of
 
 
 def prepare(
-    out: Annotated[Path, typer.Option(help="new folder; --data takes it on any machine, without the text")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            parser=path_of, metavar="PATH", help="new folder; --data takes it on any machine, without the text"
+        ),
+    ],
     data: Annotated[str, typer.Option(help=DATA)] = "pydocs",
     preset: Annotated[str, typer.Option(help=f"whose vocab_size: {PRESETS}")] = DEFAULT_PRESET,
+    tokenizer: Annotated[str | None, typer.Option(help=TOKENIZER)] = None,
     assignments: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="tokenizer or vocab_size; may be repeated")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help=f"one of {', '.join(TEXT_SETTINGS)}; may be repeated"),
     ] = None,
 ) -> None:
     """Tokenize a text into a folder of tokens, which needs neither the text nor the hub to train on."""
-    overrides = parse_assignments(assignments or [])
+    overrides = parse_assignments(assignments or []) | ({} if tokenizer is None else {"tokenizer": tokenizer})
     for key in overrides:
-        if key not in ("tokenizer", "vocab_size"):
+        if key not in TEXT_SETTINGS:
             raise InputError(
-                f"--set {key} does not change a text's tokens; set tokenizer or vocab_size, or leave it out"
+                f"--set {key} does not change a text's tokens; set one of {', '.join(TEXT_SETTINGS)}, or leave it out"
             )
     merged = merge_settings(preset, overrides=overrides)
     if os.path.lexists(out):
@@ -35,9 +42,12 @@ def prepare(
     require_source(data)
     load_libraries()
     from mu_sota.data.corpus import load_corpus, save_corpus
+    from mu_sota.data.options import TextOptions
 
     run, model = configure(merged)
-    corpus = load_corpus(data, tokenizer=run.tokenizer, vocab_size=model.vocab_size)
+    corpus = load_corpus(
+        data, tokenizer=run.tokenizer, vocab_size=model.vocab_size, options=TextOptions.of(run.model_dump())
+    )
     save_corpus(corpus, out)
     print(
         f"{out} is ready: a {run.tokenizer} vocabulary of {len(corpus.tokenizer):,}, fingerprint {corpus.fingerprint}"

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mu_sota.data.corpus import Corpus, load_corpus
+from mu_sota.data.options import TextOptions
 from mu_sota.data.windows import TrainWindows
 from mu_sota.model.configuration import MuConfig
 from mu_sota.model.errors import InputError
@@ -58,7 +59,12 @@ def load_inputs(request: Request, settings: Settings) -> Inputs:
     if int(os.environ.get("WORLD_SIZE") or 1) > 1:
         raise InputError("a comparison runs in one process: start it with mu-sota compare, without torchrun")
     run = settings.run
-    corpus = load_corpus(request.data, tokenizer=run.tokenizer, vocab_size=settings.model.vocab_size)
+    corpus = load_corpus(
+        request.data,
+        tokenizer=run.tokenizer,
+        vocab_size=settings.model.vocab_size,
+        options=TextOptions.of(run.model_dump()),
+    )
     windows = TrainWindows(corpus.train.tokens, run.window, run.stride)
     if len(windows) < run.batch_size:
         raise InputError(

@@ -9,30 +9,45 @@ The token stream of a split is
 The first token is context only. Every other token is predicted exactly once by `EvalWindows`.
 """
 
+import contextlib
 import hashlib
+import itertools
 import json
 import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
+import xxhash
 from filelock import FileLock
+from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerFast
 
+from mu_sota.common.bars import seconds_between_drawings
 from mu_sota.common.files import cache_folder, replacing, write_json
 from mu_sota.model.errors import InputError
 
-from .readers import read_file
-from .sources import NAMES, find_source
-from .splits import SPLITS, Documents
-from .tokenizer import TOKENIZER_FILE, encode, is_word_level, load_tokenizer, save_tokenizer, train_bpe, train_words
+from .building import TokenFiles, checksum
+from .options import TextOptions
+from .overlap import Overlap, document_overlap, line_overlap, refuse_equal_documents, refuse_equal_lines, repeats
+from .sources import NAMES, Source, find_source
+from .splits import HELD_OUT, SPLITS
+from .survey import Survey, Tick, divided_pieces, survey
+from .tokenizer import TOKENIZER_FILE, load_tokenizer, save_tokenizer, train_bpe, train_words, trained_tokenizer
 
-_CACHE_FORMAT = 1  # raise it when documents, splits or token streams change
+_CACHE_FORMAT = 2  # raise it when documents, splits or token streams change
 _META_FILE = "meta.json"
+_TOKENIZER_FOLDER = "tokenizer"  # of a trained one, as `transformers` saves it
 _BPE_ENTRIES = 50_000
+_TOKENIZER_BYTES = 256 * 2**20  # of the training text; more changes few of its entries
 
-TokenizerChoice = Literal["bpe", "word"] | PreTrainedTokenizerFast
+TokenizerChoice = str | PreTrainedTokenizerFast
+"""bpe or word to train one, a trained tokenizer, or its folder or name on the hub."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +71,12 @@ class Split:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Three splits that share no document, and the tokenizer of their ids.
+    """Three splits, and the tokenizer of their ids.
 
     `fingerprint` changes with the text, the tokenizer and the way the text is split. `asked` is what was asked
-    for: `tokenizer`, and for a bpe `vocab_size`, its most entries; nothing where the tokenizer was given.
+    for: `tokenizer`, and for a bpe `vocab_size`, its most entries; nothing where the tokenizer was given. `about` says
+    what was taken as what and what was found in it: `lines` for people, `repeats` (training documents that are equal to
+    an earlier one), and for each held-out split the `overlap` with the training split.
     """
 
     source: str
@@ -69,6 +86,7 @@ class Corpus:
     validation: Split
     test: Split
     asked: dict[str, Any] = field(default_factory=dict, kw_only=True)
+    about: dict[str, Any] = field(default_factory=dict, kw_only=True)
 
 
 def load_corpus(
@@ -76,6 +94,7 @@ def load_corpus(
     *,
     tokenizer: TokenizerChoice | None = None,
     vocab_size: int | None = None,
+    options: TextOptions | None = None,
     cache_dir: Path | None = None,
 ) -> Corpus:
     """Read, split and tokenize a corpus, and keep it in the cache; or open it from there.
@@ -86,55 +105,75 @@ def load_corpus(
       the standard library. A document is a topic or a module.
     * `wikitext-2`: the raw WikiText-2 of the Hugging Face hub, one document a split.
     * a folder that `save_corpus` (`mu-sota prepare`) wrote: its tokens, as they are.
-    * a folder with files named train, valid (or validation, val, dev) and test: those splits.
-    * any other file or folder: 90/5/5 %, by document where there are at least 100, otherwise by cutting every document
-      at line ends.
-
-    Files are .txt (one document), .jsonl (field "text") or .parquet (column "text"); blank documents are dropped.
+    * any other file or folder, read as docs/data.md says: splits by the conventions of `datasets`, and what they leave
+      open by content, 90/5/5 % of the bytes.
+    * a data set of the Hugging Face hub, as OWNER/NAME.
 
     `tokenizer` is trained on the training split, with up to `vocab_size` entries for "bpe" and every word for "word";
     or it is a trained tokenizer, used as it is. Left out, they are "bpe" and 50,000; of a prepared folder, what it was
     prepared with. `cache_dir` defaults to the environment variable MU_SOTA_CACHE, then to ~/.cache/mu_sota.
 
+    Progress and remarks are printed to stderr while the text is read for the first time. A call that was killed is gone
+    on with by the next.
+
     Raises:
-        InputError: the source does not exist or cannot be read, holds no text, or cannot be split; the tokenizer is
-            unknown or has no end-of-text token; the cache cannot be written; a prepared folder is damaged, or was
-            prepared with another tokenizer.
+        InputError: the source does not exist or cannot be read, holds no text, or cannot be split; a held-out split
+            stands in the training text; the tokenizer is unknown or has no end-of-text token; the cache cannot be
+            written; a prepared folder is damaged, or was prepared with another tokenizer.
     """
     prepared = Path(source).expanduser()
     if source not in NAMES and _is_prepared(prepared):
         opened = _open(prepared, source)
         _require_tokenizer(opened, tokenizer, vocab_size)
         return opened
+    options = options or TextOptions()
     tokenizer = tokenizer or "bpe"
-    vocab_size = _BPE_ENTRIES if vocab_size is None else vocab_size
-    found = find_source(source)
-    described = json.dumps([_CACHE_FORMAT, found.fingerprint, _tokenizer_fingerprint(tokenizer, vocab_size)])
-    cache = cache_dir or cache_folder()
-    folder = cache / hashlib.sha256(described.encode()).hexdigest()
     asked = _asked(tokenizer, vocab_size)
-
-    def cached() -> Corpus | None:
-        try:
-            return _open(folder, source, tokenizer, asked)
-        except InputError:  # there is none, or it is damaged
-            return None
-
-    corpus = cached()
-    if corpus is not None:
-        return corpus
+    if isinstance(tokenizer, str) and tokenizer not in ("bpe", "word"):
+        tokenizer = trained_tokenizer(tokenizer)
+    vocab_size = _BPE_ENTRIES if vocab_size is None else vocab_size
+    cache = cache_dir or cache_folder()
     try:
+        found = find_source(source, options, cache)
+        described = [
+            _CACHE_FORMAT,
+            found.fingerprint,
+            options.text_bytes,
+            _tokenizer_fingerprint(tokenizer, vocab_size),
+        ]
+        folder = cache / hashlib.sha256(json.dumps(described).encode()).hexdigest()
+        if (corpus := _cached(folder, source, tokenizer, asked)) is not None:
+            return _allowed(corpus, options)
         cache.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):  # of several processes, one builds and the others wait
-            corpus = cached()
-            if corpus is None:
-                _build(folder, _none_empty(found.read(), source), tokenizer, vocab_size)
+            if (corpus := _cached(folder, source, tokenizer, asked, say=True)) is None:
+                _build(found, source, folder, tokenizer, vocab_size, options)
                 corpus = _open(folder, source, tokenizer, asked)
     except OSError as error:
         raise InputError(
             f"The cache {cache} cannot be written ({error.strerror or error}): free space, fix its permissions, or "
             "set MU_SOTA_CACHE to another folder."
         ) from error
+    return _allowed(corpus, options)
+
+
+def _cached(
+    folder: Path, source: str, tokenizer: TokenizerChoice, asked: dict[str, Any], say: bool = False
+) -> Corpus | None:
+    """The corpus in a folder of the cache, if it is there and sound."""
+    try:
+        return _open(folder, source, tokenizer, asked)
+    except InputError:
+        if say and folder.exists():
+            print(f"The tokens in {folder} are damaged: they are made again.", file=sys.stderr)
+        return None
+
+
+def _allowed(corpus: Corpus, options: TextOptions) -> Corpus:
+    """The corpus, unless a held-out split is no test of anything."""
+    if options.overlap != "allow":
+        for split, overlap in corpus.about.get("overlap", {}).items():
+            refuse_equal_lines(corpus.source, split, Overlap(**overlap))
     return corpus
 
 
@@ -154,84 +193,175 @@ def save_corpus(corpus: Corpus, folder: Path) -> None:
         raise InputError(f"{folder} is there already: give the name of a new folder, or remove that one.")
     with replacing(folder) as temporary:
         temporary.mkdir()
-        save_tokenizer(corpus.tokenizer, temporary / TOKENIZER_FILE)
-        splits = {name: getattr(corpus, name) for name in SPLITS}
-        _write(temporary, splits, {"fingerprint": corpus.fingerprint, "asked": corpus.asked})
+        if corpus.asked["tokenizer"] in ("bpe", "word"):
+            save_tokenizer(corpus.tokenizer, temporary / TOKENIZER_FILE)
+        else:
+            corpus.tokenizer.save_pretrained(temporary / _TOKENIZER_FOLDER)
+        about = {}
+        for name in SPLITS:
+            split: Split = getattr(corpus, name)
+            np.save(temporary / f"{name}.npy", split.tokens)
+            counts = {"n_words": split.n_words, "n_bytes": split.n_bytes, "n_documents": split.n_documents}
+            about[name] = {"n_tokens": len(split.tokens), **counts}
+        named = {"fingerprint": corpus.fingerprint, "asked": corpus.asked, "about": corpus.about}
+        _write_meta(temporary, named | about)
 
 
-def load_file(path: Path, tokenizer: PreTrainedTokenizerFast) -> Split:
+def load_file(path: Path, tokenizer: PreTrainedTokenizerFast, options: TextOptions | None = None) -> Split:
     """All of one file as a single split, to evaluate on.
 
     Raises:
-        InputError: the file cannot be read, is of another kind than `load_corpus` takes, or holds no text.
+        InputError: the file cannot be read, or holds no text.
     """
-    texts = read_file(path)
-    if not texts:
-        raise InputError(f"{path} holds no text: give a file that does.")
-    return _tokenize(texts, tokenizer)
+    from .readers import read_documents
+
+    def remark(text: str) -> None:
+        print(text, file=sys.stderr)
+
+    def pieces() -> Iterator[tuple[str, str, bool]]:
+        for document in read_documents(path, options or TextOptions(), remark):
+            piece = next(document)
+            for following in document:
+                yield "test", piece, False
+                piece = following
+            yield "test", piece, True
+
+    with tempfile.TemporaryDirectory() as folder:
+        files = TokenFiles(Path(folder), tokenizer, lambda _: None)
+        files.write(pieces())
+        counts = files.state.counts["test"]
+        if not counts.n_documents:
+            raise InputError(f"{path} holds no text: give a file that does.")
+        return Split(np.fromfile(files.folder / "test.ids", files.dtype), **vars(counts))
 
 
 def _tokenizer_fingerprint(tokenizer: TokenizerChoice, vocab_size: int) -> list[object]:
     if isinstance(tokenizer, PreTrainedTokenizerFast):
         return [tokenizer.backend_tokenizer.to_str(), tokenizer.bos_token_id, tokenizer.eos_token_id]
-    if tokenizer == "bpe":
-        return ["bpe", vocab_size]
-    if tokenizer == "word":
-        return ["word"]
-    raise InputError(f"Unknown tokenizer {tokenizer!r}: give bpe, word, or a trained tokenizer.")
+    return ["bpe", vocab_size] if tokenizer == "bpe" else [tokenizer]
 
 
-def _none_empty(documents: Documents, source: str) -> Documents:
-    if not any(documents.values()):
-        raise InputError(f"{source} holds no text: give a file or folder that does.")
+def _build(
+    found: Source, source: str, folder: Path, tokenizer: TokenizerChoice, vocab_size: int, options: TextOptions
+) -> None:
+    """Read the text twice: to know it, and to tokenize it. A folder beside the other keeps what is done."""
+    at_work = folder.with_name(f"{folder.name}.building")
+    at_work.mkdir(parents=True, exist_ok=True)
+    with _progress("Reading", found.n_bytes) as tick:
+        known = survey(found, options.text_bytes, tick)
     for split in SPLITS:
-        if not documents[split]:
-            raise InputError(
-                f"{source} gives an empty {split} split: give more text, or a folder with train.txt, valid.txt and "
-                "test.txt."
-            )
-    return documents
+        if not len(known.hashes_of(split)) and not _is_cut(known, split):
+            raise _empty(source, split)
+    if options.overlap != "allow":
+        refuse_equal_documents(source, known)
+
+    def pieces() -> Iterator[tuple[str, str, bool]]:
+        return divided_pieces(found, known, options.text_bytes)
+
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        tokenizer = _trained(at_work / TOKENIZER_FILE, tokenizer, vocab_size, known, pieces())
+    with _progress("Tokenizing", known.total_bytes) as tick:
+        files = TokenFiles(at_work, tokenizer, tick)
+        files.write(pieces())
+    for split, counts in files.state.counts.items():
+        if not counts.n_documents:
+            raise _empty(source, split)
+    with replacing(folder) as temporary:
+        temporary.mkdir()
+        if (at_work / TOKENIZER_FILE).exists():
+            shutil.copyfile(at_work / TOKENIZER_FILE, temporary / TOKENIZER_FILE)
+        about = files.finish(temporary)
+        _write_meta(temporary, about | {"about": _about(found, known, files)})
+    shutil.rmtree(at_work, ignore_errors=True)
 
 
-def _tokenize(documents: list[str], tokenizer: PreTrainedTokenizerFast) -> Split:
-    """The token stream of a split, with the format in the module's docstring."""
-    end = tokenizer.eos_token_id
-    if end is None:
-        raise InputError("The tokenizer has no end-of-text token, which separates documents: set its eos_token.")
-    first = end if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    parts = [np.array([first], np.uint32)]
-    for text in documents:
-        if is_word_level(tokenizer):
-            parts.append(encode(tokenizer, text if text.endswith("\n") else text + "\n"))
-        else:
-            parts += [encode(tokenizer, text), np.array([end], np.uint32)]
-    return Split(
-        np.concatenate(parts).astype(np.uint16 if len(tokenizer) <= 2**16 else np.uint32),
-        n_words=sum(len(text.split()) for text in documents),
-        n_bytes=sum(len(text.encode("utf-8")) for text in documents),
-        n_documents=len(documents),
+def _trained(
+    file: Path, kind: TokenizerChoice, vocab_size: int, known: Survey, pieces: Iterator[tuple[str, str, bool]]
+) -> PreTrainedTokenizerFast:
+    """The tokenizer of a text, from the file if it is there: of every piece of the training text, or of every n-th."""
+    with contextlib.suppress(InputError):
+        return load_tokenizer(file)
+    training: Iterator[str] = (text for split, text, _ in pieces if split == "train")
+    every = -(-known.total_bytes // _TOKENIZER_BYTES)
+    if every > 1 and kind == "bpe":
+        print(f"The tokenizer is trained on every {every}th piece of the training text.", file=sys.stderr)
+        training = itertools.islice(training, 0, None, every)
+    with _progress("Training the tokenizer", known.total_bytes // (every if kind == "bpe" else 1)) as tick:
+
+        def counted() -> Iterator[str]:
+            for text in training:
+                yield text
+                tick(len(text.encode()))
+
+        made = train_words(counted()) if kind == "word" else train_bpe(counted(), vocab_size)
+    save_tokenizer(made, file)
+    return made
+
+
+def _is_cut(known: Survey, split: str) -> bool:
+    """Whether a document is cut of which a part goes to the split."""
+    division = known.division
+    return division is not None and bool((division.places == -1).any()) and split in ("train", *division.held_out)
+
+
+def _empty(source: str, split: str) -> InputError:
+    return InputError(
+        f"{source} gives an empty {split} split: give more text, or a folder with train.txt, valid.txt and test.txt."
     )
 
 
-def _build(folder: Path, documents: Documents, tokenizer: TokenizerChoice, vocab_size: int) -> None:
-    """Train the tokenizer, unless it is trained, and write it and the tokens of every split."""
-    with replacing(folder) as temporary:
-        temporary.mkdir()
-        if not isinstance(tokenizer, PreTrainedTokenizerFast):
-            texts = documents["train"]
-            tokenizer = train_words(texts) if tokenizer == "word" else train_bpe(texts, vocab_size)
-            save_tokenizer(tokenizer, temporary / TOKENIZER_FILE)
-        _write(temporary, {name: _tokenize(texts, tokenizer) for name, texts in documents.items()})
+def _about(found: Source, known: Survey, files: TokenFiles) -> dict[str, Any]:
+    """What `Corpus.about` holds."""
+    training = files.lines("train")
+    overlap = {}
+    for split in HELD_OUT:
+        lines = files.lines(split)
+        overlap[split] = Overlap(*document_overlap(known, split), line_overlap(lines, training), len(lines)).as_dict()
+    return {
+        "lines": found.lines + _division_lines(known) + known.remarks,
+        "repeats": repeats(known),
+        "overlap": overlap,
+    }
 
 
-def _write(folder: Path, splits: dict[str, Split], about: dict[str, Any] | None = None) -> None:
-    """The tokens of every split, and their counts in `meta.json` beside what else is to be said there."""
-    meta = dict(about or {})
-    for name, split in splits.items():
-        np.save(folder / f"{name}.npy", split.tokens)
-        counts = {"n_words": split.n_words, "n_bytes": split.n_bytes, "n_documents": split.n_documents}
-        meta[name] = {"n_tokens": len(split.tokens), **counts}
-    write_json(folder / _META_FILE, meta)
+def _division_lines(known: Survey) -> list[str]:
+    """How the text was divided, where names do not say it."""
+    if known.division is None:
+        return []
+    parts = " and ".join(f"5 % for {split}" for split in known.division.held_out)
+    if known.division.cut_all:
+        return [f"Divided by content: {parts}, from the end of every document, since few or equal ones give no split."]
+    return [f"Divided by content: {parts} of its bytes."]
+
+
+@contextlib.contextmanager
+def _progress(what: str, n_bytes: int | None) -> Iterator[Tick]:
+    """A bar on stderr, for what takes longer than two seconds."""
+    with tqdm(
+        total=n_bytes, desc=what, unit="B", unit_scale=True, delay=2, mininterval=seconds_between_drawings(), ncols=79
+    ) as bar:
+        yield bar.update
+
+
+def _write_meta(folder: Path, meta: dict[str, Any]) -> None:
+    """`meta.json`, with the checksums of all that is in the folder, and of its own."""
+    meta = meta | {"checksums": {name: checksum(folder / name) for name in _files(folder)}}
+    write_json(folder / _META_FILE, meta | {"checksum": _checksum_of(meta)})
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+
+
+def _read_meta(file: Path) -> dict[str, Any]:
+    meta: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    if meta.pop("checksum") != _checksum_of(meta):
+        raise ValueError("its content is other than what was written")
+    return meta
+
+
+def _checksum_of(meta: dict[str, Any]) -> str:
+    return xxhash.xxh3_128_hexdigest(json.dumps(meta, sort_keys=True).encode())
 
 
 def _open(
@@ -242,28 +372,32 @@ def _open(
     Raises:
         InputError: a file is missing or damaged.
     """
-    file = folder / TOKENIZER_FILE
+    file = folder / _TOKENIZER_FOLDER
     try:
         if not isinstance(tokenizer, PreTrainedTokenizerFast):
+            file = file if file.is_dir() else folder / TOKENIZER_FILE
             tokenizer = load_tokenizer(file)
         file = folder / _META_FILE
-        meta = json.loads(file.read_text(encoding="utf-8"))
+        meta = _read_meta(file)
         counts = {name: dict(meta[name]) for name in SPLITS}
-        prepared = asked is None
+        for name, expected in meta["checksums"].items():
+            file = folder / name
+            if checksum(file) != expected:
+                raise ValueError("its bytes are other than those that were written")
         fingerprint, asked = (meta["fingerprint"], dict(meta["asked"])) if asked is None else (folder.name, asked)
         splits = {}
         for name in SPLITS:
             file = folder / f"{name}.npy"
             tokens = np.load(file, mmap_mode="r")
-            if tokens.shape != (counts[name].pop("n_tokens"),) or (prepared and tokens.max() >= len(tokenizer)):
-                raise ValueError("other tokens than those of its meta.json and tokenizer")
+            if tokens.shape != (counts[name].pop("n_tokens"),):
+                raise ValueError("it holds another number of tokens than its meta.json says")
             splits[name] = Split(tokens, **counts[name])
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{file} is {'damaged' if file.exists() else 'missing'}: copy the prepared folder again, or write a new "
             "one with mu-sota prepare."
         ) from error
-    return Corpus(source, fingerprint, tokenizer, **splits, asked=asked)
+    return Corpus(source, fingerprint, tokenizer, **splits, asked=asked, about=meta["about"])
 
 
 def _is_prepared(folder: Path) -> bool:
@@ -274,10 +408,10 @@ def _is_prepared(folder: Path) -> bool:
         return False
 
 
-def _asked(tokenizer: TokenizerChoice, vocab_size: int) -> dict[str, Any]:
+def _asked(tokenizer: TokenizerChoice, vocab_size: int | None) -> dict[str, Any]:
     if isinstance(tokenizer, PreTrainedTokenizerFast):
         return {}
-    return {"tokenizer": tokenizer} | ({"vocab_size": vocab_size} if tokenizer == "bpe" else {})
+    return {"tokenizer": tokenizer} | ({"vocab_size": vocab_size or _BPE_ENTRIES} if tokenizer == "bpe" else {})
 
 
 def _require_tokenizer(corpus: Corpus, tokenizer: TokenizerChoice | None, vocab_size: int | None) -> None:

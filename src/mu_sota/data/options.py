@@ -1,7 +1,9 @@
 """What counts as text among files, and what a user may set about it."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 PLAIN_SUFFIXES = (
     *(".txt", ".text", ".md", ".markdown", ".rst", ".tex", ".html", ".htm", ".log"),
@@ -25,14 +27,28 @@ class TextOptions:
         text_column: of tables and JSON records; None for `text`, or `messages`, or the only column with strings.
         text_suffixes: endings of files that are one document each.
         splits: `names` takes the splits that names of files and folders say, `content` splits all of it anew.
+        overlap: `refuse` a held-out split that stands in the training text as a whole, or `allow` it.
+        data_config: of a data set of the hub that has several.
+        text_bytes: the most of the training text; what comes later is not read. None for all.
     """
 
     text_column: str | None = None
     text_suffixes: tuple[str, ...] = PLAIN_SUFFIXES
     splits: str = "names"
+    overlap: str = "refuse"
+    data_config: str | None = None
+    text_bytes: int | None = None
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> "TextOptions":
+        """From the settings of a run, as it has or records them; what they lack is as usual."""
+        known = {field.name: settings[field.name] for field in fields(cls) if settings.get(field.name) is not None}
+        if "text_suffixes" in known:
+            known["text_suffixes"] = tuple(f".{suffix.lower().lstrip('.')}" for suffix in known["text_suffixes"])
+        return cls(**known)
 
     def kind(self, path: Path) -> str | None:
-        """The ending that says how a file is read, without that of its compression: `.txt`, `.csv`, ...; None: no text."""
+        """The ending that says how a file is read, not that of its compression: `.txt`, `.csv`, ...; None: no text."""
         suffixes = [suffix.lower() for suffix in path.suffixes]
         if suffixes and suffixes[-1] in COMPRESSIONS:
             suffixes.pop()

@@ -1,133 +1,165 @@
-"""From the name or path of a text to its documents: `pydocs`, `wikitext-2`, a file or a folder."""
+"""From the name or path of a text to its documents: `pydocs`, `wikitext-2`, files, a folder, a data set of the hub."""
 
+import hashlib
+import json
 import platform
 import re
 import sysconfig
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
+from mu_sota.common.files import write_json
 from mu_sota.model.errors import InputError
 
+from .options import TextOptions
 from .pydocs import read_pydocs
-from .readers import SUFFIXES, digest, read_file, unreadable
-from .splits import SPLITS, Documents, split_documents
+from .splits import SPLITS, Documents
 
-_SPLIT_STEMS = {"train": ("train",), "validation": ("valid", "validation", "val", "dev"), "test": ("test",)}
-_SOURCES = (
-    "`pydocs`, `wikitext-2`, or the path of a .txt, .jsonl or .parquet file, of a folder of them or of a prepared one"
-)
 NAMES = ("pydocs", "wikitext-2")
+ALL = "all"
+"""In the place of a split's name: text that names divide in no way."""
+
+_SOURCES = (
+    "`pydocs`, `wikitext-2`, the path of a file or folder of texts or of a prepared one, or the name of a data set of "
+    "the Hugging Face hub as OWNER/NAME"
+)
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_BLOCK = 2**20
+
+Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Source:
-    """A text that exists: a list that json can write and that changes with the text, and how to read the documents."""
+    """A text that exists.
+
+    Attributes:
+        fingerprint: a list that json can write, and that changes with the text and how it is read.
+        parts: for each split, or `ALL`, a function that reads its documents, each as pieces in order. It is given a
+            function for remarks.
+        n_bytes: on disk; None where that is not known.
+        lines: what was taken as what, for people.
+    """
 
     fingerprint: list[object]
-    read: Callable[[], Documents]
+    parts: dict[str, Callable[[Tell], Iterator[Iterator[str]]]]
+    n_bytes: int | None = None
+    lines: list[str] = field(default_factory=list)
 
 
 def require_source(source: str) -> None:
-    """Refuse a text that does not exist; nothing is read.
+    """Refuse a text that does not exist; nothing is read, and the hub is not asked.
 
     Raises:
-        InputError: there is no such name, file or folder.
+        InputError: there is no such name, file or folder, nor can it be one of the hub.
     """
+    if not source.strip():
+        raise InputError(f"--data is empty (a variable without a value?): give {_SOURCES}.")
     if source in NAMES:
         return
     path = Path(source).expanduser()
     try:
         exists = path.exists()
-    except OSError as error:
-        raise unreadable(path, error) from error
-    if not exists:
-        raise InputError(f"There is no data named {str(source)!r}, nor a file or folder of that name: give {_SOURCES}.")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{source!r} cannot be a path ({error}): give {_SOURCES}.") from error
+    if not exists and not _HUB_NAME.fullmatch(source):
+        raise InputError(f"There is no data named {source!r}, nor a file or folder of that name: give {_SOURCES}.")
 
 
-def find_source(source: str) -> Source:
+def find_source(source: str, options: TextOptions, cache: Path) -> Source:
     """Find a text by its name or path, as `load_corpus` documents them; nothing is read yet but for the fingerprint.
 
     Raises:
-        InputError: there is no such name, file or folder, it cannot be read, or a folder does not have all its splits.
+        InputError: there is no such name, file or folder, it cannot be read, or it cannot be told which splits it has.
     """
+    require_source(source)
     if source == "pydocs":
         library = Path(sysconfig.get_paths()["stdlib"])
-        return Source(["pydocs", platform.python_version(), str(library)], lambda: read_pydocs(library))
+        return Source(["pydocs", platform.python_version(), str(library)], _parts_of(lambda: read_pydocs(library)))
     if source == "wikitext-2":
-        return Source(["wikitext-2-raw-v1"], _read_wikitext)
-    require_source(source)
+        from .hub import read_wikitext
+
+        return Source(["wikitext-2-raw-v1"], _parts_of(read_wikitext))
     path = Path(source).expanduser()
+    if not path.exists():
+        from .hub import hub_source
+
+        return hub_source(source, options)
+    return _files(path, options, cache)
+
+
+def _parts_of(read: Callable[[], Documents]) -> dict[str, Callable[[Tell], Iterator[Iterator[str]]]]:
+    """Documents that are made all at once, and small enough to be kept."""
+    made: Documents = {}
+
+    def part(split: str) -> Callable[[Tell], Iterator[Iterator[str]]]:
+        def documents(_: Tell) -> Iterator[Iterator[str]]:
+            if not made:
+                made.update(read())
+            return (iter([text]) for text in made[split] if text and not text.isspace())
+
+        return documents
+
+    return {split: part(split) for split in SPLITS}
+
+
+def _files(path: Path, options: TextOptions, cache: Path) -> Source:
+    from .folders import describe, find_files
+    from .readers import unreadable
+
     try:
         if path.is_dir():
-            return _folder(path)
-        if path.is_file():
-            return _files_to_split(path.parent, [path])
+            found = find_files(path, options)
+            by_split, folder, lines = found.files, path, describe(found, path)
+        else:
+            by_split, folder, lines = {ALL: [path]}, path.parent, []
+        files = [file for split in by_split.values() for file in split]
+        fingerprint = [
+            [split, [[file.relative_to(folder).as_posix(), digest(file, cache)] for file in files]]
+            for split, files in by_split.items()
+        ]
+        n_bytes = sum(file.stat().st_size for file in files)
     except OSError as error:
-        raise unreadable(path, error) from error
-    raise InputError(f"{path} is neither a file nor a folder: give {_SOURCES}.")
-
-
-def _folder(folder: Path) -> Source:
-    by_split = {split: _files_of_split(folder, split) for split in SPLITS}
-    if any(by_split.values()):
-        for split, files in by_split.items():
-            if not files:
-                raise InputError(
-                    f"{folder} has a file for one split but none for {split}: add {_SPLIT_STEMS[split][0]}.txt (or "
-                    ".jsonl, .parquet), or give one file to have it split."
-                )
-        return Source(
-            [[split, [digest(file) for file in files]] for split, files in by_split.items()],
-            lambda: {split: _documents(files) for split, files in by_split.items()},
-        )
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    if not files:
-        raise InputError(f"{folder} holds no {', '.join(SUFFIXES)} file: give a folder that does.")
-    return _files_to_split(folder, files)
-
-
-def _files_to_split(folder: Path, files: list[Path]) -> Source:
+        raise unreadable(Path(error.filename or path), error) from error
     return Source(
-        [[file.relative_to(folder).as_posix(), digest(file)] for file in files],
-        lambda: split_documents(_documents(files)),
+        [fingerprint, options.text_column, options.splits],
+        {split: _reader(files, options) for split, files in by_split.items()},
+        n_bytes,
+        lines,
     )
 
 
-def _files_of_split(folder: Path, split: str) -> list[Path]:
-    """The file of a split, or its numbered shards (train-00000-of-00002.parquet, ...)."""
-    stems, suffixes = "|".join(_SPLIT_STEMS[split]), "|".join(map(re.escape, SUFFIXES))
-    pattern = re.compile(rf"({stems})(-\d+-of-\d+)?({suffixes})", re.IGNORECASE)
-    found = sorted((path, match) for path in folder.iterdir() if (match := pattern.fullmatch(path.name)))
-    if len({(match[1], match[2] is None, match[3]) for _, match in found}) > 1:
-        raise InputError(
-            f"{folder} has more than one {split} file ({', '.join(path.name for path, _ in found)}): keep one."
-        )
-    return [path for path, _ in found]
+def _reader(files: list[Path], options: TextOptions) -> Callable[[Tell], Iterator[Iterator[str]]]:
+    from .readers import read_documents
+
+    return lambda tell: chain.from_iterable(read_documents(file, options, tell) for file in files)
 
 
-def _documents(files: list[Path]) -> list[str]:
-    return [text for file in files for text in read_file(file)]
+def digest(file: Path, cache: Path) -> str:
+    """The SHA-256 of a file's bytes; remembered in the cache as long as size and times of the file are the same.
 
-
-def _read_wikitext() -> Documents:
-    import datasets.config
-    from huggingface_hub import constants, get_session
-
-    offline, reason = datasets.config.HF_HUB_OFFLINE, ""
+    Raises:
+        OSError: it cannot be read.
+        InputError: it is neither a file nor a folder.
+    """
+    about = file.stat()
+    if not file.is_file():
+        raise InputError(f"{file} is neither a file nor a folder: give {_SOURCES}.")
+    key = json.dumps([str(file.resolve()), about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino])
+    memory = cache / "digests" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
     try:
-        get_session().head(constants.ENDPOINT, timeout=5)
-    except Exception as error:
-        reason = f"{constants.ENDPOINT} does not answer: {type(error).__name__}"
-        # `load_dataset` would retry for half a minute; when it believes to be offline, it opens its local copy at once.
-        datasets.config.HF_HUB_OFFLINE = True
-    try:
-        splits = datasets.load_dataset("Salesforce/wikitext", "wikitext-2-raw-v1")
-    except Exception as error:  # network, hub and cache each have their own
-        raise InputError(
-            f"wikitext-2 cannot be had from the Hugging Face hub and there is no local copy ({reason or error}): use "
-            "--data pydocs, or a folder with train.txt, valid.txt and test.txt."
-        ) from error
-    finally:
-        datasets.config.HF_HUB_OFFLINE = offline
-    return {split: ["".join(splits[split]["text"])] for split in SPLITS}
+        known: dict[str, Any] = json.loads(memory.read_text(encoding="utf-8"))
+        if known["file"] == key:
+            return str(known["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    hashed = hashlib.sha256()
+    with file.open("rb") as content:
+        while block := content.read(_BLOCK):
+            hashed.update(block)
+    if about.st_size >= _BLOCK:  # smaller ones are read as fast
+        write_json(memory, {"file": key, "sha256": hashed.hexdigest()})
+    return hashed.hexdigest()

@@ -1,51 +1,68 @@
-"""How text is split into train, validation and test: 90/5/5 %.
+"""Which part of a text is trained on, and which is held out.
 
-At least 100 documents are split by document, fewer by cutting each of them at two ends of lines.
+Names decide where they say splits. What they leave open is decided by the text itself, 5 % of its bytes for validation
+and 5 % for test: a document of less than 64 KiB goes to one split by its hash, a longer one is cut, its end held out.
+So files that come later move nothing that is there. Only where this leaves a split empty, every document is cut.
 """
 
-import hashlib
-from collections.abc import Iterable
+import re
+from dataclasses import dataclass
+
+import numpy as np
 
 SPLITS = ("train", "validation", "test")
+HELD_OUT = ("validation", "test")
 
-_TRAIN_SHARE, _VALIDATION_SHARE = 0.90, 0.05  # the rest is the test split
-_ENOUGH_DOCUMENTS = 100  # below, 5 % of the documents is too coarse a split
+_SHARE = 0.05  # of validation, and of test
+_CUT_FROM = 2**16  # bytes; so long a document tells by its beginning what its end is like, and would outweigh many
+
+_LINE_END = re.compile(r"\n")
+_SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’)\]]*\s+|[。！？]")
+_SPACE = re.compile(r"\s+")
 
 Documents = dict[str, list[str]]  # split -> the texts of its documents
 
 
-def split_documents(documents: list[str]) -> Documents:
-    """Split many documents by the hash of their text, so that equal ones meet in one split; cut a few, each in three.
+@dataclass(frozen=True)
+class Division:
+    """Where the documents of a text without all its splits go.
 
-    The cuts are at the first ends of lines after 90 and 95 % of the characters.
+    Attributes:
+        places: for every document its place in `SPLITS`; -1 for one that is cut.
+        held_out: the splits that are taken out of the text.
+        cut_all: True if every document is cut.
     """
-    if len(documents) >= _ENOUGH_DOCUMENTS:
-        return split_by_hash((document, document) for document in documents)
-    splits: Documents = {split: [] for split in SPLITS}
-    for document in documents:
-        first = _line_end(document, int(len(document) * _TRAIN_SHARE))
-        second = _line_end(document, max(first, int(len(document) * (_TRAIN_SHARE + _VALIDATION_SHARE))))
-        pieces = (document[:first], document[first:second], document[second:])
-        for split, piece in zip(SPLITS, pieces, strict=True):
-            if piece:
-                splits[split].append(piece)
-    return splits
+
+    places: np.ndarray
+    held_out: tuple[str, ...]
+    cut_all: bool
+
+    def cuts(self, n_bytes: int) -> list[tuple[str, float]]:
+        """For a document that is cut: its splits in order, each with the byte at which it ends."""
+        ends = [n_bytes * (1 - _SHARE * left) for left in range(len(self.held_out), -1, -1)]
+        return list(zip(("train", *self.held_out), ends, strict=True))
 
 
-def split_by_hash(documents: Iterable[tuple[str, str]]) -> Documents:
-    """Split (key, text) pairs by a hash of the key: a document keeps its split when others come or go."""
-    splits: Documents = {split: [] for split in SPLITS}
-    for key, text in documents:
-        share = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
-        if share < _TRAIN_SHARE:
-            splits["train"].append(text)
-        elif share < _TRAIN_SHARE + _VALIDATION_SHARE:
-            splits["validation"].append(text)
-        else:
-            splits["test"].append(text)
-    return splits
+def divide(hashes: np.ndarray, n_bytes: np.ndarray, held_out: tuple[str, ...]) -> Division:
+    """Divide documents, given by uint64 hashes of their text and their sizes, both of shape (documents,)."""
+    shares, first = hashes / 2.0**64, 1 - _SHARE * len(held_out)
+    places = np.zeros(len(hashes), np.int8)
+    for number, split in enumerate(held_out):
+        places[shares >= first + number * _SHARE] = SPLITS.index(split)
+    places[n_bytes >= _CUT_FROM] = -1
+    wanted = {0, *map(SPLITS.index, held_out)}
+    cut_all = not (places == -1).any() and set(places.tolist()) != wanted
+    if cut_all:
+        places[:] = -1
+    return Division(places, held_out, cut_all)
 
 
-def _line_end(text: str, position: int) -> int:
-    """The first end of a line at or after `position`, or the end of the text."""
-    return text.find("\n", position) + 1 or len(text)
+def best_cut(text: str, position: int, reach: int) -> int:
+    """Where to cut from `position` on, within `reach` characters.
+
+    At an end of line, else of a sentence, else after white space; where there is none of them, at `position` itself.
+    """
+    for ending in (_LINE_END, _SENTENCE_END, _SPACE):
+        if found := ending.search(text, position, position + reach):
+            return found.end()
+    return position

@@ -8,14 +8,14 @@ special token: `<EOS>` typed by a user is five ordinary characters to the BPE. (
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from mu_sota.common.files import replacing
 from mu_sota.model.errors import InputError
@@ -29,6 +29,11 @@ _SMALLEST_BPE = len(_BPE_SPECIALS) + 256
 
 _PIECE_CHARACTERS = 16_384
 _PIECES_A_BATCH = 64
+# Merges are counted within what stands between spaces. Where that does not end (DNA, base64), it would take hours; and
+# no token that is worth having is longer.
+_LONGEST_RUN = 256
+_TOO_LONG_A_RUN = re.compile(rf"\S{{{_LONGEST_RUN + 1}}}")
+_RUNS = re.compile(rf"\s*\S{{1,{_LONGEST_RUN}}}|\s+$")
 # Both pre-tokenizers start a new pre-token wherever white space follows something else, and neither looks behind: text
 # that is cut there has the same tokens as before.
 _CUT = re.compile(r"\S(?=[ \n])")
@@ -57,7 +62,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    backend.train_from_iterator((piece for text in texts for piece in _pieces(text)), trainer)
+    backend.train_from_iterator((run for text in texts for piece in _pieces(text) for run in _runs(piece)), trainer)
     return _wrap(Tokenizer.from_str(_bare_json(backend)))
 
 
@@ -91,19 +96,28 @@ def is_word_level(tokenizer: PreTrainedTokenizerFast) -> bool:
 def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> np.ndarray:
     """Return the token ids of `text`, uint32 of shape (tokens,), without special tokens added or parsed.
 
-    Large texts are encoded in parallel pieces, which gives exactly the same tokens.
-
     Raises:
         InputError: the text holds a lone surrogate.
     """
+    return encode_batch(tokenizer, [text])[0]
+
+
+def encode_batch(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[np.ndarray]:
+    """The same of several texts, on all cores; large ones in pieces, which gives exactly the same tokens.
+
+    Raises:
+        InputError: a text holds a lone surrogate.
+    """
     backend = tokenizer.backend_tokenizer
     backend.encode_special_tokens = True
-    pieces = _pieces(text) if _cuts_exactly(backend) else iter([_encodable(text)])
-    ids = [np.empty(0, np.uint32)]
+    cut = _pieces if _cuts_exactly(backend) else lambda text: iter([_encodable(text)])
+    pieces = ((number, piece) for number, text in enumerate(texts) for piece in cut(text))
+    ids: list[list[np.ndarray]] = [[np.empty(0, np.uint32)] for _ in texts]
     while batch := list(islice(pieces, _PIECES_A_BATCH)):
-        encodings = backend.encode_batch_fast(batch, add_special_tokens=False)
-        ids.extend(np.array(encoding.ids, np.uint32) for encoding in encodings)
-    return np.concatenate(ids)
+        encodings = backend.encode_batch_fast([piece for _, piece in batch], add_special_tokens=False)
+        for (number, _), encoding in zip(batch, encodings, strict=True):
+            ids[number].append(np.array(encoding.ids, np.uint32))
+    return [np.concatenate(parts) for parts in ids]
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, path: str | os.PathLike[str]) -> None:
@@ -132,6 +146,38 @@ def load_tokenizer(path: str | os.PathLike[str]) -> PreTrainedTokenizerFast:
             f"{path} is not a tokenizer file ({error}): give the {TOKENIZER_FILE} of a training run."
         ) from error
     return _wrap(backend, path)
+
+
+def trained_tokenizer(name: str) -> PreTrainedTokenizerFast:
+    """A fast tokenizer by its file or folder, or by its name on the Hugging Face hub, with its own special tokens.
+
+    Raises:
+        InputError: there is none, it is not a fast one, or it has no end-of-text token.
+    """
+    path = Path(name).expanduser()
+    tokenizer = load_tokenizer(path) if path.exists() else _from_hub(name)
+    if tokenizer.eos_token_id is None:
+        raise InputError(
+            f"The tokenizer {name} has no end-of-text token, which separates documents: set its eos_token, and save it."
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "left"  # a batch of prompts goes on at the right
+    return tokenizer
+
+
+def _from_hub(name: str) -> PreTrainedTokenizerFast:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except Exception as error:  # whatever the hub and two libraries raise
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"There is no tokenizer {name!r}: give bpe, word, the folder of a trained tokenizer, or the name of one on "
+            f"the Hugging Face hub ({reason})."
+        ) from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise InputError(f"The tokenizer {name} is not a fast one ({type(tokenizer).__name__}): give one that is.")
+    return tokenizer
 
 
 def _load_hugging_face(folder: Path) -> PreTrainedTokenizerFast:
@@ -188,6 +234,11 @@ def _pieces(text: str) -> Iterator[str]:
         end = cut.end() if cut else len(text)
         yield text[start:end]
         start = end
+
+
+def _runs(piece: str) -> Iterable[str]:
+    """A piece of text for training, cut where it has no space for too long."""
+    return _RUNS.findall(piece) if _TOO_LONG_A_RUN.search(piece) else [piece]
 
 
 def _encodable(text: str) -> str:

@@ -29,7 +29,6 @@ class Training(CheckedSettings):
     eval_stride: int | None = Field(
         None, ge=1, description="tokens between the starts of two evaluation windows. Default: no overlap"
     )
-    tokenizer: Literal["bpe", "word"] = Field("bpe", description="byte-level BPE, or the text's own closed vocabulary")
     seed: int = Field(0, ge=0, lt=2**31, description="of initial weights, window order, dropout and samples")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="auto: bf16 on GPUs that have it, fp16 with loss scaling on others, fp32 on CPU"
@@ -54,5 +53,30 @@ class Training(CheckedSettings):
     sample_tokens: int = Field(30, ge=1, description="new tokens per prompt")
 
 
-class RunSettings(Sampling, Training):
+class Text(CheckedSettings):
+    """How the text is read and tokenized; docs/data.md says more."""
+
+    tokenizer: str = Field(
+        "bpe",
+        min_length=1,
+        description="bpe: byte-level, trained on the text; word: the closed vocabulary of the text; or folder or hub "
+        "name of a trained fast tokenizer",
+    )
+    text_column: str | None = Field(
+        None, description="of tables and JSON records. Default: text, or messages, or the only one with strings"
+    )
+    text_suffixes: list[str] | None = Field(
+        None, description="endings of files that are one document each. Default: .txt, .md, .py and others"
+    )
+    splits: Literal["names", "content"] = Field(
+        "names", description="names: as names of files and folders say; content: all of it is divided anew"
+    )
+    overlap: Literal["refuse", "allow"] = Field(
+        "refuse", description="a validation or test split that stands in the training text as a whole"
+    )
+    data_config: str | None = Field(None, description="of a data set of the hub that has several")
+    text_bytes: int | None = Field(None, ge=1, description="the most of the training text; later text is not read")
+
+
+class RunSettings(Sampling, Training, Text):
     """How a run trains, evaluates and samples. The defaults are the recipe of the preset `mu-sota`."""

@@ -12,6 +12,7 @@ from mu_sota.common.files import write_json
 from mu_sota.common.memory import halve_until_it_fits
 from mu_sota.common.text import readable, timestamp
 from mu_sota.data.corpus import load_corpus
+from mu_sota.data.options import TextOptions
 from mu_sota.data.tokenizer import TOKENIZER_FILE, save_tokenizer
 from mu_sota.data.windows import TrainWindows
 from mu_sota.evaluation.ngram import unigram
@@ -81,7 +82,10 @@ class _Run:
         self.process = PartialState(cpu=not torch.accelerator.is_available())
         with self.process.main_process_first():
             self.corpus = load_corpus(
-                data, tokenizer=self.settings.tokenizer, vocab_size=self.requested_model.vocab_size
+                data,
+                tokenizer=self.settings.tokenizer,
+                vocab_size=self.requested_model.vocab_size,
+                options=TextOptions.of(self.settings.model_dump()),
             )
         self.windows = TrainWindows(self.corpus.train.tokens, self.settings.window, self.settings.stride)
         self.config = fitted_to_tokenizer(self.requested_model, self.corpus)
@@ -134,6 +138,7 @@ class _Run:
         new = self.identity | {
             "data": self.data,
             "data_fingerprint": self.corpus.fingerprint,
+            "text": self.corpus.about,
             "machine": environment.describe(),
             "precision": self.precision,
         }
