@@ -22,7 +22,7 @@ _READ_MES = {
     *("README", "LICENSE", "LICENCE", "COPYING", "NOTICE", "AUTHORS", "CITATION", "CHANGELOG", "CONTRIBUTING"),
 }
 _JSON = (".json", ".jsonl", ".ndjson")
-_SHARD = re.compile(r"(.*[-._])([0-9]+)-of-([0-9]+)((?:\..*)?)", re.DOTALL)
+_SHARD = re.compile(r"(.*[-._])([0-9]+)-of-([0-9]+)((?:-[^/.]*)?)((?:\.[^/]*)?)", re.DOTALL)
 _CONTENT = "or give --set splits=content where names mean no splits"
 
 
@@ -64,8 +64,8 @@ def find_files(folder: Path, options: TextOptions) -> Found:
             there = f"there is {_some([path for path, _ in left_out])}" if left_out else "it is empty"
             endings = ", ".join(dict.fromkeys((*options.text_suffixes, ".csv", ".tsv", *_JSON, ".parquet", ".arrow")))
             raise InputError(
-                f"{_shown(folder)} holds no text file ({there}; what counts ends in {endings}, or in such an ending and "
-                f"{', '.join(COMPRESSIONS)}): give another folder, or other endings with --set text_suffixes=."
+                f"{_shown(folder)} holds no text file ({there}; what counts ends in {endings}, or in these and one "
+                f"of {', '.join(COMPRESSIONS)}): give another folder, or other endings with --set text_suffixes=."
             )
     if options.splits != "content":
         for paths in files.values():
@@ -85,7 +85,7 @@ def describe(found: Found, folder: Path) -> list[str]:
     lines = []
     for group, paths in groups.items():
         names = ", ".join([*map(_shown, paths[:20]), *(["..."] if len(paths) > 20 else [])])
-        text = f"{_shown(group)}: {len(paths):,} file{'s' if len(paths) > 1 else ''}: {names}"
+        text = f"{_shown(group)} ({len(paths):,}): {names}"
         lines += textwrap.wrap(
             text, 80, max_lines=2, placeholder=" ...", subsequent_indent="  ", break_on_hyphens=False
         )
@@ -130,7 +130,7 @@ def _walk(folder: Path) -> tuple[dict[Path, int], list[tuple[Path, str]]]:
 
 def _order(path: Path) -> tuple[str, int, str]:
     name = path.as_posix()
-    return (shard[1], int(shard[2]), shard[4]) if (shard := _SHARD.fullmatch(name)) else (name, -1, "")
+    return (shard[1], int(shard[2]), shard[4] + shard[5]) if (shard := _SHARD.fullmatch(name)) else (name, -1, "")
 
 
 def _named(
@@ -159,14 +159,14 @@ def _named(
                 reasons[path] = f"in no split but {name!r}"
             elif split_of.setdefault(path, split) != split:
                 raise InputError(
-                    f"{_shown(folder)} has {_shown(path)}, which is named as {split_of[path]} and as {split}: rename it, "
-                    f"{_CONTENT}."
+                    f"{_shown(folder)} has {_shown(path)}, which is named as {split_of[path]} and as {split}: rename "
+                    f"it, {_CONTENT}."
                 )
     if "train" not in split_of.values():
         others = ", ".join(f"{_shown(name)} ({_some(paths)})" for name, paths in named.items())
         raise InputError(
-            f"{_shown(folder)} has no text for train, only for {others}: name what is to be trained on so (train.txt, or a "
-            f"folder train/), {_CONTENT}."
+            f"{_shown(folder)} has no text for train, only for {others}: name what is to be trained on so "
+            f"(train.txt, or a folder train/), {_CONTENT}."
         )
     left_out += [(path, reason) for path, reason in reasons.items() if path not in split_of]
     files = {split: [path for path in texts if split_of.get(path) == split] for split in SPLITS}
@@ -221,9 +221,8 @@ def _by_read_me(folder: Path, texts: list[Path]) -> dict[str, list[Path]]:
         inner = str(config.get("data_dir") or "")
         patterns = sanitize_patterns(config.get("data_files") or (["**"] if inner else []))
     except Exception as error:  # of the disk, UTF-8, YAML and each library
-        raise InputError(
-            f"{where} cannot be read for its splits ({cut(' '.join(str(error).split()), 200)}): mend its header, {_CONTENT}."
-        ) from error
+        reason = cut(_shown(" ".join(str(error).split())), 200)
+        raise InputError(f"{where} cannot be read for its splits ({reason}): mend its header, {_CONTENT}.") from error
     if configs and default is None:
         raise InputError(
             f"{where} names several configurations ({', '.join(map(_shown, configs))}) and none as the default: write "
@@ -246,8 +245,8 @@ def _by_read_me(folder: Path, texts: list[Path]) -> dict[str, list[Path]]:
             matched = [path for path in texts if root / path in paths]
             if not matched:
                 raise InputError(
-                    f"{where} names {_shown(os.path.join(inner, pattern))!r} for {split}, which is no text file of the "
-                    f"folder: correct it, {_CONTENT}."
+                    f"{where} names {pattern!r} for {split}, which is no text file of "
+                    f"{_shown(folder / inner)}: correct it, {_CONTENT}."
                 )
             named.setdefault(split, []).extend(matched)
     return named
@@ -256,8 +255,8 @@ def _by_read_me(folder: Path, texts: list[Path]) -> dict[str, list[Path]]:
 def _refuse_half_named(folder: Path, texts: list[Path]) -> None:
     """Refuse names that a person reads as a split though `datasets` does not.
 
-    Such is a word of one of its keywords and `set`, `data`, `split`, `file`, `part`, `text`, `corpus`, their plurals or a
-    plural `s` (`trainset`, `testfiles`, `tests`), or `holdout` and `heldout`, also with a hyphen. It begins where no
+    Such is a word of one of its keywords and `set`, `data`, `split`, `file`, `part`, `text`, `corpus`, their plurals or
+    a plural `s` (`trainset`, `testfiles`, `tests`), or `holdout` and `heldout`, also with a hyphen. It begins where no
     letter is before it and ends where none follows, so that `contest`, `latest`, `testament` and `device` are none.
     """
     from datasets.data_files import SPLIT_KEYWORDS
@@ -293,9 +292,8 @@ def _of_one_kind(
     kinds: dict[str, list[Path]] = {}
     for path in texts:
         kind = str(options.kind(path))
-        kinds.setdefault("plain" if kind in options.text_suffixes else "JSON" if kind in _JSON else kind, []).append(
-            path
-        )
+        family = "plain" if kind in options.text_suffixes else "JSON" if kind in _JSON else kind
+        kinds.setdefault(family, []).append(path)
     taken = max(kinds.values(), key=lambda paths: (len(paths), sum(sizes[path] for path in paths)), default=[])
     for paths in kinds.values():
         if paths is not taken:
@@ -305,16 +303,16 @@ def _of_one_kind(
 
 
 def _refuse_two_formats(folder: Path, texts: list[Path], options: TextOptions) -> None:
-    """Refuse what seems to be one text twice; plain texts like `a.c` and `a.h` are two, unless they are named as a split."""
+    """Refuse what seems to be one text twice; plain texts like `a.c` and `a.h` are two, unless named as a split."""
     same: dict[Path, list[Path]] = {}
     for path in texts:
         plain = path.with_suffix("") if path.suffix.lower() in COMPRESSIONS else path
-        same.setdefault(plain.with_suffix(""), []).append(path)
+        same.setdefault(Path(f"{plain.with_suffix('')}."), []).append(path)
+    same = {stem: paths for stem, paths in same.items() if len(paths) > 1}
+    splits = {path for paths in _by_names([Path(stem.name) for stem in same])[1].values() for path in paths}
     for stem, paths in same.items():
         kinds = {path.suffix.lower() for path in paths}
-        if len(paths) > 1 and not (
-            len(kinds) == len(paths) and kinds <= {*options.text_suffixes} and not _by_names([Path(f"{stem.name}.")])[1]
-        ):
+        if len(kinds) < len(paths) or not kinds <= {*options.text_suffixes} or Path(stem.name) in splits:
             raise InputError(
                 f"{_shown(folder)} has the same text in several formats ({_some(paths)}): keep one, {_CONTENT}."
             )
@@ -332,21 +330,22 @@ def _refuse_incomplete_shards(folder: Path, texts: list[Path]) -> None:
         twice = [path for path, match in found if numbers[int(match[2])] > 1]
         if len(counts) > 1 or twice:
             raise InputError(
-                f"{_shown(folder)} has {_some(twice or paths)}, which number shards twice or in different ways: keep one "
-                f"set, {_CONTENT}."
+                f"{_shown(folder)} has {_some(twice or paths)}, which number shards twice or in different ways: keep "
+                f"one set, {_CONTENT}."
             )
         (count,) = counts
         first = 0 if 0 in numbers or count not in numbers else 1
         last = first + count - 1
         if max(numbers) > last:
+            beyond = [path for path, match in found if int(match[2]) > last]
             raise InputError(
-                f"{_shown(folder)} has {_some([path for path, match in found if int(match[2]) > last])}, more shards than "
-                f"the {count} that the names say: rename or remove them, {_CONTENT}."
+                f"{_shown(folder)} has {_some(beyond)}, more shards than the {count} that the names say: rename or "
+                f"remove them, {_CONTENT}."
             )
         if count > len(numbers):
             path, match = found[0]
             absent = itertools.islice((i for i in range(first, last + 1) if i not in numbers), 3)
-            names = [Path(f"{match[1]}{i:0{len(match[2])}}-of-{match[3]}{match[4]}") for i in absent]
+            names = [Path(f"{match[1]}{i:0{len(match[2])}}-of-{match[3]}{match[5]}") for i in absent]
             raise InputError(
                 f"{_shown(folder)} lacks {_some(names, count - len(numbers))}, of the {count} shards that "
                 f"{_shown(path)} is one of: add what is missing, {_CONTENT}."
