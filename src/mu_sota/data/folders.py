@@ -61,7 +61,7 @@ def find_files(folder: Path, options: TextOptions) -> Found:
     if "all" in files:
         files = {"all": _of_one_kind(files["all"], sizes, options, left_out)}
         if not files["all"]:
-            there = f"there is {_some([path for path, _ in left_out])}" if left_out else "it is empty"
+            there = f"there is {_some(sorted(path for path, _ in left_out))}" if left_out else "it is empty"
             endings = ", ".join(dict.fromkeys((*options.text_suffixes, ".csv", ".tsv", *_JSON, ".parquet", ".arrow")))
             raise InputError(
                 f"{_shown(folder)} holds no text file ({there}; what counts ends in {endings}, or in these and one "
