@@ -1,15 +1,18 @@
 """Which files of a folder are taken as text, for which split, and what is said of the others."""
 
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pytest
+from datasets.data_files import DataFilesDict, get_data_patterns
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mu_sota.data import folders
 from mu_sota.data.folders import Found, describe, find_files
 from mu_sota.data.options import TextOptions
 from mu_sota.model.errors import InputError
@@ -82,6 +85,39 @@ def test_splits_are_those_of_datasets(tmp_path: Path, layout: str, monkeypatch: 
     assert {
         str(split): sorted(Path(p).relative_to(folder).as_posix() for p in theirs[split]) for split in theirs
     } == files
+
+
+KEYWORDS = ["training", "validation", "valid", "dev", "val", "test", "testing", "eval", "evaluation", "latest", "a"]
+WORDS = st.lists(st.sampled_from([*KEYWORDS, "train"]), min_size=1, max_size=2)
+STEMS = st.builds(str.join, st.sampled_from(["-", "_", " ", ".", "0", "X", "é"]), WORDS)
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.sampled_from(["", "data/", "train/", "train_1/"]), st.lists(st.lists(STEMS, min_size=1, max_size=3), max_size=3)
+)
+def test_any_names_mean_what_they_mean_to_datasets(
+    tmp_path_factory: pytest.TempPathFactory, start: str, paths: list[list[str]]
+) -> None:
+    folder = make(tmp_path_factory.mktemp("names"), f"{start}train.txt", *("_d/".join(path) + ".txt" for path in paths))
+    theirs: dict[str, list[str]] = DataFilesDict.from_patterns(get_data_patterns(str(folder)), base_path=str(folder))
+    theirs = {str(split): sorted(set(files)) for split, files in theirs.items()}
+    files = [file for files in theirs.values() for file in files]
+    if len(set(files)) < len(files):
+        assert "is named as" in refusal(folder)  # they take a file twice
+    elif "train" not in theirs:
+        assert "no text for train" in refusal(folder)
+    else:
+        found = find_files(folder, NAMES)
+        assert {split: sorted(map(str, files)) for split, files in found.files.items()} == theirs
+
+
+def test_datasets_is_not_needed_where_names_mean_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "datasets" not in vars(folders)
+    monkeypatch.setitem(sys.modules, "datasets.data_files", None)
+    assert look(make(tmp_path, "test.txt", "README.md"), CONTENT)[0] == {"all": ["README.md", "test.txt"]}
+    with pytest.raises(ImportError):
+        find_files(tmp_path, NAMES)
 
 
 @pytest.mark.parametrize(
@@ -434,7 +470,7 @@ def test_ten_thousand_files_take_seconds(tmp_path: Path) -> None:
     for i in range(100):
         (tmp_path / f"{i}").mkdir()
         for j in range(100):
-            os.mknod(tmp_path / f"{i}" / f"{j}.txt")
+            (tmp_path / f"{i}" / f"{j}.txt").touch()
     start = time.process_time()
     found = find_files(tmp_path, NAMES)
     lines = describe(found, tmp_path)
@@ -480,8 +516,8 @@ def test_every_file_is_taken_or_left_out(
     tmp_path_factory: pytest.TempPathFactory, tree: list[tuple[list[str], str, str]], options: TextOptions
 ) -> None:
     folder = tmp_path_factory.mktemp("tree")
-    for folders, stem, ending in tree:
-        place = folder.joinpath(*(f"{part}_d" for part in folders))  # no folder has the name of a file
+    for parts, stem, ending in tree:
+        place = folder.joinpath(*(f"{part}_d" for part in parts))  # no folder has the name of a file
         make(place, f"{stem}{ending}")
     try:
         files, left_out = look(folder, options)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mu_sota.model.errors import InputError, cut
 
-from .options import COMPRESSIONS, TextOptions
+from .options import COMPRESSIONS, TABLE_SUFFIXES, TextOptions
 from .splits import SPLITS
 
 _READ_MES = {
@@ -42,7 +42,7 @@ class Found:
 def find_files(folder: Path, options: TextOptions) -> Found:
     """The text files of a folder and of those in it, by split, as `datasets` reads their names or a README.md.
 
-    Names count in any case, and so do `valid`, `dev`, `eval`, ... as names of splits that `datasets` would keep apart.
+    Names count in any case, and `valid`, `dev`, `eval`, ... also where `datasets` takes them for splits of their own.
     Files come sorted by path, numbered shards by number. Hidden files and folders and folders like `__pycache__` do not
     count. Links to files do; links to folders are left out, as by `datasets`. Where names say no splits, or are to mean
     none, files of the most frequent kind are taken; read-mes among others only where names are to mean nothing.
@@ -62,7 +62,7 @@ def find_files(folder: Path, options: TextOptions) -> Found:
         files = {"all": _of_one_kind(files["all"], sizes, options, left_out)}
         if not files["all"]:
             there = f"there is {_some(sorted(path for path, _ in left_out))}" if left_out else "it is empty"
-            endings = ", ".join(dict.fromkeys((*options.text_suffixes, ".csv", ".tsv", *_JSON, ".parquet", ".arrow")))
+            endings = ", ".join(dict.fromkeys((*options.text_suffixes, *TABLE_SUFFIXES)))
             raise InputError(
                 f"{_shown(folder)} holds no text file ({there}; what counts ends in {endings}, or in these and one "
                 f"of {', '.join(COMPRESSIONS)}): give another folder, or other endings with --set text_suffixes=."
