@@ -19,6 +19,7 @@ _HEAD_BYTES = 4096
 _SAMPLE_BYTES = 16_384
 _BROKEN_UTF8 = 1 / 1000  # of all characters: with fewer it is UTF-8 with damage, with more another encoding
 _BROKEN_OTHERWISE = 1 / 100
+_NOT_CP1252 = (0x81, 0x8D, 0x8F, 0x90, 0x9D)
 
 # Stands for what cannot be decoded until that is counted. No decoder gives it, while a file may well hold U+FFFD.
 _BROKEN = "\udc80"
@@ -45,7 +46,8 @@ class _Survey:
     line_of_broken: int
 
     def replacing(self) -> str:
-        return f"with {self.broken:,} characters that could not be read replaced" if self.broken else ""
+        characters = "1 character" if self.broken == 1 else f"{self.broken:,} characters"
+        return f"with {characters} that could not be read replaced" if self.broken else ""
 
 
 def find_encoding(path: Path, read: Callable[[], Iterator[bytes]]) -> Encoding:
@@ -68,9 +70,8 @@ def find_encoding(path: Path, read: Callable[[], Iterator[bytes]]) -> Encoding:
         return Encoding(_UTF8, survey.blank, None)
     if survey.broken < _BROKEN_UTF8 * survey.characters:
         line = f"the first in line {survey.line_of_broken:,}"
-        return Encoding(
-            _UTF8, False, _sentence(f"{path} is not all UTF-8: it was read", f"{survey.replacing()}, {line}")
-        )
+        remark = f"{path} is not all UTF-8: it was read {survey.replacing()}, {line}."
+        return Encoding(_UTF8, survey.blank, remark)
     name = _legacy_encoding(path, survey, read)
     survey = _survey(path, name, read)
     _require_plausible(path, survey)
@@ -155,7 +156,11 @@ def _wide_encoding(head: bytes) -> str | None:
 def _legacy_encoding(path: Path, survey: _Survey, read: Callable[[], Iterator[bytes]]) -> str:
     from charset_normalizer import from_bytes
 
-    found = from_bytes(_sample(read()))
+    sample = _sample(read())
+    damage = sum(map(sample.count, _NOT_CP1252))
+    if damage <= _BROKEN_OTHERWISE * len(sample.translate(None, bytes(range(128)))):  # one such byte would rule it out
+        sample = sample.translate(None, bytes(_NOT_CP1252))
+    found = from_bytes(sample)
     best = found.best()
     if best is None:
         raise _no_text(path, survey)

@@ -15,7 +15,7 @@ import tempfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain, islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -164,8 +164,8 @@ def _unfold(file: IO[bytes], suffix: str) -> Iterator[bytes]:
     if suffix == ".zst":
         yield from _unfold_zst(file)
         return
-    open_ = {".gz": gzip.open, ".xz": lzma.open}.get(suffix, nullcontext)
-    with open_(file) as unfolded:
+    formats: dict[str, Callable[[IO[bytes]], AbstractContextManager[Any]]] = {".gz": gzip.open, ".xz": lzma.open}
+    with formats.get(suffix, nullcontext)(file) as unfolded:
         while block := unfolded.read(_BLOCK_BYTES):
             yield block
 
@@ -245,7 +245,8 @@ def _texts_of_rows(
             yield _pieces([text])
     if nulls or blanks:
         counts = [f"{count:,} {what}" for count, what in ((nulls, "null"), (blanks, "blank")) if count]
-        tell(f"{path}: {' and '.join(counts)} rows were left out.")
+        rows = "row was" if nulls + blanks == 1 else "rows were"
+        tell(f"{path}: {' and '.join(counts)} {rows} left out.")
 
 
 def _values(
@@ -409,9 +410,8 @@ def _parquet_arrays(
 
     with ParquetFile(name, buffer_size=_BLOCK_BYTES, pre_buffer=False, page_checksum_verification=True) as file:
         column = column_of(file.schema_arrow)
-        groups = [file.metadata.row_group(index) for index in range(file.metadata.num_row_groups)]
-        chunks = [group.column(index) for group in groups for index in range(group.num_columns)]
-        sizes = [chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.split(".")[0] == column]
+        # Not the sizes of its columns: to ask a damaged file for these ends the process.
+        sizes = [file.metadata.row_group(index).total_byte_size for index in range(file.metadata.num_row_groups)]
         _require_sane(path, max(sum(sizes), _LEAST_BYTES_A_ROW * file.metadata.num_rows), limit)
         for batch in file.iter_batches(_ROWS_A_BATCH, columns=[column], use_threads=False):
             yield column, batch.column(0)
