@@ -49,7 +49,7 @@ def test_pydocs_without_its_sources_says_so(monkeypatch: pytest.MonkeyPatch, tmp
 
 
 def test_pydocs_second_start_does_not_extract(monkeypatch: pytest.MonkeyPatch) -> None:
-    documents = {name: ["Some prose."] for name in ("train", "validation", "test")}
+    documents = {name: [f"Some prose of {name}."] for name in ("train", "validation", "test")}
     monkeypatch.setattr(sources, "read_pydocs", lambda _: documents)
     small("pydocs")
     monkeypatch.setattr(sources, "read_pydocs", None)

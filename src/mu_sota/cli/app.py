@@ -21,7 +21,7 @@ TEXT_SETTINGS = (
 
 
 def path_of(text: str) -> Path:
-    """The path that an option or argument names; an empty one, of a variable without a value, is not the current folder.
+    """The path that an option or argument names; an empty one (a variable without a value) is not the current folder.
 
     Raises:
         typer.BadParameter: it is empty.

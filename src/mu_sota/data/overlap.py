@@ -56,8 +56,8 @@ def refuse_equal(source: str, split: str, n_equal: int, n_all: int, what: str) -
     """
     if n_all and n_equal == n_all:
         raise InputError(
-            f"{source}: all {n_all:,} {what} of the {split} split stand in the training split, too, so a score on it "
-            "says nothing: take them out, or allow it with --set overlap=allow."
+            f"{source}: all of the {split} split ({n_all:,} {what}) stands in the training split, too, so a score on "
+            "it says nothing: take it out there, or allow it with --set overlap=allow."
         )
 
 
@@ -68,7 +68,7 @@ def refuse_equal_documents(source: str, found: Survey) -> None:
         InputError: there is one.
     """
     for split in HELD_OUT:
-        refuse_equal(source, split, *document_overlap(found, split), "documents")
+        refuse_equal(source, split, *document_overlap(found, split), "whole documents")
 
 
 def refuse_equal_lines(source: str, split: str, overlap: Overlap) -> None:
