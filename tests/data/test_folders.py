@@ -69,6 +69,7 @@ LAYOUTS = {
     },
     "shards_with_hashes": {"train": ["data/train-00000-of-00001-0a1b2c3d.parquet"]},
     "shards": {"train": ["train-00000-of-00001.jsonl"], "validation": ["valid-00000-of-00001.jsonl"]},
+    "folder_like_a_shard": {"train": ["data/a-00000-of-00001.d/train.txt"]},
     "compressed": {"train": ["train.jsonl.gz"], "test": ["test.jsonl.gz"]},
 }
 

@@ -186,13 +186,20 @@ def test_chat_is_written_out(tmp_path: Path, kind: str) -> None:
     table = pyarrow.Table.from_pylist(rows)
     content = {
         ".jsonl": "\n".join(map(json.dumps, rows)).encode(),
-        ".json": json.dumps({"messages": CHAT, "turns": turns}, indent=1).encode(),
+        ".json": json.dumps({"records": rows}, indent=1).encode(),
         ".parquet": as_parquet(table),
         ".arrow": as_arrow(table),
     }[kind]
     path = write(tmp_path / f"a{kind}", content)
-    assert read(path) == [CHAT_TEXT] * (1 if kind == ".json" else 2)
-    assert set(read(path, "turns")) == {CHAT_TEXT}
+    assert read(path) == [CHAT_TEXT] * 2
+    assert read(path, "turns") == [CHAT_TEXT] * 2
+
+
+def test_an_object_may_be_one_record(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.json", json.dumps({"messages": CHAT, "tags": ["a"]}, indent=1))
+    assert read(path) == [CHAT_TEXT]
+    path = write(tmp_path / "a.json", json.dumps({"text": "a"}, indent=1) + json.dumps({"text": "b"}, indent=1))
+    assert read(path) == ["a", "b"]
 
 
 @pytest.mark.parametrize("kind", [".jsonl", ".csv", ".parquet"])

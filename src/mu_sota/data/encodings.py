@@ -144,6 +144,8 @@ def _wide_encoding(head: bytes) -> str | None:
     for mark, name in _BYTE_ORDER_MARKS.items():
         if head.startswith(mark):
             return name
+    if len(head) % 2:
+        return None
     pairs = len(head) // 2
     even, odd = head[::2].count(0), head[1::2].count(0)
     if odd > pairs / 2 and even < pairs / 20:

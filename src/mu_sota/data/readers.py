@@ -131,7 +131,8 @@ def _pieces(texts: Iterable[str]) -> Iterator[str]:
         start = 0
         while len(held) - start > PIECE_BYTES:
             end = start + PIECE_BYTES
-            if match := _LAST_CUT.match(held, start, end + 1):
+            space = max(held.rfind(" ", start, end + 1), held.rfind("\n", start, end + 1))
+            if space > start and (match := _LAST_CUT.match(held, start, space + 1)):
                 end = match.end()
             elif held[end - 1 : end + 1] == "\r\n":
                 end -= 1
