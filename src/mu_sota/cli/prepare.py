@@ -42,6 +42,7 @@ def prepare(
     require_source(data)
     load_libraries()
     from mu_sota.data.corpus import load_corpus, save_corpus
+    from mu_sota.data.description import describe
     from mu_sota.data.options import TextOptions
 
     run, model = configure(merged)
@@ -56,3 +57,5 @@ def prepare(
     for name in ("train", "validation", "test"):
         split = getattr(corpus, name)
         print(f"  {name:10} {split.n_documents:>10,} {split.n_bytes:>14,} {len(split.tokens):>12,}")
+    for line in describe(corpus):
+        print(line)

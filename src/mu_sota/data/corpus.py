@@ -219,7 +219,7 @@ def load_file(path: Path, tokenizer: PreTrainedTokenizerFast, options: TextOptio
         print(text, file=sys.stderr)
 
     def pieces() -> Iterator[tuple[str, str, bool]]:
-        for document in read_documents(path, options or TextOptions(), remark):
+        for document in read_documents(path, (options or TextOptions()).with_file(path), remark):
             piece = next(document)
             for following in document:
                 yield "test", piece, False

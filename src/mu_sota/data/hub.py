@@ -6,8 +6,9 @@ from typing import Any
 
 from mu_sota.model.errors import InputError, cut
 
+from .columns import all_texts, choose_column, text_of
 from .options import TextOptions
-from .readers import text_column, text_of
+from .readers import pieces_of
 from .sources import Source, Tell
 from .splits import SPLITS, Documents
 
@@ -49,10 +50,14 @@ def _documents(name: str, revision: str, split: str, options: TextOptions, tell:
 
     streaming = options.text_bytes is not None
     rows: Any = datasets.load_dataset(name, options.data_config, split=split, revision=revision, streaming=streaming)
-    column = None
+    column = ""
     for number, row in enumerate(rows, start=1):
-        column = column or text_column(row, options, name)
-        yield from text_of(row[column], f"{name}, row {number}", column)
+        if not column:
+            texts_in = [key for key, value in row.items() if all_texts([value], numbers=False)]
+            column = choose_column(name, options, list(row), texts_in, tell)
+        text = text_of(name, f"{split}, row {number:,}", column, row[column])
+        if text and not text.isspace():
+            yield pieces_of([text])
 
 
 def read_wikitext() -> Documents:

@@ -1,7 +1,7 @@
 """What counts as text among files, and what a user may set about it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,13 @@ class TextOptions:
         if "text_suffixes" in known:
             known["text_suffixes"] = tuple(f".{suffix.lower().lstrip('.')}" for suffix in known["text_suffixes"])
         return cls(**known)
+
+    def with_file(self, path: Path) -> "TextOptions":
+        """The same, but a file that was named is text, whatever its ending."""
+        if self.kind(path):
+            return self
+        plain = path.with_suffix("") if path.suffix.lower() in COMPRESSIONS else path
+        return replace(self, text_suffixes=(*self.text_suffixes, plain.suffix.lower()))
 
     def kind(self, path: Path) -> str | None:
         """The ending that says how a file is read, not that of its compression: `.txt`, `.csv`, ...; None: no text."""

@@ -108,7 +108,7 @@ def _parts_of(read: Callable[[], Documents]) -> dict[str, Callable[[Tell], Itera
 
 def _files(path: Path, options: TextOptions, cache: Path) -> Source:
     from .folders import describe, find_files
-    from .readers import unreadable
+    from .raw_files import unreadable
 
     try:
         if path.is_dir():
@@ -116,6 +116,7 @@ def _files(path: Path, options: TextOptions, cache: Path) -> Source:
             by_split, folder, lines = found.files, path, describe(found, path)
         else:
             by_split, folder, lines = {ALL: [path]}, path.parent, []
+            options = options.with_file(path)
         files = [file for split in by_split.values() for file in split]
         fingerprint = [
             [split, [[file.relative_to(folder).as_posix(), digest(file, cache)] for file in files]]
