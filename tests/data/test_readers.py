@@ -195,6 +195,11 @@ def test_chat_is_written_out(tmp_path: Path, kind: str) -> None:
     assert read(path, "turns") == [CHAT_TEXT] * 2
 
 
+def test_a_number_may_lie_across_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readers, "_BLOCK_BYTES", 1)
+    assert read(write(tmp_path / "a.json", '{"n": 1234, "rows": [{"text": "a"}]}')) == ["a"]
+
+
 def test_an_object_may_be_one_record(tmp_path: Path) -> None:
     path = write(tmp_path / "a.json", json.dumps({"messages": CHAT, "tags": ["a"]}, indent=1))
     assert read(path) == [CHAT_TEXT]
