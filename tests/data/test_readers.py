@@ -195,6 +195,11 @@ def test_chat_is_written_out(tmp_path: Path, kind: str) -> None:
     assert read(path, "turns") == [CHAT_TEXT] * 2
 
 
+def test_a_number_may_lie_across_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readers, "_BLOCK_BYTES", 1)
+    assert read(write(tmp_path / "a.json", '{"n": 1234, "rows": [{"text": "a"}]}')) == ["a"]
+
+
 def test_an_object_may_be_one_record(tmp_path: Path) -> None:
     path = write(tmp_path / "a.json", json.dumps({"messages": CHAT, "tags": ["a"]}, indent=1))
     assert read(path) == [CHAT_TEXT]
@@ -202,12 +207,12 @@ def test_an_object_may_be_one_record(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", [".jsonl", ".csv", ".parquet"])
 def test_the_only_column_with_texts_is_read(tmp_path: Path, kind: str) -> None:
-    content = {
+    contents: dict[str, bytes | str] = {
         ".jsonl": '{"n": 1, "body": null}\n{"n": 2, "body": "b"}',
         ".csv": "n,body\n1,\n2,b\n",
         ".parquet": as_parquet(pyarrow.table({"n": [1, 2], "body": [None, "b"]})),
-    }[kind]
-    documents, told = read_and_told(write(tmp_path / f"a{kind}", content))
+    }
+    documents, told = read_and_told(write(tmp_path / f"a{kind}", contents[kind]))
     assert documents == ["b"]
     blank = "blank" if kind == ".csv" else "null"
     assert told == [
@@ -218,12 +223,12 @@ def test_the_only_column_with_texts_is_read(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", [".jsonl", ".csv", ".parquet"])
 def test_columns_that_leave_open_what_to_read_are_named(tmp_path: Path, kind: str) -> None:
-    content = {
+    contents: dict[str, bytes | str] = {
         ".jsonl": '{"n": 1, "title": "a", "body": "b"}',
         ".csv": "n,title,body\n1,a,b\n",
         ".parquet": as_parquet(pyarrow.table({"n": [1], "title": ["a"], "body": ["b"]})),
-    }[kind]
-    path = write(tmp_path / f"a{kind}", content)
+    }
+    path = write(tmp_path / f"a{kind}", contents[kind])
     assert refused(path) == (
         " has no column `text`, only `n`, `title`, `body`, and `title`, `body` may hold the texts: say which to read "
         "with --set text_column=..."
