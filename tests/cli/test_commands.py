@@ -114,8 +114,8 @@ def test_evaluate_takes_all_of_another_file(trained: Any, tmp_path: Path, capsys
     assert "which is of one file" in refused(capsys, *ask, corpus, "--split", "all")
     (tmp_path / "empty.txt").write_text(" \n")
     assert "holds no text" in refused(capsys, *ask, tmp_path / "empty.txt")
-    (tmp_path / "mine.csv").write_text("a,b")
-    assert "is not a .txt, .jsonl, .parquet file" in refused(capsys, *ask, tmp_path / "mine.csv")
+    (tmp_path / "mine.csv").write_text("a,b\n1,2\n")
+    assert "has no column `text`, only `a`, `b`" in refused(capsys, *ask, tmp_path / "mine.csv")
 
 
 def test_generate_repeats_with_a_seed(trained: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,12 +3,15 @@
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from made_up_text import small, texts, write_jsonl, write_splits
+from made_up_text import LINES, small, texts, write_jsonl, write_splits
 
 from mu_sota.data.corpus import load_corpus
+from mu_sota.data.description import describe
+from mu_sota.data.options import TextOptions
 from mu_sota.model.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -30,20 +33,23 @@ def test_shards_of_a_split_belong_together(tmp_path: Path) -> None:
 
 
 def test_unknown_source_says_what_exists(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no data named 'wikitext-3'.*`pydocs`, `wikitext-2`, or the path"):
+    with pytest.raises(InputError, match=r"no data named 'wikitext-3'.*`pydocs`, `wikitext-2`, the path"):
         small("wikitext-3")
-    with pytest.raises(InputError, match=r"holds no .txt, .jsonl, .parquet file"):
+    with pytest.raises(InputError, match=r"holds no text file \(it is empty"):
         small(tmp_path)
 
 
-def test_incomplete_or_ambiguous_splits_are_named(tmp_path: Path) -> None:
+def test_a_missing_split_is_taken_from_the_training_text(tmp_path: Path) -> None:
     folder = write_splits(tmp_path / "corpus", ("train.txt", "test.txt"))
-    with pytest.raises(InputError, match=r"none for validation: add valid.txt"):
-        small(folder)
-    write_splits(folder, ("valid.txt", "dev.txt"))
-    with pytest.raises(InputError, match=r"more than one validation file \(dev.txt, valid.txt\)"):
-        small(folder)
-    (folder / "dev.txt").unlink()
+    (folder / "train.txt").write_text(LINES)
+    found = texts(small(folder))
+    assert "".join(found["train"] + found["validation"]) == LINES
+    assert len("".join(found["validation"])) / len(LINES) == pytest.approx(0.05, abs=0.01)
+    assert found["test"] == ["split 1\n\nof this corpus"]
+
+
+def test_an_empty_split_is_named(tmp_path: Path) -> None:
+    folder = write_splits(tmp_path / "corpus")
     (folder / "valid.txt").write_bytes(b"")
     with pytest.raises(InputError, match="empty validation split"):
         small(folder)
@@ -53,9 +59,76 @@ def test_folder_without_permission_is_named(tmp_path: Path, monkeypatch: pytest.
     def denied(path: Path) -> Any:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "iterdir", denied)
+    monkeypatch.setattr(os, "scandir", denied)
     with pytest.raises(InputError, match=r"cannot be read \(Permission denied\)"):
         small(tmp_path)
+
+
+def test_an_empty_name_is_no_name(tmp_path: Path) -> None:
+    """A shell gives it for a variable without a value; it was taken for `pydocs`, or for the current folder."""
+    for name in ("", " "):
+        with pytest.raises(InputError, match=r"--data is empty \(a variable without a value\?\)"):
+            small(name)
+
+
+def test_a_file_is_taken_by_its_name_whatever_its_ending(tmp_path: Path) -> None:
+    (tmp_path / "corpus.xyz").write_text(LINES)
+    assert "".join(text for part in texts(small(tmp_path / "corpus.xyz")).values() for text in part) == LINES
+    (tmp_path / "corpus.bin").write_bytes(bytes(range(256)) * 100)
+    with pytest.raises(InputError, match=r"corpus.bin"):
+        small(tmp_path / "corpus.bin")
+
+
+def test_a_text_that_changes_in_size_or_time_is_read_again(tmp_path: Path, cache: Path) -> None:
+    """The hash of a large file is remembered; the same name with other bytes is another text."""
+    file = tmp_path / "large.txt"
+    file.write_text(LINES * 60)
+    first = small(file).fingerprint
+    assert len([*cache.glob("digests/*.json")]) == 1
+    assert small(file).fingerprint == first
+    file.write_text(LINES[:-2] + "?\n" + LINES * 59)
+    assert small(file).fingerprint != first
+
+
+# ---- text that stands in two splits -------------------------------------------------------------------------------
+
+
+def test_a_split_that_is_the_training_text_is_refused(tmp_path: Path) -> None:
+    folder = write_splits(tmp_path / "corpus")
+    (folder / "valid.txt").write_text((folder / "train.txt").read_text())
+    with pytest.raises(InputError, match=r"all of the validation split \(1 whole document\) stands in the training"):
+        small(folder)
+    allowed = small(folder, options=TextOptions(overlap="allow"))
+    assert allowed.about["overlap"]["validation"]["documents"] == 1
+
+
+def test_a_split_whose_lines_are_those_of_the_training_text_is_refused(tmp_path: Path) -> None:
+    """Also from the cache, and though its document is another one."""
+    folder = write_splits(tmp_path / "corpus")
+    lines = [
+        f"The line {i} is so long that it can hardly stand in two texts by chance, {'so ' * 20}one thinks.\n"
+        for i in range(40)
+    ]
+    (folder / "train.txt").write_text("".join(lines))
+    (folder / "test.txt").write_text("".join(lines[:20]))
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"all of the test split \(20 long lines\)"):
+            small(folder)
+    assert small(folder, options=TextOptions(overlap="allow")).about["overlap"]["test"]["lines"] == 20
+
+
+def test_what_stands_twice_is_counted_and_said(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "train.jsonl", [*(f"Document {i}." for i in range(50)), "Document 0.", "Document 1."])
+    write_jsonl(tmp_path / "valid.jsonl", ["Document 3.", "Another one.", "Document 4."])
+    write_jsonl(tmp_path / "test.jsonl", ["New."])
+    corpus = small(tmp_path)
+    assert corpus.about["repeats"] == 2
+    assert corpus.about["overlap"]["validation"] == {"documents": 2, "of_documents": 3, "lines": 0, "of_lines": 0}
+    said = "\n".join(describe(corpus))
+    assert "2 training documents are equal to earlier ones" in said
+    assert "Of validation, 2 of 3 documents" in said
+    assert "Of test" not in said
+    assert "The test split is small" in said
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
@@ -112,3 +185,58 @@ def test_downloaded_wikitext_is_opened_from_the_cache_alone(monkeypatch: pytest.
     assert first == {split: [f" = Title = \n Text of {split} .\n"] for split in rows}
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
     assert texts(small("wikitext-2")) == first
+
+
+class Hub:
+    """A data set of the hub: three splits, streamed or not."""
+
+    ROWS = {
+        "train": [{"id": i, "text": f"Row {i} of train, which is long enough.\n"} for i in range(300)],
+        "validation": [{"id": 0, "text": "A row of validation."}, {"id": 1, "text": None}],
+        "unsupervised": [{"id": 0, "text": "never read"}],
+    }
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        import datasets
+        import huggingface_hub
+
+        self.streamed: list[bool] = []
+        self.read = 0
+        monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda *_, **__: SimpleNamespace(sha="abcdef" * 7))
+        monkeypatch.setattr(datasets, "get_dataset_split_names", lambda *_, **__: [*self.ROWS])
+        monkeypatch.setattr(datasets, "load_dataset", self.load)
+
+    def load(self, name: str, config: str | None, *, split: str, revision: str, streaming: bool) -> Any:
+        assert (name, config, revision) == ("owner/name", None, "abcdef" * 7)
+        self.streamed.append(streaming)
+        for row in self.ROWS[split]:
+            self.read += 1
+            yield row
+
+
+def test_a_data_set_of_the_hub_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = Hub(monkeypatch)
+    corpus = small("owner/name")
+    found = texts(corpus)
+    assert sorted(found["train"] + found["test"]) == sorted(row["text"] for row in hub.ROWS["train"])
+    assert found["validation"] == ["A row of validation."]
+    assert corpus.about["lines"][0] == "owner/name at abcdefabcdef: train, validation; not unsupervised"
+    assert not any(hub.streamed)
+
+
+def test_the_most_of_a_text_is_streamed_and_no_more_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = Hub(monkeypatch)
+    corpus = small("owner/name", options=TextOptions(text_bytes=2000))
+    assert all(hub.streamed)
+    assert 1500 < corpus.train.n_bytes + corpus.test.n_bytes < 2100
+    assert hub.read < 300
+
+
+def test_a_hub_that_does_not_know_a_name_is_an_error_of_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", unreachable)
+    with pytest.raises(
+        InputError, match=r"no file or folder owner/none, and no data set of that name.*set data_config"
+    ):
+        small("owner/none")

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from mu_sota.common.files import write_json
 from mu_sota.model.errors import InputError
 
-from .splits import SPLITS
+from .options import SPLITS
 from .survey import Tick
 from .tokenizer import encode_batch, is_word_level
 

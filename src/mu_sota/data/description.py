@@ -3,7 +3,7 @@
 import math
 
 from .corpus import Corpus
-from .splits import HELD_OUT
+from .options import HELD_OUT
 
 _SPREAD = 6.0  # nats: measured over the text of a small model, see docs/data.md
 _LARGE_ERROR = 0.05  # of perplexity
@@ -12,8 +12,8 @@ _LARGE_ERROR = 0.05  # of perplexity
 def perplexity_error(n_tokens: int) -> float:
     """The standard error of a perplexity over so many tokens, as a share of it.
 
-    A token's loss spreads by about 3 nats, and since tokens of a passage are alike in difficulty, the mean of n tokens by
-    6 over the root of n.
+    The loss of a token spreads by about 3 nats; since tokens of a passage are alike in difficulty, the mean of n by
+    6 nats over the root of n.
     """
     return math.expm1(_SPREAD / math.sqrt(n_tokens))
 

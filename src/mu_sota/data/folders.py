@@ -15,8 +15,7 @@ from pathlib import Path
 
 from mu_sota.model.errors import InputError, cut
 
-from .options import COMPRESSIONS, TABLE_SUFFIXES, TextOptions
-from .splits import SPLITS
+from .options import COMPRESSIONS, SPLITS, TABLE_SUFFIXES, TextOptions
 
 _READ_MES = {
     *("README", "LICENSE", "LICENCE", "COPYING", "NOTICE", "AUTHORS", "CITATION", "CHANGELOG", "CONTRIBUTING"),

@@ -7,10 +7,9 @@ from typing import Any
 from mu_sota.model.errors import InputError, cut
 
 from .columns import all_texts, choose_column, text_of
-from .options import TextOptions
+from .options import SPLITS, Documents, TextOptions
 from .readers import pieces_of
 from .sources import Source, Tell
-from .splits import SPLITS, Documents
 
 _SECONDS = 10  # to wait for an answer
 _SHOWN = 300  # characters of what a library says

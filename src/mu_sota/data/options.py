@@ -1,9 +1,14 @@
-"""What counts as text among files, and what a user may set about it."""
+"""The splits, what counts as text among files, and what a user may set about them. Nothing here takes time to load."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
+
+SPLITS = ("train", "validation", "test")
+HELD_OUT = ("validation", "test")
+
+Documents = dict[str, list[str]]  # split -> the texts of its documents
 
 PLAIN_SUFFIXES = (
     *(".txt", ".text", ".md", ".markdown", ".rst", ".tex", ".html", ".htm", ".log"),

@@ -6,7 +6,7 @@ import numpy as np
 
 from mu_sota.model.errors import InputError
 
-from .splits import HELD_OUT
+from .options import HELD_OUT
 from .survey import Survey
 
 _FEW_LINES = 10  # so few long lines prove nothing
@@ -56,7 +56,7 @@ def refuse_equal(source: str, split: str, n_equal: int, n_all: int, what: str) -
     """
     if n_all and n_equal == n_all:
         raise InputError(
-            f"{source}: all of the {split} split ({n_all:,} {what}) stands in the training split, too, so a score on "
+            f"{source}: all of the {split} split ({n_all:,} {what}{'s' * (n_all > 1)}) stands in the training split, too, so a score on "
             "it says nothing: take it out there, or allow it with --set overlap=allow."
         )
 
@@ -68,7 +68,7 @@ def refuse_equal_documents(source: str, found: Survey) -> None:
         InputError: there is one.
     """
     for split in HELD_OUT:
-        refuse_equal(source, split, *document_overlap(found, split), "whole documents")
+        refuse_equal(source, split, *document_overlap(found, split), "whole document")
 
 
 def refuse_equal_lines(source: str, split: str, overlap: Overlap) -> None:
@@ -78,4 +78,4 @@ def refuse_equal_lines(source: str, split: str, overlap: Overlap) -> None:
         InputError: it is one.
     """
     if overlap.of_lines >= _FEW_LINES:
-        refuse_equal(source, split, overlap.lines, overlap.of_lines, "long lines")
+        refuse_equal(source, split, overlap.lines, overlap.of_lines, "long line")

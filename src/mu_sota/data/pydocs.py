@@ -9,8 +9,8 @@ from pathlib import Path
 
 from mu_sota.model.errors import InputError
 
+from .options import SPLITS, Documents
 from .raw_files import read_bytes
-from .splits import SPLITS, Documents
 
 # With this salt the splits are near 90/5/5 % of the bytes too, in Python 3.10 to 3.13, uneven as the documents are.
 _SALT = "pydocs 86 "

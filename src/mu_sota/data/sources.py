@@ -14,9 +14,8 @@ from typing import Any
 from mu_sota.common.files import write_json
 from mu_sota.model.errors import InputError
 
-from .options import TextOptions
+from .options import SPLITS, Documents, TextOptions
 from .pydocs import read_pydocs
-from .splits import SPLITS, Documents
 
 NAMES = ("pydocs", "wikitext-2")
 ALL = "all"

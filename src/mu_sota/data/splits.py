@@ -10,8 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-SPLITS = ("train", "validation", "test")
-HELD_OUT = ("validation", "test")
+from .options import SPLITS
 
 _SHARE = 0.05  # of validation, and of test
 _CUT_FROM = 2**16  # bytes; so long a document tells by its beginning what its end is like, and would outweigh many
@@ -19,8 +18,6 @@ _CUT_FROM = 2**16  # bytes; so long a document tells by its beginning what its e
 _LINE_END = re.compile(r"\n")
 _SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’)\]]*\s+|[。！？]")
 _SPACE = re.compile(r"\s+")
-
-Documents = dict[str, list[str]]  # split -> the texts of its documents
 
 
 @dataclass(frozen=True)

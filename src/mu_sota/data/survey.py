@@ -8,8 +8,9 @@ import xxhash
 
 from mu_sota.model.errors import InputError
 
+from .options import HELD_OUT, SPLITS
 from .sources import ALL, Source
-from .splits import HELD_OUT, SPLITS, Division, best_cut, divide
+from .splits import Division, best_cut, divide
 
 Tick = Callable[[int], object]
 """Told how many bytes of text were read since the last time."""
