@@ -136,6 +136,7 @@ def test_datasets_is_not_needed_where_names_mean_nothing(tmp_path: Path, monkeyp
         pytest.param(["a.txt", "instruction.md"], {"all": ["a.txt", "instruction.md"]}, id="no_layout_for_agents"),
         pytest.param(["train/data.arrow", "train/state.json"], {"train": ["train/data.arrow"]}, id="saved_to_disk"),
         pytest.param(["train/a.c", "train/a.h"], {"train": ["train/a.c", "train/a.h"]}, id="source_and_header"),
+        pytest.param(["README.csv", "a.csv"], {"all": ["README.csv", "a.csv"]}, id="table_named_as_a_read_me"),
         pytest.param(["b/z.txt", "a.txt", "b.txt"], {"all": ["a.txt", "b.txt", "b/z.txt"]}, id="no_splits"),
     ],
 )  # fmt: skip
@@ -210,7 +211,7 @@ def test_names_that_suggest_a_split_are_refused(tmp_path: Path, name: str, advic
 
 ORDINARY = [
     *("contest", "latest", "device", "attest", "greatest", "protest", "Testament", "validity", "devotion", "evaluate"),
-    *("trainer", "tester", "values", "developer", "strain", "medieval", "rival", "invalid", "upholdout", "constraints"),
+    *("trainer", "tester", "values", "developer", "strain", "medieval", "rival", "invalid", "upholdout", "testsuite"),
 ]
 
 
@@ -396,6 +397,13 @@ def test_a_read_me_that_says_nothing_clear_is_refused(tmp_path: Path, configs: s
     assert problem in refusal(folder)
     assert "--set splits=content" in refusal(folder)
     assert look(folder, CONTENT)[0] == {"all": ["README.md", "a.txt"]}
+
+
+def test_nothing_outside_of_the_folder_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.data_files.resolve_pattern", lambda *_: pytest.fail("looked for"))
+    for pattern in ("/**", "../**", "a/../../**", "hf://datasets/a/b"):
+        write_read_me(make(tmp_path, "a.txt"), f"- config_name: en\n  data_files: {pattern!r}")
+        assert f"names {pattern!r} for train" in refusal(tmp_path)
 
 
 def test_a_read_me_without_header_or_not_utf8(tmp_path: Path) -> None:

@@ -311,7 +311,7 @@ def _refuse_two_formats(folder: Path, texts: list[Path], options: TextOptions) -
     splits = {path for paths in _by_names([Path(stem.name) for stem in same])[1].values() for path in paths}
     for stem, paths in same.items():
         kinds = {path.suffix.lower() for path in paths}
-        if len(kinds) < len(paths) or not kinds <= {*options.text_suffixes} or Path(stem.name) in splits:
+        if not kinds <= {*options.text_suffixes} or Path(stem.name) in splits:
             raise InputError(
                 f"{_shown(folder)} has the same text in several formats ({_some(paths)}): keep one, {_CONTENT}."
             )
