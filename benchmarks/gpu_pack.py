@@ -43,6 +43,8 @@ FOR_TESTS = ("pytest", "hypothesis")
 LEFT_OUT = {
     "datasets": "reads the hub: the tokens are prepared",
     "pyarrow": "reads .parquet files: the tokens are prepared",
+    "charset-normalizer": "finds out encodings: the tokens are prepared",
+    "zstandard": "reads .zst files: the tokens are prepared",
     "matplotlib": "draws the figures of a comparison, which no GPU is needed for",
     "scipy": "judges a comparison, which no GPU is needed for",
     "tensorboard": "a tracker: runs are recorded without one",

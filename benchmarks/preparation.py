@@ -3,7 +3,8 @@
     python benchmarks/preparation.py --megabytes 2000 --out docs/results/preparation.json
 
 The text is made up: passages of 20 words of Python's language reference, drawn by chance, a line each; a quarter of it
-is one document, the rest has documents of all sizes, each a file. `mu-sota prepare` is run as a user runs it, in a process of its own.
+is one document, the rest has documents of all sizes, each a file. `mu-sota prepare` is run as a user runs it, in a
+process of its own.
 """
 
 import argparse

@@ -45,7 +45,7 @@ def run(folder: Path, *arguments: str) -> tuple[str, str]:
         (["generate", "nowhere", "--prompt", "a", "--top-p", "2"], "the setting top_p is 2.0"),
         (["prepare", "--out", "a-run"], "a-run is there already"),
         (["prepare", "--out", "new", "--set", "seed=1"], "--set seed does not change a text's tokens"),
-        (["prepare", "--out", "new", "--set", "tokenizer=bytes"], "the setting tokenizer is 'bytes'"),
+        (["prepare", "--out", "new", "--set", "splits=bytes"], "the setting splits is 'bytes'"),
         (["prepare", "--out", "new", "--data", "no-such-text"], "no data named 'no-such-text'"),
         (["evaluate", "nowhere"], "there is no folder nowhere"),
         (["export", "nowhere", "--out", "new"], "there is no folder nowhere"),

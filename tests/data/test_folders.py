@@ -109,7 +109,13 @@ def test_any_names_mean_what_they_mean_to_datasets(
     elif "train" not in theirs:
         assert "no text for train" in refusal(folder)
     else:
-        found = find_files(folder, NAMES)
+        try:
+            found = find_files(folder, NAMES)
+        except InputError as error:  # of a file that they pass over in silence
+            stray = {str(path) for path in folder.rglob("*.txt")} - set(files)
+            said = str(error)
+            assert any(Path(path).relative_to(folder).as_posix() in said for path in stray)
+            return
         assert {split: sorted(map(str, files)) for split, files in found.files.items()} == theirs
 
 
@@ -146,12 +152,12 @@ def test_layouts(tmp_path: Path, names: list[str], splits: dict[str, list[str]])
 
 def test_custom_splits_are_left_out_by_name(tmp_path: Path) -> None:
     make(tmp_path, *(f"data/{split}-00000-of-00001.parquet" for split in ("train", "train_sft", "unsupervised")))
-    files, left_out = look(make(tmp_path, "test.txt"))
+    files, left_out = look(make(tmp_path, "notes.txt"))
     assert files == {"train": ["data/train-00000-of-00001.parquet"]}
     assert left_out == {
         "data/train_sft-00000-of-00001.parquet": "in no split but 'train_sft'",
         "data/unsupervised-00000-of-00001.parquet": "in no split but 'unsupervised'",
-        "test.txt": "in no split by the shards in data/",
+        "notes.txt": "in no split by the shards in data/",
     }
     (tmp_path / "data" / "train-00000-of-00001.parquet").unlink()
     assert refusal(tmp_path).startswith(
@@ -161,8 +167,14 @@ def test_custom_splits_are_left_out_by_name(tmp_path: Path) -> None:
 
 def test_what_is_in_no_split_is_left_out(tmp_path: Path) -> None:
     assert look(make(tmp_path / "files", "train.txt", "notes.txt"))[1] == {"notes.txt": "in no split"}
-    by_folders = look(make(tmp_path / "folders", "train/a.txt", "test.txt"))
-    assert by_folders == ({"train": ["train/a.txt"]}, {"test.txt": "in no split by the names of folders"})
+    by_folders = look(make(tmp_path / "folders", "train/a.txt", "notes.txt"))
+    assert by_folders == ({"train": ["train/a.txt"]}, {"notes.txt": "in no split by the names of folders"})
+
+
+@pytest.mark.parametrize("stray", ["test.txt", "testset.txt", "held-out/a.txt", "my_valid.txt"])
+def test_what_looks_like_a_split_beside_others_is_refused(tmp_path: Path, stray: str) -> None:
+    make(tmp_path, "train/a.txt", stray)
+    assert f"has {stray}, which looks like a split but is in none" in refusal(tmp_path)
 
 
 def test_splits_without_train_are_refused(tmp_path: Path) -> None:

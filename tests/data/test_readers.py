@@ -196,7 +196,7 @@ def test_chat_is_written_out(tmp_path: Path, kind: str) -> None:
 
 
 def test_a_number_may_lie_across_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "_BLOCK_BYTES", 1)
+    monkeypatch.setattr(raw_files, "BLOCK_BYTES", 1)
     assert read(write(tmp_path / "a.json", '{"n": 1234, "rows": [{"text": "a"}]}')) == ["a"]
 
 

@@ -9,8 +9,8 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mu_sota.data.documents import Source
 from mu_sota.data.options import HELD_OUT, SPLITS
-from mu_sota.data.sources import Source
 from mu_sota.data.splits import best_cut, divide
 from mu_sota.data.survey import divided_pieces, survey
 from mu_sota.model.errors import InputError

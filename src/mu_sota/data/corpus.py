@@ -33,9 +33,10 @@ from mu_sota.common.files import cache_folder, replacing, write_json
 from mu_sota.model.errors import InputError
 
 from .building import TokenFiles, checksum
+from .documents import Source
 from .options import HELD_OUT, SPLITS, TextOptions
 from .overlap import Overlap, document_overlap, line_overlap, refuse_equal_documents, refuse_equal_lines, repeats
-from .sources import NAMES, Source, find_source
+from .sources import NAMES, find_source
 from .survey import Survey, Tick, divided_pieces, survey
 from .tokenizer import TOKENIZER_FILE, load_tokenizer, save_tokenizer, train_bpe, train_words, trained_tokenizer
 

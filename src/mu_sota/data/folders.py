@@ -22,6 +22,7 @@ _READ_MES = {
 }
 _JSON = (".json", ".jsonl", ".ndjson")
 _SHARD = re.compile(r"(.*[-._])([0-9]+)-of-([0-9]+)((?:-[^/.]*)?)((?:\.[^/]*)?)", re.DOTALL)
+_BY_READ_ME = " by README.md"
 _CONTENT = "or give --set splits=content where names mean no splits"
 
 
@@ -140,7 +141,7 @@ def _named(
 
     about = {path for path in texts if path.name in (*FILES_TO_IGNORE, "state.json")}  # the last is by `save_to_disk`
     candidates = [path for path in texts if path not in about]
-    by, named = " by README.md", _by_read_me(folder, texts) if has_read_me else {}
+    by, named = _BY_READ_ME, _by_read_me(folder, texts) if has_read_me else {}
     if not named:
         by, named = _by_names(candidates)
     if not named:
@@ -166,6 +167,10 @@ def _named(
         raise InputError(
             f"{_shown(folder)} has no text for train, only for {others}: name what is to be trained on so "
             f"(train.txt, or a folder train/), {_CONTENT}."
+        )
+    if by != _BY_READ_ME:
+        _refuse_stray(
+            folder, [path for path in candidates if reasons[path] == f"in no split{by}" and path not in split_of]
         )
     left_out += [(path, reason) for path, reason in reasons.items() if path not in split_of]
     files = {split: [path for path in texts if split_of.get(path) == split] for split in SPLITS}
@@ -258,18 +263,32 @@ def _refuse_half_named(folder: Path, texts: list[Path]) -> None:
     a plural `s` (`trainset`, `testfiles`, `tests`), or `holdout` and `heldout`, also with a hyphen. It begins where no
     letter is before it and ends where none follows, so that `contest`, `latest`, `testament` and `device` are none.
     """
+    for path in texts:
+        if match := _looks_like_a_split("").search(path.as_posix()):
+            raise InputError(
+                f"{_shown(folder)} has {_shown(path)}, which looks like a split but is not named like one: rename "
+                f"{match[0]!r} to {(match[1] or 'test').lower()!r}, {_CONTENT}."
+            )
+
+
+def _refuse_stray(folder: Path, texts: list[Path]) -> None:
+    """Refuse files that look like a split, also by a keyword alone, but are in none, since others say it otherwise."""
+    for path in texts:
+        if _looks_like_a_split("?").search(path.as_posix()):
+            raise InputError(
+                f"{_shown(folder)} has {_shown(path)}, which looks like a split but is in none, since other files name "
+                f"theirs in another way: name all splits alike (train.txt, test.txt, or train/, test/), or remove it."
+            )
+
+
+def _looks_like_a_split(ending: str) -> re.Pattern[str]:
     from datasets.data_files import SPLIT_KEYWORDS
 
     words = "|".join(word for words in SPLIT_KEYWORDS.values() for word in words)
     ends = "(?:set|data|split|file|part|text|corpus)s?"
     letter = r"[^\W\d_]"
-    half = re.compile(rf"(?<!{letter})(?:({words})(?:{ends}|s)|h[eo]ld[-_]?out(?:{ends})?)(?!{letter})", re.IGNORECASE)
-    for path in texts:
-        if match := half.search(path.as_posix()):
-            raise InputError(
-                f"{_shown(folder)} has {_shown(path)}, which looks like a split but is not named like one: rename "
-                f"{match[0]!r} to {(match[1] or 'test').lower()!r}, {_CONTENT}."
-            )
+    named = rf"({words})(?:{ends}|s){ending}|h[eo]ld[-_]?out(?:{ends})?"
+    return re.compile(rf"(?<!{letter})(?:{named})(?!{letter})", re.IGNORECASE)
 
 
 def _without_read_mes(texts: list[Path], options: TextOptions, left_out: list[tuple[Path, str]]) -> list[Path]:

@@ -7,9 +7,9 @@ from typing import Any
 from mu_sota.model.errors import InputError, cut
 
 from .columns import all_texts, choose_column, text_of
+from .documents import Source, Tell
 from .options import SPLITS, Documents, TextOptions
 from .readers import pieces_of
-from .sources import Source, Tell
 
 _SECONDS = 10  # to wait for an answer
 _SHOWN = 300  # characters of what a library says

@@ -55,8 +55,9 @@ def refuse_equal(source: str, split: str, n_equal: int, n_all: int, what: str) -
         InputError: all of it does.
     """
     if n_all and n_equal == n_all:
+        counted = f"{n_all:,} {what}{'s' * (n_all > 1)}"
         raise InputError(
-            f"{source}: all of the {split} split ({n_all:,} {what}{'s' * (n_all > 1)}) stands in the training split, too, so a score on "
+            f"{source}: all of the {split} split ({counted}) stands in the training split, too, so a score on "
             "it says nothing: take it out there, or allow it with --set overlap=allow."
         )
 

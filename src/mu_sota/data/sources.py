@@ -6,7 +6,6 @@ import platform
 import re
 import sysconfig
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -14,39 +13,17 @@ from typing import Any
 from mu_sota.common.files import write_json
 from mu_sota.model.errors import InputError
 
+from .documents import ALL, Source, Tell
 from .options import SPLITS, Documents, TextOptions
 from .pydocs import read_pydocs
 
 NAMES = ("pydocs", "wikitext-2")
-ALL = "all"
-"""In the place of a split's name: text that names divide in no way."""
-
 _SOURCES = (
     "`pydocs`, `wikitext-2`, the path of a file or folder of texts or of a prepared one, or the name of a data set of "
     "the Hugging Face hub as OWNER/NAME"
 )
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _BLOCK = 2**20
-
-Tell = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Source:
-    """A text that exists.
-
-    Attributes:
-        fingerprint: a list that json can write, and that changes with the text and how it is read.
-        parts: for each split, or `ALL`, a function that reads its documents, each as pieces in order. It is given a
-            function for remarks.
-        n_bytes: on disk; None where that is not known.
-        lines: what was taken as what, for people.
-    """
-
-    fingerprint: list[object]
-    parts: dict[str, Callable[[Tell], Iterator[Iterator[str]]]]
-    n_bytes: int | None = None
-    lines: list[str] = field(default_factory=list)
 
 
 def require_source(source: str) -> None:

@@ -8,8 +8,8 @@ import xxhash
 
 from mu_sota.model.errors import InputError
 
+from .documents import ALL, Source
 from .options import HELD_OUT, SPLITS
-from .sources import ALL, Source
 from .splits import Division, best_cut, divide
 
 Tick = Callable[[int], object]

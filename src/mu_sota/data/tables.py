@@ -185,6 +185,8 @@ def _json_records(path: Path, texts: Iterable[str]) -> Iterator[tuple[str, dict[
     """The records of a list, of an object with one list of them, or of objects on lines of their own."""
     lines = _lines(path, texts)
     first = next((line for line in lines if not line.isspace()), "")
+    if not first:
+        return
     second = next((line for line in lines if not line.isspace()), "")
     if first.lstrip().startswith("{") and second.lstrip().startswith("{") and _is_json(first):
         yield from _json_lines(path, chain([first, second], lines))

@@ -78,5 +78,5 @@ class Text(CheckedSettings):
     text_bytes: int | None = Field(None, ge=1, description="the most of the training text; later text is not read")
 
 
-class RunSettings(Sampling, Training, Text):
+class RunSettings(Sampling, Text, Training):
     """How a run trains, evaluates and samples. The defaults are the recipe of the preset `mu-sota`."""
