@@ -8,6 +8,7 @@ FORM: dict[str, Any] = {
     "norm_placement": "before",
     "pair_table_rows": 65_536,
     "induction_tables": 2,
+    "block_inputs": "by_name",
 }
 
 _LAPTOP: dict[str, Any] = {
@@ -26,7 +27,7 @@ MODEL_PRESETS: dict[str, dict[str, Any]] = {
     "quickstart": _LAPTOP,
     # The sizes of quickstart, with blocks that are taught what they are named for: 6,006,592 parameters. On tokenized
     # WikiText-2, 15, 14 and 14 of 16 blocks are the best at that, for 0.14 % more validation loss (docs/blocks.md).
-    "legible": {**_LAPTOP, "block_inputs": "by_name"},
+    "legible": _LAPTOP,
     # For a CPU and an hour, or a small GPU: 16,499,456 parameters, 1.5 M of them in the layers. On the tokenized
     # WikiText-2 validation perplexity 48.94 a token after 2 epochs (docs/results/mu-small-wikitext-2-cpu).
     "mu-small": {
