@@ -35,7 +35,7 @@ sys.path.append(str(PACK / "site"))  # last: what the machine has comes first
 
 from gpu_stages.records import after_a_kill, read_record  # noqa: E402
 
-STAGES = {"right": 130, "recipe": 180, "beside": 120, "decoding": 120, "scaling": 60, "research": 600}
+STAGES = {"right": 130, "recipe": 330, "beside": 120, "decoding": 120, "scaling": 60, "research": 600}
 """The most seconds of each."""
 
 _LEAST = 15  # with fewer seconds left, no stage begins

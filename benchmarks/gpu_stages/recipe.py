@@ -38,8 +38,11 @@ STEPS = 1310  # 5 epochs of 262
 
 def run(context: Context) -> None:
     """Steps first: their figures are wanted even if the run does not come to its end."""
-    for how in HOW:
-        context.part(f"eager, {how}", partial(step_figures, context, how))
+    context.part("eager, kernels", partial(step_figures, context, "kernels"))
+    context.part("CUDA graph, kernels", partial(step_figures, context, "kernels", graphed=True))
+    new_form = partial(step_figures, context, "kernels", graphed=True, name="new form")
+    context.part("CUDA graph, kernels, new form", new_form)
+    context.part("eager, PyTorch alone", partial(step_figures, context, "PyTorch alone"))
     context.part(
         "compiled, kernels", partial(step_figures, context, "kernels", compiled=compile_options(context)), least=60
     )
@@ -64,6 +67,7 @@ def step_figures(
     switch: Callable[[], Any] | None = None,
     compiled: dict[str, Any] | None = None,
     name: str = "mu",
+    graphed: bool = False,
 ) -> dict[str, Any]:
     """Seconds, memory, kernels and waits of a step; `compiled` holds options of `torch.compile`."""
     torch.compiler.reset()
@@ -73,7 +77,7 @@ def step_figures(
         if compiled is not None:
             for layer in model.model.layers:
                 layer.compile(**compiled)
-        step = training_step(context, model, batch, length)
+        step = training_step(context, model, batch, length, graphed)
         taken = seconds_of(context, step)
         memory = peak_memory_of(context, step)
         loss = float(step())

@@ -27,7 +27,8 @@ _ROOT = Path(__file__).parents[2]
 
 
 def run(context: Context) -> None:
-    """Numbers first, then decoding, leaks, and the tests for CUDA."""
+    """The tests for CUDA first, then numbers, decoding and leaks."""
+    context.part("tests for CUDA", partial(tests, context), least=25)
     length = 32 if context.tiny else 512
     sizes = TINY if context.tiny else {"vocab_size": 2000}
     ids = torch.randint(4, sizes["vocab_size"], (2, length), generator=torch.Generator().manual_seed(0))
@@ -50,7 +51,6 @@ def run(context: Context) -> None:
     for precision in (torch.float32, context.half):
         context.part(f"cached decoding in {_name(precision)}", partial(cached_decoding, context, precision, sizes))
     context.part("leak check", partial(leaks, context, sizes), least=15)
-    context.part("tests for CUDA", partial(tests, context), least=25)
 
 
 def _name(precision: torch.dtype) -> str:

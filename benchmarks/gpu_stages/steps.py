@@ -60,8 +60,13 @@ def layers_of(model: Any) -> nn.ModuleList:
     return max(lists, key=lambda layers: sum(weight.numel() for weight in layers.parameters()))
 
 
-def training_step(context: Context, model: Any, batch: int, length: int) -> Callable[[], torch.Tensor]:
-    """A step as `mu-sota train` makes it: autocast, forward, backward, clipping, fused AdamW; it waits for nothing."""
+def training_step(
+    context: Context, model: Any, batch: int, length: int, graphed: bool = False
+) -> Callable[[], torch.Tensor]:
+    """A step as `mu-sota train` makes it: autocast, forward, backward, clipping, fused AdamW; it waits for nothing.
+
+    Graphed, forward and backward are one CUDA graph: a single launch. A CPU knows none, and runs them as they are.
+    """
     model.train()
     device = context.device.type
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.01, fused=True)
@@ -76,18 +81,46 @@ def training_step(context: Context, model: Any, batch: int, length: int) -> Call
     else:  # which would fill a cache in training, too
         inputs |= {"labels": ids, "use_cache": False}
 
-    def step() -> torch.Tensor:
-        with torch.autocast(device, context.half):
+    def forward_and_backward() -> torch.Tensor:
+        # Within a graph, the weights that autocast keeps in half precision would be those of the first replay.
+        with torch.autocast(device, context.half, cache_enabled=not graphed):
             value: torch.Tensor = model(**inputs).loss
         scaler.scale(value).backward()
+        return value
+
+    replay = captured(forward_and_backward, model) if graphed and device == "cuda" else forward_and_backward
+
+    def step() -> torch.Tensor:
+        value = replay()
         scaler.unscale_(optimizer)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         scaler.step(optimizer)
         scaler.update()
-        optimizer.zero_grad()
+        if not graphed:  # whose replay writes the gradients where they are
+            optimizer.zero_grad()
         return value.detach()
 
     return step
+
+
+def captured(function: Callable[[], torch.Tensor], model: nn.Module) -> Callable[[], torch.Tensor]:
+    """Forward and backward as a CUDA graph, after the runs that it needs to warm up; gradients keep their places."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            function()
+            model.zero_grad()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        value = function()
+
+    def replay() -> torch.Tensor:
+        graph.replay()
+        return value
+
+    return replay
 
 
 def _timed(context: Context, function: Callable[[], Any], calls: int) -> float:

@@ -12,7 +12,7 @@ from torch import Tensor
 from mu_sota import MuConfig, MuForCausalLM
 from mu_sota.model import layers
 from mu_sota.model.backend import plain_pytorch
-from mu_sota.training.compilation import compile_layers, uncompiled, weigh
+from mu_sota.training.compilation import compile_layers, uncompiled
 
 CONFIG = MuConfig(vocab_size=50, num_hidden_layers=3, max_position_embeddings=32)
 pytestmark = [  # torch.compile's own parts warn, differently in every release
@@ -30,27 +30,6 @@ def _forget_compiled_code() -> None:
 def new_model() -> MuForCausalLM:
     torch.manual_seed(0)
     return MuForCausalLM(CONFIG)
-
-
-@pytest.mark.parametrize(
-    ("setting", "device", "steps", "sharded", "compiles", "said"),
-    [
-        ("auto", "cuda", 1310, False, True, "1,310 steps are worth it"),  # the full preset's 5 epochs on WikiText-2
-        ("auto", "cuda", 500, False, False, "500 steps are too few"),
-        ("auto", "cuda", 1310, True, False, "divided over processes"),
-        ("auto", "cpu", 10**6, False, False, ""),
-        ("auto", "mps", 10**6, False, False, ""),
-        ("always", "cpu", 1, False, True, ""),
-        ("never", "cuda", 10**6, False, False, ""),
-    ],
-)
-def test_it_pays_on_a_gpu_for_long_runs(
-    setting: str, device: str, steps: int, sharded: bool, compiles: bool, said: str
-) -> None:
-    decision, sentence = weigh(setting, torch.device(device), steps, steps * 24, sharded)
-    assert decision == compiles
-    assert said in sentence
-    assert bool(said) == bool(sentence)
 
 
 @pytest.mark.parametrize("how", BACKENDS)

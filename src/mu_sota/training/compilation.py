@@ -1,4 +1,7 @@
-"""`torch.compile` of the layers: whether it pays, and how it is switched on and off.
+"""`torch.compile` of the layers, switched on and off.
+
+It is left to a setting: on 2 CPU cores it gains nothing (docs/results/compilation-cpu.json), and on an H200, where the
+launches of kernels are what a step waits for, it made a step longer (docs/results/gpu/recipe.json).
 
 The layers share their code, so they are compiled together, once: for training on full micro-batches. Whatever else goes
 through them (the smaller last batch, evaluation, samples) runs uncompiled, since each further shape would be compiled
@@ -12,32 +15,6 @@ import torch
 from torch import nn
 
 from mu_sota.common.environment import autocast, is_out_of_memory
-
-_LEAST_PASSES = 24_000  # through a layer, forward and backward: an estimate, as long as no GPU was measured
-
-
-def weigh(setting: str, device: torch.device, steps: int, passes: int, sharded: bool) -> tuple[bool, str]:
-    """Are the layers to be compiled? And the sentence that says why, where that was not the user's decision.
-
-    On a CPU it is never worth it (docs/results/compilation-cpu.json), and nothing is said.
-
-    Args:
-        setting: auto, always or never.
-        device: to train on.
-        steps: of the optimizer in the whole run.
-        passes: of micro-batches through a layer in all these steps.
-        sharded: the weights will be divided over processes, which has not been tried with compiled layers.
-    """
-    if setting != "auto" or device.type != "cuda":
-        return setting == "always", ""
-    if sharded:
-        return (
-            False,
-            "The layers are not compiled: the weights are divided over processes (--set compile=always does it).",
-        )
-    if passes >= _LEAST_PASSES:
-        return True, f"The layers are compiled first: {steps:,} steps are worth it (--set compile=never goes without)."
-    return False, f"The layers are not compiled: {steps:,} steps are too few (--set compile=always does it)."
 
 
 def compile_layers(model: Any, micro_batch_size: int, window: int, precision: str) -> str:

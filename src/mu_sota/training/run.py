@@ -36,7 +36,6 @@ from .before_training import (
 from .best_model import BEST_FILE, best_loads
 from .block_callback import BlockCallback
 from .callbacks import RunCallback
-from .compilation import weigh
 from .heading import heading
 from .interrupt import Interrupt, Interrupted
 from .metrics_file import MetricsFile
@@ -174,15 +173,10 @@ class _Run:
                 micro_batch_size,
                 self.precision,
             )
-            steps, layers = trainer.planned_steps, self.config.num_hidden_layers
-            passes = steps * trainer.order.accumulation * layers
             sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
             if sharded and self.settings.grounding:
                 raise InputError("the setting grounding needs whole weights in every process: train without sharding")
-            compiles, reason = weigh(self.settings.compile, self.process.device, steps, passes, sharded)
-            if reason:
-                self.say(reason)
-            if compiles and (problem := trainer.compile_layers()):
+            if self.settings.compile == "always" and (problem := trainer.compile_layers()):
                 self.say(f"The layers run uncompiled, since they cannot be compiled here: {problem}")
             trainer.add_callback(RunCallback(trainer, interrupt, self.metrics))
             trainer.add_callback(BlockCallback(trainer, Path(self.settings.labels) if self.settings.labels else None))

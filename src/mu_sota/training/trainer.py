@@ -87,11 +87,6 @@ class MuTrainer(Trainer):
         """Optimizer steps of a full epoch."""
         return self.order.steps
 
-    @property
-    def planned_steps(self) -> int:
-        """Optimizer steps of the whole run."""
-        return self.settings.max_steps or self.settings.num_epochs * self.steps_per_epoch
-
     # Data, schedule, loss
 
     def get_train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
