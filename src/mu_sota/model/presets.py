@@ -25,8 +25,8 @@ MODEL_PRESETS: dict[str, dict[str, Any]] = {
     # For a laptop CPU, in minutes: 6,006,592 parameters, 0.3 M of them in the layers. On `pydocs` validation perplexity
     # 80.42 after 5 epochs (docs/results/quickstart-pydocs-cpu).
     "quickstart": _LAPTOP,
-    # The same model; its run settings teach blocks what they are named for. On tokenized WikiText-2, 15, 14 and 14 of 16
-    # blocks are the best at that, for 0.8 % more validation loss than quickstart's (docs/blocks.md).
+    # The same model; its run settings teach blocks what they are named for. On tokenized WikiText-2, 15, 14 and 14 of
+    # 16 blocks are the best at that, for 0.8 % more validation loss than quickstart's (docs/blocks.md).
     "legible": _LAPTOP,
     # For a CPU and an hour, or a small GPU: 16,722,944 parameters, 1.5 M of them in the layers. On the tokenized
     # WikiText-2 validation perplexity 48.94 a token after 2 epochs (docs/results/mu-small-wikitext-2-cpu).
