@@ -1,5 +1,8 @@
 """The form of the presets with one part left out or changed at a time: validation loss of `quickstart` on WikiText-2.
 
+It is the form that they had before their blocks were fed by name, so that a study goes on where it stopped; "fed by
+name" has that, too.
+
     OMP_NUM_THREADS=1 python benchmarks/ablations.py data/wikitext-2 --out docs/results/ablations.json
 
 Batches of 8 x 128 tokens, AdamW with weight decay 0.1, no dropout, one cycle of the learning rate. The rate is that of
@@ -73,6 +76,7 @@ PARTS = {
 AS_SPECIFIED = {name: MuConfig.__dataclass_fields__[name].default for name in FORM}
 VARIANTS: dict[str, tuple[dict[str, Any], tuple[type, ...]]] = {
     "whole": ({}, ()),
+    "fed by name": ({"block_inputs": "by_name"}, ()),
     "learned positions": ({"position_encoding": "learned"}, ()),
     "norm after": ({"norm_placement": "after"}, ()),
     "no pairs": ({"pair_table_rows": 0}, ()),
@@ -84,12 +88,13 @@ VARIANTS: dict[str, tuple[dict[str, Any], tuple[type, ...]]] = {
     "no blocks": ({}, (NoBlockAttention, NoSensitivity)),
     "as specified": (AS_SPECIFIED, ()),
 }
-"""Fields that differ from the preset's, and parts that take the place of a layer's own."""
+"""Fields that differ from those of the whole form, and parts that take the place of a layer's own."""
 
 
 def build(variant: str, vocab_size: int, seed: int) -> MuForCausalLM:
     """The model of a variant, its weights drawn from the seed."""
     fields, parts = VARIANTS[variant]
+    fields = {"block_inputs": "token"} | fields
     torch.manual_seed(seed)
     model = MuForCausalLM(MuConfig.from_preset(PRESET, vocab_size=vocab_size, dropout=0.0, **fields))
     for layer in model.model.layers:

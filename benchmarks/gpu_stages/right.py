@@ -33,7 +33,7 @@ def run(context: Context) -> None:
     sizes = TINY if context.tiny else {"vocab_size": 2000}
     ids = torch.randint(4, sizes["vocab_size"], (2, length), generator=torch.Generator().manual_seed(0))
     masks = {"without padding": None, "with padding": _padding(length)}
-    new_form = FORM | {"pair_table_rows": 1000}
+    new_form = FORM | {"pair_table_rows": 1000, "block_inputs": "token"}
     for form, fields in {
         "": {},
         "new form, ": new_form,

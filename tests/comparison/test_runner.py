@@ -117,7 +117,7 @@ def test_all_questions_have_both_families_and_the_references(record: dict[str, A
     assert [one["arm"] for one in record["controls"]] == ["control-again", "control-slow"]
 
 
-EMBEDDINGS = ("embed", "wte", "wpe", "lm_head", "affinity")
+EMBEDDINGS = ("embed", "wte", "wpe", "lm_head", "affinity", "sources")
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])

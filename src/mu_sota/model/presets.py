@@ -2,12 +2,13 @@
 
 from typing import Any
 
-# What `docs/results/wikitext-2.md` found best; each field alone is in `docs/lab-notes.md`.
+# The first four: what `docs/results/wikitext-2.md` found best; each field alone is in `docs/lab-notes.md`.
 FORM: dict[str, Any] = {
     "position_encoding": "rotary",
     "norm_placement": "before",
     "pair_table_rows": 65_536,
     "induction_tables": 2,
+    "block_inputs": "by_name",
 }
 
 _LAPTOP: dict[str, Any] = {
@@ -21,13 +22,13 @@ _LAPTOP: dict[str, Any] = {
 MODEL_PRESETS: dict[str, dict[str, Any]] = {
     # The model of the run instructions: 26,946,256 parameters, in the form that they specify.
     "mu-sota": {},
-    # For a laptop CPU, in minutes: 5,956,928 parameters, 0.3 M of them in the layers. On `pydocs` validation perplexity
-    # 80.41 after 5 epochs (docs/results/quickstart-pydocs-cpu).
+    # For a laptop CPU, in minutes: 6,006,592 parameters, 0.3 M of them in the layers. On `pydocs` validation perplexity
+    # 80.42 after 5 epochs (docs/results/quickstart-pydocs-cpu).
     "quickstart": _LAPTOP,
-    # The sizes of quickstart, with blocks that are taught what they are named for: 6,006,592 parameters. On tokenized
-    # WikiText-2, 15, 14 and 14 of 16 blocks are the best at that, for 0.14 % more validation loss (docs/blocks.md).
-    "legible": {**_LAPTOP, "block_inputs": "by_name"},
-    # For a CPU and an hour, or a small GPU: 16,499,456 parameters, 1.5 M of them in the layers. On the tokenized
+    # The same model; its run settings teach blocks what they are named for. On tokenized WikiText-2, 15, 14 and 14 of
+    # 16 blocks are the best at that, for 0.8 % more validation loss than quickstart's (docs/blocks.md).
+    "legible": _LAPTOP,
+    # For a CPU and an hour, or a small GPU: 16,722,944 parameters, 1.5 M of them in the layers. On the tokenized
     # WikiText-2 validation perplexity 48.94 a token after 2 epochs (docs/results/mu-small-wikitext-2-cpu).
     "mu-small": {
         "vocab_size": 8192,
@@ -38,7 +39,7 @@ MODEL_PRESETS: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 256,
         **FORM,
     },
-    # For a GPU: 63,202,944 parameters, 9.7 M of them in the layers. Not trained yet.
+    # For a GPU: 63,997,568 parameters, 9.7 M of them in the layers. Not trained yet.
     "mu-base": {
         "vocab_size": 16_384,
         "matrix_size": 16,
