@@ -22,7 +22,9 @@ def _option(key: str) -> Any:
 
 def generate(
     folder: Folder,
-    prompt: Annotated[str | None, typer.Option(help="text to continue")] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="text to continue, as it is: no mark of a beginning is put before it")
+    ] = None,
     interactive: Annotated[
         bool, typer.Option("--interactive", help="ask for prompts, and stream what the model makes of them")
     ] = False,

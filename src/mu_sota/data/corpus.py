@@ -284,7 +284,7 @@ def _trained(
     training: Iterator[str] = (text for split, text, _ in pieces if split == "train")
     every = -(-known.total_bytes // _TOKENIZER_BYTES)
     if every > 1 and kind == "bpe":
-        print(f"The tokenizer is trained on every {every}th piece of the training text.", file=sys.stderr)
+        print(f"The tokenizer is trained on one of every {every} parts of the training text.", file=sys.stderr)
         training = itertools.islice(training, 0, None, every)
     with _progress("Training the tokenizer", known.total_bytes // (every if kind == "bpe" else 1)) as tick:
 
