@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -80,8 +81,13 @@ def test_a_killed_call_is_gone_on_with(tmp_path: Path, tokenizer: object, after:
     done = again.state.pieces
     encoded: list[str] = []
     real = building.encode_batch
+
+    def noted(known: Any, texts: list[str]) -> list[np.ndarray]:
+        encoded.extend(texts)
+        return real(known, texts)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(building, "encode_batch", lambda known, texts: encoded.extend(texts) or real(known, texts))
+        patch.setattr(building, "encode_batch", noted)
         again.write(iter(PIECES))
     assert len(encoded) == len(PIECES) - done
     assert done >= after - 30

@@ -190,7 +190,7 @@ def test_downloaded_wikitext_is_opened_from_the_cache_alone(monkeypatch: pytest.
 class Hub:
     """A data set of the hub: three splits, streamed or not."""
 
-    ROWS = {
+    ROWS: dict[str, list[dict[str, Any]]] = {
         "train": [{"id": i, "text": f"Row {i} of train, which is long enough.\n"} for i in range(300)],
         "validation": [{"id": 0, "text": "A row of validation."}, {"id": 1, "text": None}],
         "unsupervised": [{"id": 0, "text": "never read"}],

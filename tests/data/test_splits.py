@@ -30,7 +30,7 @@ def source_of(**parts: list[str]) -> Source:
     return Source([], {name: reader(documents) for name, documents in parts.items()})  # type: ignore[misc]
 
 
-def divided(text_bytes: int | None = None, **parts: list[str]) -> dict[str, list[str]]:
+def divided(parts: dict[str, list[str]], text_bytes: int | None = None) -> dict[str, list[str]]:
     """The documents of every split, as they come out."""
     source = source_of(**parts)
     found: dict[str, list[str]] = {split: [] for split in SPLITS}
@@ -51,12 +51,12 @@ def documents(count: int, sizes: tuple[int, ...] = (40, 3000)) -> list[str]:
 
 def test_named_splits_are_as_they_are() -> None:
     given_ = {"train": ["a b", "c\n"], "validation": ["d"], "test": ["e", "f"]}
-    assert divided(**given_) == given_
+    assert divided(given_) == given_
 
 
 def test_many_documents_stay_whole_and_are_divided_by_bytes() -> None:
     texts = documents(4000)
-    found = divided(all=texts)
+    found = divided({"all": texts})
     assert sorted(text for split in found.values() for text in split) == sorted(texts)
     total = sum(map(len, texts))
     for split in HELD_OUT:
@@ -66,21 +66,21 @@ def test_many_documents_stay_whole_and_are_divided_by_bytes() -> None:
 def test_what_comes_later_moves_nothing() -> None:
     """Nor a document that grows the text beyond any number of documents."""
     texts = [*documents(300), "A long one has many lines.\n" * 8000]
-    before = divided(all=texts)
-    after = divided(all=[*documents(3), *texts, *[f"Later {i}.\n" * 500 for i in range(300)]])
+    before = divided({"all": texts})
+    after = divided({"all": [*documents(3), *texts, *[f"Later {i}.\n" * 500 for i in range(300)]]})
     for split in SPLITS:
         assert set(before[split]) <= set(after[split])
 
 
 def test_equal_documents_meet_in_one_split() -> None:
-    found = divided(all=documents(500) * 2)
+    found = divided({"all": documents(500) * 2})
     assert all(len(texts) == 2 * len(set(texts)) for texts in found.values())
 
 
 def test_a_long_document_is_cut_at_lines_near_its_end() -> None:
     """So one file is enough; and its size does not decide which split gets it."""
     text = "".join(f"This is the line {i} of many.\n" for i in range(20_000))
-    found = divided(all=[text])
+    found = divided({"all": [text]})
     assert "".join(piece for split in SPLITS for piece in found[split]) == text
     assert all(len(pieces) == 1 and pieces[0].endswith("\n") for pieces in found.values())
     assert [len(found[split][0]) / len(text) for split in SPLITS] == pytest.approx([0.9, 0.05, 0.05], abs=1e-3)
@@ -98,7 +98,7 @@ def test_a_long_document_is_cut_at_lines_near_its_end() -> None:
 )
 def test_a_single_line_is_cut_where_it_hurts_least(unit: str, last: str) -> None:
     text = unit * (3_000_000 // len(unit.encode()))
-    found = divided(all=[text])
+    found = divided({"all": [text]})
     assert "".join(piece for split in SPLITS for piece in found[split]) == text
     assert found["train"][0][-1] in last
     sizes = [len(found[split][0].encode()) / len(text.encode()) for split in SPLITS]
@@ -107,16 +107,16 @@ def test_a_single_line_is_cut_where_it_hurts_least(unit: str, last: str) -> None
 
 def test_few_documents_are_all_cut() -> None:
     texts = ["".join(f"Line {i} of {name}.\n" for i in range(100)) for name in "abc"]
-    found = divided(all=texts)
+    found = divided({"all": texts})
     for number, text in enumerate(texts):
         assert "".join(found[split][number] for split in SPLITS) == text
-    assert divided(all=["".join(texts)] * 30)["test"]  # so are many that are equal
+    assert divided({"all": ["".join(texts)] * 30})["test"]  # so are many that are equal
 
 
 @pytest.mark.parametrize("missing", [["validation"], ["test"], ["validation", "test"]])
 def test_a_split_without_a_name_is_taken_from_the_training_text(missing: list[str]) -> None:
     given_ = {split: documents(2000) if split == "train" else [split] for split in SPLITS if split not in missing}
-    found = divided(**given_)
+    found = divided(given_)
     for split in SPLITS:
         if split in given_ and split != "train":
             assert found[split] == given_[split]
@@ -129,7 +129,7 @@ def test_a_split_without_a_name_is_taken_from_the_training_text(missing: list[st
 @given(st.lists(st.text(st.characters(codec="utf-8"), min_size=1), min_size=1, max_size=30), st.booleans())
 def test_no_character_is_lost_or_doubled(texts: list[str], long: bool) -> None:
     texts = [text * (70_000 // len(text)) if long and number == 0 else text for number, text in enumerate(texts)]
-    found = divided(all=texts)
+    found = divided({"all": texts})
     assert sum(len(piece) for split in found.values() for piece in split) == sum(map(len, texts))
 
 
@@ -147,7 +147,7 @@ def test_every_document_has_a_place_that_exists(rows: list[tuple[int, int]], hel
 
 
 def test_the_most_of_a_text_is_a_limit_of_its_training_part() -> None:
-    found = divided(10_000, train=documents(1000), validation=documents(9), test=["x"])
+    found = divided({"train": documents(1000), "validation": documents(9), "test": ["x"]}, 10_000)
     assert 10_000 <= sum(map(len, found["train"])) < 14_000
     assert len(found["validation"]) == 9
 
