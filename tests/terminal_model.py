@@ -24,6 +24,13 @@ def small(tokenizer: PreTrainedTokenizerFast, positions: int) -> MuForCausalLM:
 
 
 def shown(text: str) -> str:
-    """As the session prints a text that the model may have put control characters into."""
-    assert not any(unicodedata.category(c) in ("Cf", "Cs", "Co", "Cn", "Zl", "Zp") for c in text), "see `visible`"
-    return "".join(f"\\x{ord(c):02x}" if unicodedata.category(c) == "Cc" and c not in "\n\t" else c for c in text)
+    """As the session prints a text that the model may have put characters without a shape into."""
+    return "".join(_code(c) if unicodedata.category(c) in _WITHOUT_SHAPE and c not in "\n\t" else c for c in text)
+
+
+_WITHOUT_SHAPE = ("Cc", "Cs", "Co", "Cn", "Zl", "Zp")
+
+
+def _code(character: str) -> str:
+    number = ord(character)
+    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"

@@ -29,7 +29,7 @@ MODEL_PRESETS: dict[str, dict[str, Any]] = {
     # 16 blocks are the best at that, for 0.8 % more validation loss than quickstart's (docs/blocks.md).
     "legible": _LAPTOP,
     # For a CPU and an hour, or a small GPU: 16,722,944 parameters, 1.5 M of them in the layers. On the tokenized
-    # WikiText-2 validation perplexity 48.94 a token after 2 epochs (docs/results/mu-small-wikitext-2-cpu).
+    # WikiText-2 validation perplexity 48.02 a token after 2 epochs (docs/results/mu-small-wikitext-2-cpu).
     "mu-small": {
         "vocab_size": 8192,
         "matrix_size": 12,
