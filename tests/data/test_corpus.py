@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from made_up_text import LINES, small, splits, texts, write_jsonl
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 from mu_sota.data import building
 from mu_sota.data import corpus as module
@@ -91,15 +93,21 @@ def test_changed_text_or_settings_are_tokenized_anew(text_file: Path) -> None:
     assert "tells" in texts(small(text_file))["train"][0]
 
 
+def damaged(content: bytes, damage: str) -> bytes:
+    middle = len(content) // 2
+    flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+    return {"truncated": content[:middle], "empty": b"", "garbage": b"\xff{]" * 9, "flipped": flipped}[damage]
+
+
 @pytest.mark.parametrize("file", ["train.npy", "test.npy", "meta.json", "mu_sota_tokenizer.json"])
-@pytest.mark.parametrize("damage", ["truncated", "empty", "garbage", "missing"])
+@pytest.mark.parametrize("damage", ["truncated", "empty", "garbage", "flipped", "missing"])
 def test_damaged_cache_is_rebuilt(text_file: Path, cache: Path, file: str, damage: str) -> None:
     expected = texts(small(text_file))
     [path] = cache.glob(f"*/{file}")
     content = path.read_bytes()
     path.unlink()  # the first corpus still maps the old file
     if damage != "missing":
-        path.write_bytes({"truncated": content[: len(content) // 2], "empty": b"", "garbage": b"\xff{]" * 9}[damage])
+        path.write_bytes(damaged(content, damage))
     assert texts(small(text_file)) == expected
     assert path.read_bytes() == content
 
@@ -186,6 +194,56 @@ def test_trained_tokenizer_is_used_unchanged(text_file: Path, monkeypatch: pytes
         load_corpus(str(text_file), tokenizer=train_bpe(["yet another"], 270))
 
 
+def test_a_tokenizer_of_others_keeps_its_vocabulary_and_its_marks(text_file: Path, tmp_path: Path) -> None:
+    """By the name of its folder; also prepared, and without a beginning of text."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320, special_tokens=["<|end|>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    backend.train_from_iterator([LINES], trainer)
+    theirs = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>")
+    theirs.save_pretrained(tmp_path / "theirs")
+    corpus = load_corpus(str(text_file), tokenizer=str(tmp_path / "theirs"))
+    end = theirs.convert_tokens_to_ids("<|end|>")
+    assert len(corpus.tokenizer) == 320
+    assert corpus.train.tokens[0] == corpus.train.tokens[-1] == end
+    assert corpus.tokenizer.pad_token_id == corpus.tokenizer.eos_token_id == end
+    text = str(theirs.decode(corpus.train.tokens[1:-1].astype(int)))
+    assert LINES.startswith(text)
+    assert len(text) > 0.8 * len(LINES)
+    save_corpus(corpus, tmp_path / "prepared")
+    again = load_corpus(str(tmp_path / "prepared"))
+    assert (again.train.tokens == corpus.train.tokens).all()
+    assert again.tokenizer.get_vocab() == theirs.get_vocab()
+    assert again.asked == {"tokenizer": str(tmp_path / "theirs")}
+
+
+def test_a_stopped_call_is_gone_on_with_and_says_so(
+    text_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = texts(small(text_file, cache_dir=text_file.parent / "other"))
+    real = building.encode_batch
+    calls: list[int] = []
+
+    def stopped(known: Any, batch: list[str]) -> Any:
+        calls.append(len(batch))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(known, batch)
+
+    monkeypatch.setattr(building, "_BATCH", 1)
+    monkeypatch.setattr(building, "_SAVE_EVERY", 1)
+    monkeypatch.setattr(building, "encode_batch", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        small(text_file)
+    assert "the same command goes on from there" in capsys.readouterr().err
+    monkeypatch.setattr(module, "train_bpe", None)  # the tokenizer is there already
+    assert texts(small(text_file)) == expected
+    assert len(calls) == 4  # the pieces of the three splits, the last one twice
+
+
 def test_tokenizer_without_an_end_is_refused(text_file: Path) -> None:
     tokenizer = train_bpe(["text"], 270)
     tokenizer.eos_token = None
@@ -247,7 +305,7 @@ def test_prepared_folder_is_not_taken_for_another_vocabulary(text_file: Path, pr
 
 
 @pytest.mark.parametrize("file", ["train.npy", "test.npy", "meta.json", "mu_sota_tokenizer.json"])
-@pytest.mark.parametrize("damage", ["truncated", "empty", "garbage", "missing"])
+@pytest.mark.parametrize("damage", ["truncated", "empty", "garbage", "flipped", "missing"])
 def test_damaged_prepared_folder_is_named_and_never_taken_for_text(prepared: Path, file: str, damage: str) -> None:
     for split in ("train", "valid", "test"):
         (prepared / f"{split}.txt").write_text("some text")
@@ -255,7 +313,7 @@ def test_damaged_prepared_folder_is_named_and_never_taken_for_text(prepared: Pat
     content = path.read_bytes()
     path.unlink()
     if damage != "missing":
-        path.write_bytes({"truncated": content[: len(content) // 2], "empty": b"", "garbage": b"\xff{]" * 9}[damage])
+        path.write_bytes(damaged(content, damage))
     state = "missing" if damage == "missing" else "damaged"
     with pytest.raises(InputError, match=rf"prepared/{file} is {state}: copy the prepared folder again"):
         small(prepared)

@@ -381,10 +381,20 @@ def test_a_read_me_may_name_files_or_a_folder(tmp_path: Path, config: str, split
     assert look(tmp_path, TextOptions(text_suffixes=(".txt",)))[0] == splits  # a read-me is read even if no text
 
 
+def test_one_of_several_configurations_is_chosen_by_name(tmp_path: Path) -> None:
+    header = "configs:\n- {config_name: en, data_files: a.txt}\n- {config_name: fr, data_files: b.txt}"
+    make(tmp_path, "a.txt", "b.txt")
+    (tmp_path / "README.md").write_text(f"---\n{header}\n---\n")
+    found = find_files(tmp_path, TextOptions(data_config="fr"))
+    assert found.files == {"train": [tmp_path / "b.txt"]}
+    with pytest.raises(InputError, match=r"names the configurations en, fr, and not de: name one"):
+        find_files(tmp_path, TextOptions(data_config="de"))
+
+
 @pytest.mark.parametrize(
     ("configs", "problem"),
     [
-        ("- {config_name: en, data_files: a.txt}\n- {config_name: fr, data_files: b.txt}", "configurations (en, fr)"),
+        ("- {config_name: en, data_files: a.txt}\n- {config_name: fr, data_files: b.txt}", "configurations en, fr, and none as the default"),
         ("- {config_name: a, default: true}\n- {config_name: b, default: true}", "for its splits (Dataset has several"),
         ("- {config_name: en, data_files: [nothing.txt]}", "names 'nothing.txt' for train, which is no text file of"),
         ("- {config_name: en, data_files: b.png}", "names 'b.png' for train, which is no text file of"),

@@ -57,6 +57,7 @@ def make_record(
         "command": request.command(folder.path),
         "data": request.data,
         "data_fingerprint": corpus.fingerprint,
+        "text": corpus.about,
         "corpus": {
             "vocab_size": inputs.config.vocab_size,
             "tokenizer": inputs.run.tokenizer,

@@ -110,7 +110,8 @@ class TokenFiles:
                 if since_saved >= _SAVE_EVERY:
                     self._save()
                     since_saved = 0
-        self._encode(batch)
+        if batch:
+            self._encode(batch)
         self._save()
 
     def finish(self, fresh: Path) -> dict[str, dict[str, Any]]:

@@ -260,9 +260,13 @@ def _build(
 
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         tokenizer = _trained(at_work / TOKENIZER_FILE, tokenizer, vocab_size, known, pieces())
-    with _progress("Tokenizing", known.total_bytes) as tick:
-        files = TokenFiles(at_work, tokenizer, tick)
-        files.write(pieces())
+    try:
+        with _progress("Tokenizing", known.total_bytes) as tick:
+            files = TokenFiles(at_work, tokenizer, tick)
+            files.write(pieces())
+    except KeyboardInterrupt:
+        print(f"Stopped. What is done is kept in {at_work}: the same command goes on from there.", file=sys.stderr)
+        raise
     for split, counts in files.state.counts.items():
         if not counts.n_documents:
             raise _empty(source, split)

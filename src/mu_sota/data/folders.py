@@ -141,7 +141,7 @@ def _named(
 
     about = {path for path in texts if path.name in (*FILES_TO_IGNORE, "state.json")}  # the last is by `save_to_disk`
     candidates = [path for path in texts if path not in about]
-    by, named = _BY_READ_ME, _by_read_me(folder, texts) if has_read_me else {}
+    by, named = _BY_READ_ME, _by_read_me(folder, texts, options.data_config) if has_read_me else {}
     if not named:
         by, named = _by_names(candidates)
     if not named:
@@ -207,8 +207,11 @@ def _by_names(texts: list[Path]) -> tuple[str, dict[str, list[Path]]]:
     return "", {}
 
 
-def _by_read_me(folder: Path, texts: list[Path]) -> dict[str, list[Path]]:
-    """The files of each split that the header of a README.md names, in its only or its default configuration."""
+def _by_read_me(folder: Path, texts: list[Path], wanted: str | None) -> dict[str, list[Path]]:
+    """The files of each split that the header of a README.md names, in the configuration that is wanted.
+
+    Without a name, it is the only one, or the default.
+    """
     from datasets.data_files import resolve_pattern, sanitize_patterns
     from datasets.utils.metadata import MetadataConfigs
     from huggingface_hub import DatasetCard
@@ -220,17 +223,18 @@ def _by_read_me(folder: Path, texts: list[Path]) -> dict[str, list[Path]]:
         configs = MetadataConfigs()
         if REGEX_YAML_BLOCK.search(content):
             configs = MetadataConfigs.from_dataset_card_data(DatasetCard(content).data)
-        default = configs.get_default_config_name()
-        config = configs[default] if default else {}
+        default = wanted or configs.get_default_config_name()
+        config = configs.get(default, {}) if default else {}
         inner = str(config.get("data_dir") or "")
         patterns = sanitize_patterns(config.get("data_files") or (["**"] if inner else []))
     except Exception as error:  # of the disk, UTF-8, YAML and each library
         reason = cut(_shown(" ".join(str(error).split())), 200)
         raise InputError(f"{where} cannot be read for its splits ({reason}): mend its header, {_CONTENT}.") from error
-    if configs and default is None:
+    if configs and default not in configs:
         raise InputError(
-            f"{where} names several configurations ({', '.join(map(_shown, configs))}) and none as the default: write "
-            f"`default: true` at one of them, {_CONTENT}."
+            f"{where} names the configurations {', '.join(map(_shown, configs))}, and "
+            f"{f'not {_shown(wanted)}' if wanted else 'none as the default'}: name one with --set data_config=, "
+            f"{_CONTENT}."
         )
     root = folder.resolve()
     base = root / inner
