@@ -394,7 +394,7 @@ def test_one_of_several_configurations_is_chosen_by_name(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("configs", "problem"),
     [
-        ("- {config_name: en, data_files: a.txt}\n- {config_name: fr, data_files: b.txt}", "configurations en, fr, and none as the default"),
+        ("- {config_name: en, data_files: a.txt}\n- {config_name: fr, data_files: b.txt}", "and none as the default"),
         ("- {config_name: a, default: true}\n- {config_name: b, default: true}", "for its splits (Dataset has several"),
         ("- {config_name: en, data_files: [nothing.txt]}", "names 'nothing.txt' for train, which is no text file of"),
         ("- {config_name: en, data_files: b.png}", "names 'b.png' for train, which is no text file of"),
