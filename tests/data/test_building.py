@@ -98,6 +98,21 @@ def test_a_killed_call_is_gone_on_with(tmp_path: Path, tokenizer: object, after:
             assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+@pytest.mark.parametrize("damage", ["shorter", "missing", "state"])
+def test_what_is_not_there_is_made_again(tmp_path: Path, tokenizer: object, damage: str) -> None:
+    """A disk that lost a file's end, or the state: never a hole of zeros."""
+    whole = written(tmp_path / "whole", tokenizer, iter(PIECES))
+    again = written(tmp_path / "damaged", tokenizer, iter(PIECES))
+    file = again.folder / ("state.json" if damage == "state" else "train.ids")
+    if damage == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:-10])
+    again = written(tmp_path / "damaged", tokenizer, iter(PIECES))
+    assert again.state.as_dict() == whole.state.as_dict()
+    assert (again.folder / "train.ids").read_bytes() == (whole.folder / "train.ids").read_bytes()
+
+
 def test_long_lines_are_remembered_by_their_hash(tmp_path: Path, tokenizer: object) -> None:
     pieces = [("train", f"short\n{LONG}\nshort\n{LONG}y", True), ("test", LONG + "\n", True)]
     files = written(tmp_path / "at_work", tokenizer, iter(pieces))

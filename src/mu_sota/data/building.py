@@ -84,10 +84,11 @@ class TokenFiles:
         self.end, self.by_words = end, is_word_level(tokenizer)
         self.dtype = np.dtype(np.uint16 if len(tokenizer) <= 2**16 else np.uint32)
         self.state = _State.read(folder / _STATE_FILE)
-        for split in SPLITS:
-            for kind, done in ((".ids", self.state.ids), (".lines", self.state.lines)):
-                with (folder / f"{split}{kind}").open("ab") as file:
-                    file.truncate(done[split])
+        if any(not file.exists() or file.stat().st_size < size for file, size in self._sizes()):
+            self.state = _State()  # what it says is not there
+        for file, size in self._sizes():
+            with file.open("ab") as appended:
+                appended.truncate(size)
         if not self.state.pieces:
             first = end if tokenizer.bos_token_id is None else tokenizer.bos_token_id
             for split in SPLITS:
@@ -161,6 +162,11 @@ class TokenFiles:
         """The end of a document: where words are tokens, every line has its end."""
         return text + "\n" if self.by_words and not text.endswith("\n") else text
 
+    def _sizes(self) -> list[tuple[Path, int]]:
+        """The files, and how many bytes of each are done."""
+        kinds = ((".ids", self.state.ids), (".lines", self.state.lines))
+        return [(self.folder / f"{split}{kind}", done[split]) for kind, done in kinds for split in SPLITS]
+
     def _append(self, split: str, kind: str, values: np.ndarray) -> None:
         with (self.folder / f"{split}{kind}").open("ab") as file:
             file.write(values.tobytes())
@@ -168,10 +174,9 @@ class TokenFiles:
         done[split] += values.nbytes
 
     def _save(self) -> None:
-        for split in SPLITS:
-            for kind in (".ids", ".lines"):
-                with (self.folder / f"{split}{kind}").open("ab") as file:
-                    os.fsync(file.fileno())
+        for file, _ in self._sizes():
+            with file.open("ab") as written:
+                os.fsync(written.fileno())
         write_json(self.folder / _STATE_FILE, self.state.as_dict())
 
 
