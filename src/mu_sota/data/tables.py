@@ -40,7 +40,7 @@ def values_of(
     records = {
         ".csv": lambda: _csv_records(path, texts, ",;\t"),
         ".tsv": lambda: _csv_records(path, texts, "\t"),
-        ".json": lambda: _json_records(path, texts),
+        ".json": lambda: _json_records(path, texts, options),
         ".jsonl": lambda: _json_lines(path, texts),
         ".ndjson": lambda: _json_lines(path, texts),
     }[kind]()
@@ -181,7 +181,7 @@ def _json_lines(path: Path, texts: Iterable[str]) -> Iterator[tuple[str, dict[st
         yield place, _as_record(path, place, record)
 
 
-def _json_records(path: Path, texts: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _json_records(path: Path, texts: Iterable[str], options: TextOptions) -> Iterator[tuple[str, dict[str, Any]]]:
     """The records of a list, of an object with one list of them, or of objects on lines of their own."""
     lines = _lines(path, texts)
     first = next((line for line in lines if not line.isspace()), "")
@@ -204,13 +204,17 @@ def _json_records(path: Path, texts: Iterable[str]) -> Iterator[tuple[str, dict[
     except (ValueError, RecursionError) as error:
         raise _not_json(path, f"line {getattr(error, 'lineno', 1):,}", error) from None
     if isinstance(value, dict):
-        lists = [inner for inner in value.values() if isinstance(inner, list) and inner and isinstance(inner[0], dict)]
-        is_record = len(lists) != 1 or "messages" in value
+        lists = [inner for inner in value.values() if isinstance(inner, list) and all(map(_is_object, inner[:1]))]
+        is_record = len(lists) != 1 or not {"text", "messages", options.text_column}.isdisjoint(value)
         value = [value] if is_record else lists[0]
     if not isinstance(value, list):
         raise _not_json(path, "line 1", ValueError("neither a list nor an object"))
     for number, record in enumerate(value, start=1):
         yield f"record {number:,}", _as_record(path, f"record {number:,}", record)
+
+
+def _is_object(value: object) -> bool:
+    return isinstance(value, dict)
 
 
 def _is_json(line: str) -> bool:
