@@ -4,6 +4,7 @@ import hashlib
 import json
 import platform
 import re
+import stat
 import sysconfig
 from collections.abc import Callable, Iterator
 from itertools import chain
@@ -123,8 +124,10 @@ def digest(file: Path, cache: Path) -> str:
         InputError: it is neither a file nor a folder.
     """
     about = file.stat()
-    if not file.is_file():
+    if not stat.S_ISREG(about.st_mode):
         raise InputError(f"{file} is neither a file nor a folder: give {_SOURCES}.")
+    if about.st_size < _BLOCK:  # which is read as fast as what is remembered
+        return hashlib.sha256(file.read_bytes()).hexdigest()
     key = json.dumps([str(file.resolve()), about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino])
     memory = cache / "digests" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
     try:
@@ -137,6 +140,5 @@ def digest(file: Path, cache: Path) -> str:
     with file.open("rb") as content:
         while block := content.read(_BLOCK):
             hashed.update(block)
-    if about.st_size >= _BLOCK:  # smaller ones are read as fast
-        write_json(memory, {"file": key, "sha256": hashed.hexdigest()})
+    write_json(memory, {"file": key, "sha256": hashed.hexdigest()})
     return hashed.hexdigest()
