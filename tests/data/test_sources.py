@@ -48,6 +48,12 @@ def test_a_missing_split_is_taken_from_the_training_text(tmp_path: Path) -> None
     assert found["test"] == ["split 1\n\nof this corpus"]
 
 
+def test_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "blank.txt").write_text(" \n")
+    with pytest.raises(InputError, match=r"blank.txt holds no text: give a file or folder that does"):
+        small(tmp_path / "blank.txt")
+
+
 def test_an_empty_split_is_named(tmp_path: Path) -> None:
     folder = write_splits(tmp_path / "corpus")
     (folder / "valid.txt").write_bytes(b"")
@@ -220,6 +226,7 @@ def test_a_data_set_of_the_hub_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     found = texts(corpus)
     assert sorted(found["train"] + found["test"]) == sorted(row["text"] for row in hub.ROWS["train"])
     assert found["validation"] == ["A row of validation."]
+    assert "owner/name: 1 null row was left out." in corpus.about["lines"]
     assert corpus.about["lines"][0] == "owner/name at abcdefabcdef: train, validation; not unsupervised"
     assert not any(hub.streamed)
 

@@ -13,7 +13,6 @@ from mu_sota.data.documents import Source
 from mu_sota.data.options import HELD_OUT, SPLITS
 from mu_sota.data.splits import best_cut, divide
 from mu_sota.data.survey import divided_pieces, survey
-from mu_sota.model.errors import InputError
 
 PIECE = 5_000
 
@@ -150,11 +149,6 @@ def test_the_most_of_a_text_is_a_limit_of_its_training_part() -> None:
     found = divided({"train": documents(1000), "validation": documents(9), "test": ["x"]}, 10_000)
     assert 10_000 <= sum(map(len, found["train"])) < 14_000
     assert len(found["validation"]) == 9
-
-
-def test_no_text_is_refused() -> None:
-    with pytest.raises(InputError, match="no text"):
-        survey(source_of(all=[]), None, lambda _: None)
 
 
 def test_the_hash_of_a_document_is_that_of_its_bytes_however_it_is_read() -> None:

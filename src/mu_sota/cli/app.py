@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from mu_sota.settings.run import Text
+
 PRESETS = (
     "quickstart (a laptop CPU), legible (blocks are taught their names), mu-small, mu-base (a GPU), "
     "or mu-sota (the form of the run instructions)"
@@ -15,9 +17,7 @@ DATA = (
     "hub"
 )
 TOKENIZER = "same as --set tokenizer=...: bpe, word, or the folder or hub name of a trained fast tokenizer"
-TEXT_SETTINGS = (
-    *("tokenizer", "vocab_size", "text_column", "text_suffixes", "splits", "overlap", "data_config", "text_bytes"),
-)
+TEXT_SETTINGS = ("vocab_size", *Text.model_fields)
 
 
 def path_of(text: str) -> Path:

@@ -20,6 +20,7 @@ from mu_sota.common.files import write_json
 from mu_sota.model.errors import InputError
 
 from .options import SPLITS
+from .raw_files import hash_of
 from .survey import Tick
 from .tokenizer import encode_batch, is_word_level
 
@@ -119,7 +120,7 @@ class TokenFiles:
         """Write the files of token ids to another folder.
 
         Returns:
-            For each split `n_tokens`, the counts, and the checksum of its file.
+            For each split `n_tokens` and the counts.
         """
         about = {}
         for split in SPLITS:
@@ -182,8 +183,4 @@ class TokenFiles:
 
 def checksum(file: Path) -> str:
     """XXH3 of a file's bytes: it finds damage, not malice."""
-    hashed = xxhash.xxh3_128()
-    with file.open("rb") as content:
-        while block := content.read(2**22):
-            hashed.update(block)
-    return hashed.hexdigest()
+    return hash_of(file, xxhash.xxh3_128())

@@ -18,7 +18,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from mu_sota.common.files import cache_folder, replacing, write_json
 from mu_sota.model.errors import InputError
 
 from .building import TokenFiles, checksum
-from .documents import Source
+from .documents import Source, with_ends
 from .options import HELD_OUT, SPLITS, TextOptions
 from .overlap import Overlap, document_overlap, line_overlap, refuse_equal_documents, refuse_equal_lines, repeats
 from .sources import NAMES, find_source
@@ -220,11 +220,7 @@ def load_file(path: Path, tokenizer: PreTrainedTokenizerFast, options: TextOptio
 
     def pieces() -> Iterator[tuple[str, str, bool]]:
         for document in read_documents(path, (options or TextOptions()).with_file(path), remark):
-            piece = next(document)
-            for following in document:
-                yield "test", piece, False
-                piece = following
-            yield "test", piece, True
+            yield from (("test", piece, ends) for piece, ends in with_ends(document))
 
     with tempfile.TemporaryDirectory() as folder:
         files = TokenFiles(Path(folder), tokenizer, lambda _: None)
@@ -249,6 +245,8 @@ def _build(
     at_work.mkdir(parents=True, exist_ok=True)
     with _progress("Reading", found.n_bytes) as tick:
         known = survey(found, options.text_bytes, tick)
+    if not known.total_bytes:
+        raise InputError(f"{source} holds no text: give a file or folder that does.")
     for split in SPLITS:
         if not len(known.hashes_of(split)) and not _is_cut(known, split):
             raise _empty(source, split)
@@ -320,11 +318,11 @@ def _about(found: Source, known: Survey, files: TokenFiles) -> dict[str, Any]:
     overlap = {}
     for split in HELD_OUT:
         lines = files.lines(split)
-        overlap[split] = Overlap(*document_overlap(known, split), line_overlap(lines, training), len(lines)).as_dict()
+        overlap[split] = Overlap(*document_overlap(known, split), line_overlap(lines, training), len(lines))
     return {
         "lines": found.lines + _division_lines(known) + known.remarks,
         "repeats": repeats(known),
-        "overlap": overlap,
+        "overlap": {split: asdict(found) for split, found in overlap.items()},
     }
 
 

@@ -9,6 +9,15 @@ ALL = "all"
 Tell = Callable[[str], None]
 
 
+def with_ends(pieces: Iterator[str]) -> Iterator[tuple[str, bool]]:
+    """The pieces of a document, each with whether it is the last."""
+    piece = next(pieces)
+    for following in pieces:
+        yield piece, False
+        piece = following
+    yield piece, True
+
+
 @dataclass(frozen=True)
 class Source:
     """A text that exists.

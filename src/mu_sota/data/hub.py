@@ -6,10 +6,10 @@ from typing import Any
 
 from mu_sota.model.errors import InputError, cut
 
-from .columns import all_texts, choose_column, text_of
+from .columns import all_texts, choose_column
 from .documents import Source, Tell
 from .options import SPLITS, Documents, TextOptions
-from .readers import pieces_of
+from .readers import documents_of_rows
 
 _SECONDS = 10  # to wait for an answer
 _SHOWN = 300  # characters of what a library says
@@ -45,6 +45,11 @@ def hub_source(name: str, options: TextOptions) -> Source:
 
 
 def _documents(name: str, revision: str, split: str, options: TextOptions, tell: Tell) -> Iterator[Iterator[str]]:
+    """The documents of a split, row by row."""
+    yield from documents_of_rows(name, _rows(name, revision, split, options, tell), tell)
+
+
+def _rows(name: str, revision: str, split: str, options: TextOptions, tell: Tell) -> Iterator[tuple[str, str, object]]:
     import datasets
 
     streaming = options.text_bytes is not None
@@ -54,9 +59,7 @@ def _documents(name: str, revision: str, split: str, options: TextOptions, tell:
         if not column:
             texts_in = [key for key, value in row.items() if all_texts([value], numbers=False)]
             column = choose_column(name, options, list(row), texts_in, tell)
-        text = text_of(name, f"{split}, row {number:,}", column, row[column])
-        if text and not text.isspace():
-            yield pieces_of([text])
+        yield f"{split}, row {number:,}", column, row[column]
 
 
 def read_wikitext() -> Documents:

@@ -1,6 +1,6 @@
 """Text that stands in two splits, which makes a held-out split easier than it is."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,10 +20,6 @@ class Overlap:
     of_documents: int
     lines: int
     of_lines: int
-
-    def as_dict(self) -> dict[str, int]:
-        """For records."""
-        return asdict(self)
 
 
 def repeats(found: Survey) -> int:

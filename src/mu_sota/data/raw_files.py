@@ -29,6 +29,18 @@ def read_bytes(path: Path) -> bytes:
         raise unreadable(path, error) from error
 
 
+def hash_of(file: Path, hashed: Any) -> str:
+    """The hash of a file's bytes in hexadecimal digits, by an object of `hashlib` or alike that has seen none.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with file.open("rb") as content:
+        while block := content.read(2**22):
+            hashed.update(block)
+    return str(hashed.hexdigest())
+
+
 def unreadable(path: Path, error: OSError) -> InputError:
     """The error of a file or folder that the system does not open."""
     return InputError(f"{path} cannot be read ({error.strerror or error}): check its permissions and its disk.")
@@ -45,7 +57,7 @@ def require_regular(path: Path) -> int:
     return max(_MOST_UNFOLDED, _MOST_TIMES_ITS_SIZE * status.st_size)
 
 
-def require_sane(path: Path, unfolded: int, limit: int) -> None:
+def require_sane(path: Path | str, unfolded: int, limit: int) -> None:
     if unfolded > limit:
         raise InputError(
             f"{path} unfolds to more than {limit:,} bytes, over {_MOST_TIMES_ITS_SIZE:,} times its size, which no text "

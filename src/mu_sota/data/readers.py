@@ -44,7 +44,7 @@ def read_documents(path: Path, options: TextOptions, tell: Callable[[str], None]
         known = ", ".join((*options.text_suffixes, *TABLE_SUFFIXES))
         raise InputError(f"{path} is no file of text: give one that ends in {known}, or set text_suffixes.")
     if kind in TABLE_SUFFIXES:
-        yield from _texts_of_rows(path, kind, options, tell, limit)
+        yield from documents_of_rows(path, values_of(path, kind, options, tell, limit), tell, limit)
         return
     encoding = find_encoding(path, lambda: blocks(path))
     if encoding.remark:
@@ -55,14 +55,23 @@ def read_documents(path: Path, options: TextOptions, tell: Callable[[str], None]
         yield pieces_of(decode(blocks(path), encoding))
 
 
-def _texts_of_rows(
-    path: Path, kind: str, options: TextOptions, tell: Callable[[str], None], limit: int
+def documents_of_rows(
+    path: Path | str, values: Iterable[tuple[str, str, object]], tell: Callable[[str], None], limit: int | None = None
 ) -> Iterator[Iterator[str]]:
+    """The documents of rows, given as place, column and value; null and blank ones are left out, and counted.
+
+    Args:
+        path: of the file, or the name of a data set.
+        values: as `values_of` gives them.
+        tell: gets the counts.
+        limit: the most bytes that they may have together.
+    """
     nulls = blanks = unfolded = 0
-    for place, column, value in values_of(path, kind, options, tell, limit):
+    for place, column, value in values:
         text = text_of(path, place, column, value)
-        unfolded += LEAST_BYTES_A_ROW + len(text or "")
-        require_sane(path, unfolded, limit)
+        if limit is not None:
+            unfolded += LEAST_BYTES_A_ROW + len(text or "")
+            require_sane(path, unfolded, limit)
         if text is None:
             nulls += 1
         elif not text or text.isspace():

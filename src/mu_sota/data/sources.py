@@ -17,6 +17,7 @@ from mu_sota.model.errors import InputError
 from .documents import ALL, Source, Tell
 from .options import SPLITS, Documents, TextOptions
 from .pydocs import read_pydocs
+from .raw_files import hash_of
 
 NAMES = ("pydocs", "wikitext-2")
 _SOURCES = (
@@ -24,7 +25,7 @@ _SOURCES = (
     "the Hugging Face hub as OWNER/NAME"
 )
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-_BLOCK = 2**20
+_SMALL = 2**20
 
 
 def require_source(source: str) -> None:
@@ -126,8 +127,8 @@ def digest(file: Path, cache: Path) -> str:
     about = file.stat()
     if not stat.S_ISREG(about.st_mode):
         raise InputError(f"{file} is neither a file nor a folder: give {_SOURCES}.")
-    if about.st_size < _BLOCK:  # which is read as fast as what is remembered
-        return hashlib.sha256(file.read_bytes()).hexdigest()
+    if about.st_size < _SMALL:  # which is read as fast as what is remembered
+        return hash_of(file, hashlib.sha256())
     key = json.dumps([str(file.resolve()), about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino])
     memory = cache / "digests" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
     try:
@@ -136,9 +137,6 @@ def digest(file: Path, cache: Path) -> str:
             return str(known["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    hashed = hashlib.sha256()
-    with file.open("rb") as content:
-        while block := content.read(_BLOCK):
-            hashed.update(block)
-    write_json(memory, {"file": key, "sha256": hashed.hexdigest()})
-    return hashed.hexdigest()
+    hashed = hash_of(file, hashlib.sha256())
+    write_json(memory, {"file": key, "sha256": hashed})
+    return hashed

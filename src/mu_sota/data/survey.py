@@ -6,9 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import xxhash
 
-from mu_sota.model.errors import InputError
-
-from .documents import ALL, Source
+from .documents import ALL, Source, with_ends
 from .options import HELD_OUT, SPLITS
 from .splits import Division, best_cut, divide
 
@@ -57,7 +55,7 @@ def survey(source: Source, text_bytes: int | None, tick: Tick) -> Survey:
         tick: told about progress.
 
     Raises:
-        InputError: a file cannot be read, or there is no text.
+        InputError: a file cannot be read.
     """
     hashes: dict[str, np.ndarray] = {}
     sizes: dict[str, np.ndarray] = {}
@@ -74,8 +72,6 @@ def survey(source: Source, text_bytes: int | None, tick: Tick) -> Survey:
             hashed.append(running.intdigest())
             sized.append(size)
         hashes[part], sizes[part] = np.array(hashed, np.uint64), np.array(sized, np.int64)
-    if not any(map(len, hashes.values())):
-        raise InputError("there is no text in it: give a file or folder that holds some.")
     divided = next((part for part in (ALL, "train") if part in hashes), None)
     held_out = tuple(split for split in HELD_OUT if split not in hashes)
     division = divide(hashes[divided], sizes[divided], held_out) if divided and held_out else None
@@ -118,22 +114,15 @@ def divided_pieces(source: Source, found: Survey, text_bytes: int | None) -> Ite
                     yield from _cut(document, cuts)
                     continue
                 split = SPLITS[place]
-            piece = next(document)
-            for following in document:
-                yield split, piece, False
-                piece = following
-            yield split, piece, True
+            yield from ((split, piece, ends) for piece, ends in with_ends(document))
 
 
 def _cut(document: Iterator[str], cuts: list[tuple[str, float]]) -> Iterator[tuple[str, str, bool]]:
     """A document cut near the bytes at which its splits end; a split that gets nothing is left out."""
     total = cuts[-1][1]
     reach = max(int(total / 100), 200)
-    read, held = (
-        0,
-        "",
-    )  # bytes before `piece`; what is known to belong to the present split, until what follows is known
-    place = 0
+    read = place = 0  # bytes before what is left of the piece; the place of the present split among the cuts
+    held = ""  # of the present split, until it is known whether more of it follows
     for piece in document:
         rest = piece
         while rest:
