@@ -136,7 +136,7 @@ def test_files(finished: Any) -> None:
     assert (out / "best" / "model.safetensors").exists()
     assert (out / "best" / "tokenizer.json").exists()
     assert list((out / "tensorboard").glob("events.*"))
-    assert not list(out.glob(".*")), "no temporary file is left"
+    assert [path.name for path in out.glob(".*")] == [".lock"], "no temporary file is left"
     assert not list(out.rglob("training_args.bin")), "no pickle of settings"
     record = json.loads((out / "run.json").read_text())
     assert record["settings"]["batch_size"] == 8
@@ -154,7 +154,7 @@ def test_a_finished_run_is_not_run_again(finished: Any, capsys: pytest.CaptureFi
         run(corpus, out)
     with pytest.raises(InputError, match=r"was started with learning_rate 0\.01, not 0\.02"):
         run(corpus, out, resume=True, **AS_USERS_DO | {"learning_rate": 0.02})
-    with pytest.raises(InputError, match="was started with max_steps not set, not 3"):
+    with pytest.raises(InputError, match="cannot be made shorter: 3 are asked for"):
         run(corpus, out, resume=True, **AS_USERS_DO, max_steps=3)
     assert all(check.passed for check in run(corpus, out, resume=True, **AS_USERS_DO))
     assert "is finished" in capsys.readouterr().out
@@ -218,7 +218,7 @@ def test_killed_and_resumed_is_as_if_never_killed(finished: Any, tmp_path: Path,
     assert rows(out) == rows(whole)
     ours, theirs = (torch.load(place / "mu_sota_best.pt", weights_only=True) for place in (out, whole))
     assert all(torch.equal(ours["model"][name], theirs["model"][name]) for name in theirs["model"])
-    assert not list(out.glob(".*")), "what the kill left behind is cleaned up"
+    assert [path.name for path in out.glob(".*")] == [".lock"], "what the kill left behind is cleaned up"
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(finished: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -375,9 +375,9 @@ def test_a_step_never_waits_for_the_device(
 
     original = trainer.MuTrainer.train_from_last_checkpoint
 
-    def watched(self: Any) -> None:
+    def watched(self: Any, steps: int) -> None:
         self.add_callback(Watch)
-        original(self)
+        original(self, steps)
 
     monkeypatch.setattr(trainer.MuTrainer, "train_from_last_checkpoint", watched)
     with nullcontext() if on_gpu else plain_pytorch():
@@ -418,7 +418,7 @@ def test_a_diverging_run_stops_with_advice_and_keeps_the_checkpoint(
 
 
 def test_an_exploding_loss_stops(tiny_corpus: Path, tmp_path: Path) -> None:
-    with pytest.raises(DivergedError, match="the loss became"):
+    with pytest.raises(DivergedError, match="the (loss|gradient) became"):
         run(tiny_corpus, tmp_path / "out", learning_rate=1e4, max_grad_norm=1e9)
 
 

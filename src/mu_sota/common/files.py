@@ -1,5 +1,6 @@
 """Files are complete or not there at all: written under a temporary name in the same folder, then renamed."""
 
+import errno
 import json
 import math
 import os
@@ -10,17 +11,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import xxhash
 from platformdirs import user_cache_path
 
 from mu_sota.model.errors import InputError
+
+_SEAL = "checksum"
 
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path to write a file or a folder to; on success, rename it to `path`.
 
-    An exception removes the temporary and leaves `path` as it was. The rename is atomic for a file. An existing folder
-    is moved away first, so only a kill between two renames can leave `path` missing.
+    An exception removes the temporary and leaves `path` as it was. What is renamed is on the disk by then, so that a
+    loss of power leaves the old content or the new. The rename is atomic for a file. An existing folder is moved away
+    first, so only a kill between two renames can leave `path` missing.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -28,17 +33,84 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         fresh = workspace / target.name
         yield fresh
+        sync(fresh)
         if fresh.is_dir() and target.is_dir():
             os.replace(target, workspace / "replaced")
         os.replace(fresh, target)
+        sync(target.parent, deep=False)
     finally:
         shutil.rmtree(workspace, ignore_errors=True)
+
+
+def sync(path: Path, deep: bool = True) -> None:
+    """Wait until a file, or a folder and what is in it, is on the disk.
+
+    Args:
+        path: of a file or folder.
+        deep: False for a folder's own list of names alone, as after a rename in it.
+    """
+    if path.is_dir():
+        for inside in path.iterdir() if deep else ():
+            sync(inside)
+        if os.name == "nt":  # where a folder cannot be opened
+            return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that cannot, as some of networks
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write `value` as indented JSON, with `replacing`; a number that is not finite becomes null."""
     with replacing(path) as temporary:
         temporary.write_text(as_json(value, indent=2) + "\n", encoding="utf-8")
+
+
+def write_sealed(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
+    """As `write_json`, with a checksum of the content."""
+    write_json(path, content | {_SEAL: _seal_of(json.loads(as_json(content)))})
+
+
+def read_sealed(file: Path) -> dict[str, Any]:
+    """What `write_sealed` wrote.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: its content is other than what was written.
+    """
+    content = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(content, dict) or content.pop(_SEAL, None) != _seal_of(content):
+        raise ValueError("its content is other than what was written")
+    return content
+
+
+def _seal_of(content: dict[str, Any]) -> str:
+    return xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode())
+
+
+def checksum(file: Path) -> str:
+    """XXH3 of a file's bytes: it finds damage, not malice.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    return hash_of(file, xxhash.xxh3_128())
+
+
+def hash_of(file: Path, hashed: Any) -> str:
+    """The hash of a file's bytes in hexadecimal digits, by an object of `hashlib` or alike that has seen none.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with file.open("rb") as content:
+        while block := content.read(2**22):
+            hashed.update(block)
+    return str(hashed.hexdigest())
 
 
 def as_json(value: Any, indent: int | None = None) -> str:

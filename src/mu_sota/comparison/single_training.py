@@ -1,6 +1,5 @@
 """One training run of a comparison: the same trainer for every model, a learning curve, best weights, exact resume."""
 
-import json
 import math
 import shutil
 import time
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedConfig, TrainerControl, TrainerState, TrainingArguments, set_seed
 
-from mu_sota.common.files import replacing, write_json
+from mu_sota.common.files import replacing
 from mu_sota.data.corpus import Corpus, Split
 from mu_sota.data.windows import TrainWindows
 from mu_sota.saved.load_save import save_trained
@@ -22,13 +21,11 @@ from mu_sota.settings.run import RunSettings
 from mu_sota.training.callbacks import CheckpointCallback
 from mu_sota.training.interrupt import Interrupt, Interrupted
 from mu_sota.training.running_totals import RunningTotals
+from mu_sota.training.step_watch import Judged
 from mu_sota.training.trainer import MuTrainer
 
 from .baselines import build
 from .hyperparameter_search import Trial
-
-_CURVE_FILE = "course-{}.json"
-"""Beside the checkpoint of a step: the curve up to there. The name is that of older versions, to resume their runs."""
 
 CURVE_POINTS = 10
 WARMUP_SHARE = 0.1
@@ -93,7 +90,7 @@ def train_once(
     trainer = MuTrainer(model, setup.corpus, setup.windows, run, folder, setup.micro_batch_size, setup.precision)
     curve = CurveCallback(trainer, setup, points)
     trainer.add_callback(curve)
-    trainer.train_from_last_checkpoint()
+    trainer.train_from_last_checkpoint(steps)
     if curve.diverged is None and trainer.state.global_step < steps:
         raise Interrupted(f"the training in {folder} is saved at step {trainer.state.global_step:,} of {steps:,}")
     best = min(curve.rows, key=lambda row: row["validation_loss"], default=None)
@@ -118,7 +115,7 @@ def _initial_model(config: PreTrainedConfig, trial: Trial, seed: int) -> Any:
 def finish(folder: Path) -> None:
     """Remove what only an unfinished training run needs, once its record is written."""
     for left in folder.iterdir():
-        if left.name.startswith(("checkpoint-", "course-", ".")):
+        if left.name.startswith(("checkpoint-", ".")):
             shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
@@ -133,7 +130,7 @@ class CurveCallback(CheckpointCallback):
     Attributes:
         rows: of the curve, one a point: step, seconds, train_loss since the point before, validation_loss.
         seconds: of training until the clock was last stopped.
-        diverged: the step of the point at which the validation loss was not finite, or None.
+        diverged: the step at which training or validation loss or the gradient was not finite, or None.
     """
 
     def __init__(self, trainer: MuTrainer, setup: TrainingSetup, points: int) -> None:
@@ -142,6 +139,11 @@ class CurveCallback(CheckpointCallback):
         self.rows: list[dict[str, Any]] = []
         self.seconds = 0.0
         self.diverged: int | None = None
+        trainer.more_progress = self._progress
+
+    def _progress(self) -> dict[str, Any]:
+        """The curve and the clock, which a checkpoint keeps."""
+        return {"curve": self.rows, "seconds": self.seconds, "covered": self.covered}
 
     def _stop_clock(self) -> None:
         if torch.accelerator.is_available():
@@ -153,9 +155,8 @@ class CurveCallback(CheckpointCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Continue the curve and the clock of the checkpoint."""
-        if state.global_step:
-            saved = json.loads(self._file(state.global_step).read_text(encoding="utf-8"))
-            self.rows, self.seconds, self.covered = saved["curve"], saved["seconds"], RunningTotals(*saved["checked"])
+        if saved := self.trainer.progress:
+            self.rows, self.seconds, self.covered = saved["curve"], saved["seconds"], RunningTotals(*saved["covered"])
         super().on_train_begin(args, state, control)
         self._start_clock()
 
@@ -170,22 +171,20 @@ class CurveCallback(CheckpointCallback):
         super().on_step_end(args, state, control)
 
     def request_save(self, state: TrainerState, control: TrainerControl) -> None:
-        """Write the curve before the checkpoint, which is worth nothing without it."""
+        """Save, with the clock stopped."""
         self._stop_clock()
-        content = {"curve": self.rows, "seconds": self.seconds, "checked": self.covered}
-        write_json(self._file(state.global_step), content)
         super().request_save(state, control)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Remove the curve beside the checkpoint before, which is gone."""
-        for file in self.trainer.out.glob(_CURVE_FILE.format("*")):
-            if file != self._file(state.global_step):
-                file.unlink()
+        """Go on with the clock."""
         super().on_save(args, state, control)
         self._start_clock()
 
-    def _file(self, step: int) -> Path:
-        return self.trainer.out / _CURVE_FILE.format(step)
+    def tell_unusual(self, judged: Judged, control: TrainerControl) -> None:
+        """A loss or gradient that is not finite ends the training: it has diverged."""
+        if not judged.finite:
+            self.diverged = judged.step
+            control.should_training_stop = True
 
     def _add_point(self, state: TrainerState, control: TrainerControl) -> None:
         loss = self.trainer.validate().loss

@@ -20,7 +20,6 @@ from mu_sota.common.files import write_json
 from mu_sota.model.errors import InputError
 
 from .options import SPLITS
-from .raw_files import hash_of
 from .survey import Tick
 from .tokenizer import encode_batch, is_word_level
 
@@ -179,8 +178,3 @@ class TokenFiles:
             with file.open("ab") as written:
                 os.fsync(written.fileno())
         write_json(self.folder / _STATE_FILE, self.state.as_dict())
-
-
-def checksum(file: Path) -> str:
-    """XXH3 of a file's bytes: it finds damage, not malice."""
-    return hash_of(file, xxhash.xxh3_128())

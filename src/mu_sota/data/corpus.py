@@ -23,16 +23,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xxhash
 from filelock import FileLock
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerFast
 
 from mu_sota.common.bars import seconds_between_drawings
-from mu_sota.common.files import cache_folder, replacing, write_json
+from mu_sota.common.files import cache_folder, checksum, read_sealed, replacing, write_sealed
 from mu_sota.model.errors import InputError
 
-from .building import TokenFiles, checksum
+from .building import TokenFiles
 from .documents import Source, with_ends
 from .options import HELD_OUT, SPLITS, TextOptions
 from .overlap import Overlap, document_overlap, line_overlap, refuse_equal_documents, refuse_equal_lines, repeats
@@ -347,23 +346,11 @@ def _progress(what: str, n_bytes: int | None) -> Iterator[Tick]:
 
 def _write_meta(folder: Path, meta: dict[str, Any]) -> None:
     """`meta.json`, with the checksums of all that is in the folder, and of its own."""
-    meta = meta | {"checksums": {name: checksum(folder / name) for name in _files(folder)}}
-    write_json(folder / _META_FILE, meta | {"checksum": _checksum_of(meta)})
+    write_sealed(folder / _META_FILE, meta | {"checksums": {name: checksum(folder / name) for name in _files(folder)}})
 
 
 def _files(folder: Path) -> list[str]:
     return sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
-
-
-def _read_meta(file: Path) -> dict[str, Any]:
-    meta: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    if meta.pop("checksum") != _checksum_of(meta):
-        raise ValueError("its content is other than what was written")
-    return meta
-
-
-def _checksum_of(meta: dict[str, Any]) -> str:
-    return xxhash.xxh3_128_hexdigest(json.dumps(meta, sort_keys=True).encode())
 
 
 def _open(
@@ -380,7 +367,7 @@ def _open(
             file = file if file.is_dir() else folder / TOKENIZER_FILE
             tokenizer = load_tokenizer(file)
         file = folder / _META_FILE
-        meta = _read_meta(file)
+        meta = read_sealed(file)
         counts = {name: dict(meta[name]) for name in SPLITS}
         for name, expected in meta["checksums"].items():
             file = folder / name

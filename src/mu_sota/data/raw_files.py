@@ -29,18 +29,6 @@ def read_bytes(path: Path) -> bytes:
         raise unreadable(path, error) from error
 
 
-def hash_of(file: Path, hashed: Any) -> str:
-    """The hash of a file's bytes in hexadecimal digits, by an object of `hashlib` or alike that has seen none.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    with file.open("rb") as content:
-        while block := content.read(2**22):
-            hashed.update(block)
-    return str(hashed.hexdigest())
-
-
 def unreadable(path: Path, error: OSError) -> InputError:
     """The error of a file or folder that the system does not open."""
     return InputError(f"{path} cannot be read ({error.strerror or error}): check its permissions and its disk.")

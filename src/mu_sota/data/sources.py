@@ -11,13 +11,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from mu_sota.common.files import write_json
+from mu_sota.common.files import hash_of, write_json
 from mu_sota.model.errors import InputError
 
 from .documents import ALL, Source, Tell
 from .options import SPLITS, Documents, TextOptions
 from .pydocs import read_pydocs
-from .raw_files import hash_of
 
 NAMES = ("pydocs", "wikitext-2")
 _SOURCES = (

@@ -14,6 +14,8 @@ from mu_sota.model.errors import InputError
 BEST_FOLDER = "best"
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"
+BEST_FILE = "mu_sota_best.pt"
+LOCK_FILE = ".lock"
 INSPECTION_FOLDER, INSPECTION_FILE = "inspection", "inspection.json"
 
 
@@ -23,7 +25,7 @@ def recorded(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: the record cannot be read.
     """
-    return read_json(folder / RUN_FILE, "move it away to do without it", "the record ")
+    return read_json(folder / RUN_FILE, "put back a copy of it, or give another --out", "the record ")
 
 
 def record_of(folder: Path) -> dict[str, Any]:
@@ -60,19 +62,32 @@ def loss_of(score: dict[str, Any]) -> float:
 
 
 def best_epoch(folder: Path) -> dict[str, Any] | None:
-    """Of the same run, the row of its metrics for the epoch that `best/` holds, or None."""
-    epochs = [row for row in metrics_rows(_run_of(folder) / METRICS_FILE) if row["kind"] == "epoch"]
-    return min(epochs, key=lambda row: loss_of(row["validation"]), default=None)
+    """Of the same run, the row of its metrics for the validation that `best/` comes from, or None."""
+    scored = [row for row in metrics_rows(_run_of(folder) / METRICS_FILE) if row["kind"] in ("epoch", "validation")]
+    return min(scored, key=lambda row: loss_of(row["validation"]), default=None)
 
 
-def refuse_existing_run(folder: Path) -> None:
-    """A run is not overwritten.
+def refuse_existing_run(folder: Path, resume: bool = False) -> None:
+    """A run is not overwritten, nor is what is left of one.
+
+    Args:
+        folder: of the run.
+        resume: go on with a run that is whole.
 
     Raises:
-        InputError: the folder holds a run.
+        InputError: the folder holds a run, and it is not to be resumed; or parts of one without its record.
     """
     if (folder / RUN_FILE).exists():
-        raise InputError(f"{folder} already holds a run; add --resume to go on with it, or give another --out")
+        if not resume:
+            raise InputError(f"{folder} already holds a run; add --resume to go on with it, or give another --out")
+        return
+    parts = [METRICS_FILE, BEST_FOLDER, BEST_FILE, "checkpoint-*/trainer_state.json", "checkpoint-*/progress.json"]
+    left = sorted(path.relative_to(folder).as_posix() for part in parts for path in folder.glob(part))
+    if left:
+        raise InputError(
+            f"{folder} holds {left[0]} of a run, but not its {RUN_FILE}, which says what run that is; put it back, or "
+            f"give another --out"
+        )
 
 
 def model_folder(folder: Path) -> Path:

@@ -18,9 +18,13 @@ class Training(CheckedSettings):
     micro_batch_size: int | None = Field(
         None, ge=1, description="sequences at once per process; the rest is accumulated. Default: chosen by device"
     )
-    learning_rate: float = Field(1e-4, gt=0, description="peak of the one-cycle schedule")
+    learning_rate: float = Field(1e-4, gt=0, description="peak of the schedule")
     warmup_steps: int = Field(
         1000, ge=0, description="steps up to the peak; in a run that has no more than these, 30 % of its steps"
+    )
+    schedule: Literal["cycle", "constant"] = Field(
+        "cycle",
+        description="cycle: half a cosine up to the peak and another down; constant: up, level, down in the last fifth",
     )
     weight_decay: float = Field(0.01, ge=0, description="AdamW, on weight matrices and tables only")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
@@ -38,6 +42,17 @@ class Training(CheckedSettings):
     )
     log_steps: int = Field(10, ge=1, description="optimizer steps between two rows of metrics.jsonl")
     checkpoint_minutes: float = Field(10, gt=0, description="minutes between checkpoints within an epoch")
+    eval_steps: int | None = Field(
+        None, ge=1, description="optimizer steps between two validations within an epoch. Default: at its end alone"
+    )
+    patience: int | None = Field(
+        None, ge=1, description="stop after so many validations in a row that bring no lower loss. Default: never"
+    )
+    bad_steps: Literal["stop", "skip"] = Field(
+        "stop",
+        description="a loss or gradient that is not finite. stop: the run ends; skip: the batch is left out, as is one "
+        "whose loss jumps",
+    )
     trackers: list[str] = Field(
         ["tensorboard"], description="as `report_to` of transformers: wandb, mlflow, ..., or []"
     )
@@ -80,3 +95,10 @@ class Text(CheckedSettings):
 
 class RunSettings(Sampling, Text, Training):
     """How a run trains, evaluates and samples. The defaults are the recipe of the preset `mu-sota`."""
+
+
+CHANGEABLE = ("micro_batch_size", "compile", "log_steps", "checkpoint_minutes", "labels", "patience", "bad_steps")
+"""Settings that may be others when a run is gone on with."""
+
+EXTENDABLE = ("num_epochs", "max_steps", "schedule")
+"""Settings that say how long a run is; they may make it longer."""

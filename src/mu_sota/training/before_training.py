@@ -17,10 +17,11 @@ from mu_sota.leakcheck.report import Report
 from mu_sota.model.configuration import MuConfig
 from mu_sota.model.errors import InputError
 from mu_sota.model.modeling import MuForCausalLM
-from mu_sota.saved.run_record import BEST_FOLDER, METRICS_FILE, RUN_FILE, recorded, refuse_existing_run
+from mu_sota.saved.load_save import load_trained
+from mu_sota.saved.run_record import BEST_FILE, BEST_FOLDER, METRICS_FILE, RUN_FILE, recorded, refuse_existing_run
 from mu_sota.settings.run import RunSettings
 
-from .best_model import BEST_FILE
+from .lr_schedule import Part
 
 
 def fitted_to_tokenizer(config: MuConfig, corpus: Corpus) -> MuConfig:
@@ -37,7 +38,9 @@ def fitted_to_tokenizer(config: MuConfig, corpus: Corpus) -> MuConfig:
     )
 
 
-def previous_run(out: Path, data: str, corpus: Corpus, identity: dict[str, Any], resume: bool) -> dict[str, Any]:
+def previous_run(
+    out: Path, data: str, corpus: Corpus, identity: dict[str, Any], resume: bool, steps_per_epoch: int
+) -> dict[str, Any]:
     """The record of the run in `out` that is to be resumed, or nothing.
 
     Args:
@@ -46,15 +49,19 @@ def previous_run(out: Path, data: str, corpus: Corpus, identity: dict[str, Any],
         corpus: what that name gives now.
         identity: the parts of the record that must be as they were: plain values, or dictionaries of them.
         resume: the user asked for it.
+        steps_per_epoch: now, and then.
 
     Raises:
         InputError: `out` holds a run that is not to be resumed, or was started with other data or settings.
     """
-    if not resume:
-        refuse_existing_run(out)
+    refuse_existing_run(out, resume)
     record = recorded(out)
     if not record:
         return {}
+    if "schedule" not in record:  # of a version that knew no other
+        old = record["settings"]
+        steps = old["max_steps"] or old["num_epochs"] * steps_per_epoch
+        record["schedule"] = [Part(steps, "cycle")._asdict()]
     if record["data_fingerprint"] != corpus.fingerprint:
         raise InputError(
             f"the run in {out} was started on {record['data']!r}, and {data!r} now gives other text or tokens; "
@@ -138,15 +145,78 @@ def check_prompts(settings: RunSettings, tokenizer: PreTrainedTokenizerFast, con
         prompt_ids(tokenizer, prompt, settings.sample_tokens, config.max_position_embeddings)
 
 
-def build_causal_model(config: MuConfig, seed: int, device: torch.device) -> tuple[MuForCausalLM, Report]:
+def check_init_from(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Refuse the weights of a model to which the tokens of this text would mean nothing.
+
+    Raises:
+        InputError: the folder holds no MU model, or one with another tokenizer.
+    """
+    if load_trained(folder)[1].get_vocab() != tokenizer.get_vocab():
+        raise InputError(
+            f"the model in {folder} has another tokenizer than this text is prepared with, so that its tokens would "
+            f"mean nothing to it: leave out --tokenizer, and give the text itself as --data"
+        )
+
+
+def new_model(config: MuConfig, seed: int, init_from: Path | None) -> MuForCausalLM:
+    """A new model on the CPU, with the weights of a trained one if its folder is given.
+
+    Raises:
+        InputError: the folder holds no MU model, or one of another form.
+    """
+    set_seed(seed)
+    model = MuForCausalLM(config)
+    if init_from is not None:
+        try:
+            model.load_state_dict(load_trained(init_from)[0].state_dict())
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"the model in {init_from} has another form than the settings say: {reason}") from None
+    return model
+
+
+def build_causal_model(
+    config: MuConfig, seed: int, device: torch.device, init_from: Path | None = None
+) -> tuple[MuForCausalLM, Report]:
     """A new model that has passed the leak check, on `device`, and the report of the check.
 
     Raises:
         LeakError: the model sees the token that it is asked to predict.
+        InputError: as `new_model`.
     """
-    set_seed(seed)
-    model = MuForCausalLM(config)
+    model = new_model(config, seed, init_from)
     return model, assert_causal(torch.nn.Module.to(model, device))
+
+
+def planned_parts(out: Path, record: dict[str, Any], repeated: tuple[dict[str, Any], ...], planned: Part) -> list[Part]:
+    """The parts of the schedule: those that the run in `out` had, and one more if it is made longer.
+
+    Args:
+        out: folder of the run.
+        record: of the run that is resumed, or nothing.
+        repeated: the schedule of a run that a new one repeats.
+        planned: the end that the settings give, and the shape of the steps that are new.
+
+    Raises:
+        InputError: the run would become shorter, or have another shape.
+    """
+    if not record:
+        parts = [Part(**part) for part in repeated]
+        return parts if parts and parts[-1].end == planned.end else [planned]
+    parts = [Part(**part) for part in record["schedule"]]
+    if planned.end > parts[-1].end:
+        return [*parts, planned]
+    if planned.end < parts[-1].end:
+        raise InputError(
+            f"the run in {out} has {parts[-1].end:,} steps, and cannot be made shorter: {planned.end:,} are asked for; "
+            f"resume it with its own --epochs and --max-steps, or more"
+        )
+    if planned.shape != parts[-1].shape:
+        raise InputError(
+            f"the run in {out} was started with schedule {parts[-1].shape!r}, not {planned.shape!r}; resume it with "
+            f"its own settings, or make it longer with --epochs, or give another --out"
+        )
+    return parts
 
 
 def remove_leftovers(out: Path) -> None:

@@ -12,11 +12,9 @@ from mu_sota.evaluation.metrics import Score
 from mu_sota.model.configuration import MuConfig
 from mu_sota.model.modeling import MuForCausalLM
 from mu_sota.saved.load_save import save_trained
-from mu_sota.saved.run_record import BEST_FOLDER
+from mu_sota.saved.run_record import BEST_FILE, BEST_FOLDER
 
 from .trainer import READOUTS, MuTrainer
-
-BEST_FILE = "mu_sota_best.pt"
 
 
 def save_best(trainer: MuTrainer, epoch: int, score: Score) -> None:

@@ -16,16 +16,17 @@ from mu_sota.generation.continuation import sample
 from mu_sota.saved.run_record import loss_of
 
 from .best_model import save_best
-from .divergence import stop_if_diverged
+from .divergence import stop_at_bad_step, stop_if_diverged
 from .interrupt import Interrupt
 from .metrics_file import MetricsFile
 from .progress_bar import ProgressBar
 from .running_totals import RunningTotals
+from .step_watch import MOST_IN_A_ROW, Judged, first_not_finite
 from .trainer import MuTrainer
 
 
 class CheckpointCallback(TrainerCallback):
-    """Sets the epoch of the window order, saves a checkpoint when one is due, and stops the run when asked to.
+    """Sets the epoch of the window order, has steps judged, saves checkpoints when due, and stops when asked to.
 
     Args:
         trainer: of the run.
@@ -38,15 +39,27 @@ class CheckpointCallback(TrainerCallback):
         self.covered = RunningTotals()  # by `new_totals`
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Start the clock of checkpoints."""
+        """Start the clock of checkpoints; log as often as this call says, not as the checkpoint does."""
         self.saved_at = time.monotonic()
+        state.logging_steps = int(args.logging_steps)
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Begin the sums of the step."""
+        self.trainer.watch.begin(args.device)
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Judge the step before it changes the weights."""
+        self.trainer.judge_step()
 
     def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Set the epoch of the window order from the step counter, which alone says how far a run is."""
         self.trainer.order.epoch = state.global_step // self.trainer.steps_per_epoch
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Save if a checkpoint is due; save and stop if asked to."""
+        """Tell of steps that were not as usual; save if a checkpoint is due; save and stop if asked to."""
+        self._tell_unusual(control, all_of_them=False)
         minutes = (time.monotonic() - self.saved_at) / 60
         stop, due = self._in_any_process(self.interrupt.received, minutes > self.trainer.settings.checkpoint_minutes)
         if stop:
@@ -64,7 +77,15 @@ class CheckpointCallback(TrainerCallback):
 
     def request_save(self, state: TrainerState, control: TrainerControl) -> None:
         """Have the trainer write a checkpoint."""
+        self._tell_unusual(control, all_of_them=True)
         control.should_save = True
+
+    def _tell_unusual(self, control: TrainerControl, all_of_them: bool) -> None:
+        for judged in self.trainer.watch.found(all_of_them):
+            self.tell_unusual(judged, control)
+
+    def tell_unusual(self, judged: Judged, control: TrainerControl) -> None:
+        """What to do about a step that was not as usual."""
 
     def new_totals(self) -> RunningTotals:
         """The running totals since the last call. Every process must call it."""
@@ -93,11 +114,16 @@ class RunCallback(CheckpointCallback):
     def __init__(self, trainer: MuTrainer, interrupt: Interrupt, metrics: MetricsFile) -> None:
         super().__init__(trainer, interrupt)
         self.metrics, self.progress = metrics, ProgressBar(trainer)
+        self.skipped: list[int] = []  # steps
+        self.ended_early = False
+        trainer.more_progress = lambda: {"ended_early": trainer.state.max_steps if self.ended_early else None}
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Continue the record after the rows that the checkpoint knows."""
         super().on_train_begin(args, state, control)
-        self.metrics.rewind(state.global_step)
+        self.ended_early = self.trainer.progress.get("ended_early") == state.max_steps
+        if differs := self.metrics.rewind(state.global_step, self.trainer.checkpoint):
+            self.progress.say(differs)
         self.new_totals()
         self.progress.start(state)
 
@@ -113,10 +139,14 @@ class RunCallback(CheckpointCallback):
         if state.global_step % args.logging_steps == 0 or self.saves_later(state):
             self._check_loss(state)
         super().on_step_end(args, state, control)
+        every = self.trainer.settings.eval_steps
+        if every and state.global_step % every == 0 and not self.saves_later(state):
+            control.should_evaluate = True
 
     def saves_later(self, state: TrainerState) -> bool:
-        """At the end of an epoch, where the checkpoint comes after the evaluation."""
-        return state.global_step % self.trainer.steps_per_epoch == 0 or super().saves_later(state)
+        """At the end of an epoch or of the run, where the checkpoint comes after the evaluation."""
+        at_end = state.global_step % self.trainer.steps_per_epoch == 0 or self.ended_early
+        return at_end or super().saves_later(state)
 
     def request_save(self, state: TrainerState, control: TrainerControl) -> None:
         """Save, unless the loss or a weight has diverged."""
@@ -124,6 +154,35 @@ class RunCallback(CheckpointCallback):
         if not all(torch.isfinite(parameter).all() for parameter in self.trainer.network.parameters()):
             stop_if_diverged(self.trainer, math.nan)
         super().request_save(state, control)
+
+    def tell_unusual(self, judged: Judged, control: TrainerControl) -> None:
+        """Say it, and note it in the record; stop where the batch is not to be skipped, or too many were."""
+        if judged.finite:
+            why = f"the loss jumped to {judged.loss:.4g}, usually {judged.usual:.4g}"
+        else:
+            why = f"the first value that is not finite is {self._first_not_finite(judged)}"
+        skips = self.trainer.settings.bad_steps == "skip"
+        if judged.skipped:
+            self.skipped.append(judged.step)
+        in_a_row = self.skipped[-MOST_IN_A_ROW:] == list(range(judged.step - MOST_IN_A_ROW + 1, judged.step + 1))
+        if not judged.finite and (not skips or in_a_row):
+            stop_at_bad_step(self.trainer, judged, why)
+        done = "its batch is left out" if judged.skipped else "its batch counts"
+        self.progress.say(f"Step {judged.step:,}: {why}; {done}.")
+        self.metrics.append("unusual", step=judged.step, loss=judged.loss, why=why, skipped=judged.skipped)
+
+    def _first_not_finite(self, judged: Judged) -> str:
+        """Where; the process that has found it speaks for all."""
+        model: Any = self.trainer.accelerator.unwrap_model(self.trainer.network)
+        if self.trainer.is_fsdp_enabled:
+            return "not looked for in a sharded model"
+        with self.trainer.uncompiled():
+            found: list[Any] = [first_not_finite(model, judged.batches, self.trainer.precision)]
+        if self.trainer.accelerator.num_processes > 1:
+            everywhere: list[Any] = [None] * self.trainer.accelerator.num_processes
+            dist.all_gather_object(everywhere, found[0])
+            found = [place for place in everywhere if place is not None] or [None]
+        return found[0] or "not to be found again on the same batch"
 
     def _check_loss(self, state: TrainerState) -> None:
         """Look at the loss since the last look: stop if it has diverged, else show it."""
@@ -145,7 +204,7 @@ class RunCallback(CheckpointCallback):
                 loss=logs["loss"],
                 learning_rate=logs["learning_rate"],
                 grad_norm=logs.get("grad_norm"),
-                tokens_per_second=round(self.progress.tokens_per_second(state), 1),
+                tokens_per_second=round(logs["tokens_per_second"], 1),
             )
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -156,9 +215,25 @@ class RunCallback(CheckpointCallback):
             self.request_save(state, control)
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Print the epoch's scores and samples, write its row, and save the model if it is the best so far."""
-        totals, score = self.trainer.running_totals(), self.trainer.score
+        """Print the scores, at an epoch's end with samples; write the row; save the model if it is the best so far."""
+        score = self.trainer.score
+        better = all(score.loss < loss_of(row["validation"]) for row in self.metrics.validations)
         epoch = max(math.ceil(state.global_step / self.trainer.steps_per_epoch), 1)
+        if self.saves_later(state):
+            self._end_epoch(epoch, state)
+        else:
+            self.progress.say(f"Step {state.global_step:,}: validation loss {score.loss:.4f}")
+            self.metrics.append("validation", epoch=epoch, step=state.global_step, validation=score.as_dict())
+        if better:
+            save_best(self.trainer, epoch, score)
+        patience = self.trainer.settings.patience
+        if patience and not self.ended_early and self.metrics.since_best() >= patience:
+            self.progress.say(f"No lower validation loss in {patience} validations: the run ends here (patience).")
+            self.ended_early = control.should_training_stop = True
+
+    def _end_epoch(self, epoch: int, state: TrainerState) -> None:
+        """Print the epoch's scores and samples, write its row, and begin new totals."""
+        totals, score = self.trainer.running_totals(), self.trainer.score
         steps = state.global_step % self.trainer.steps_per_epoch
         self.progress.say(
             f"\nEpoch {epoch}{f' (first {steps} steps)' if steps else ''}:\n"
@@ -168,7 +243,6 @@ class RunCallback(CheckpointCallback):
             + "".join(f"  ({remark})\n" for remark in score.remarks)
         )
         samples = self._samples(epoch)
-        better = all(score.loss < loss_of(row["validation"]) for row in self.metrics.epochs)
         self.metrics.append(
             "epoch",
             epoch=epoch,
@@ -179,8 +253,9 @@ class RunCallback(CheckpointCallback):
             samples=samples,
             seconds=round(time.monotonic() - self.epoch_started, 2),
         )
-        if better:
-            save_best(self.trainer, epoch, score)
+        if self.trainer.tensorboard is not None:
+            text = "\n\n".join(f"**{sample['prompt']}**: {sample['text']}" for sample in samples)
+            self.trainer.tensorboard.add_text("samples", text, state.global_step)
         self.trainer.reset_running_totals()
         self.covered = RunningTotals()
 

@@ -16,7 +16,9 @@ class RunCheck(NamedTuple):
     advice: str = ""
 
 
-def judge_run(epochs: list[dict[str, Any]], num_steps: int, best_loads: bool, unigram: float) -> list[RunCheck]:
+def judge_run(
+    epochs: list[dict[str, Any]], num_steps: int, best_loads: bool, unigram: float, ended_early: bool = False
+) -> list[RunCheck]:
     """Check a run: its length, its saved model and its perplexity; of several epochs, their losses and samples too.
 
     Args:
@@ -24,6 +26,7 @@ def judge_run(epochs: list[dict[str, Any]], num_steps: int, best_loads: bool, un
         num_steps: planned optimizer steps.
         best_loads: both copies of the best model load and hold the same weights.
         unigram: perplexity of the unigram model on the same validation tokens.
+        ended_early: its settings ended it, since validation brought nothing better.
     """
     train = [row["train"]["loss"] for row in epochs]
     loss, perplexity = (
@@ -33,7 +36,11 @@ def judge_run(epochs: list[dict[str, Any]], num_steps: int, best_loads: bool, un
     samples = [[sample["text"] for sample in row["samples"]] for row in epochs]
     done, complete = epochs[-1]["step"], sum(row["complete"] for row in epochs)
     checks = [
-        RunCheck(done == num_steps, f"{done:,} of {num_steps:,} steps done, {complete} whole epochs"),
+        RunCheck(
+            done == num_steps or ended_early,
+            f"{done:,} of {num_steps:,} steps done, {complete} whole epochs"
+            + (", ended early by patience" if ended_early else ""),
+        ),
         RunCheck(
             best_loads,
             "best model saved, and loads again",

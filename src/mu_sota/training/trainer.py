@@ -1,7 +1,9 @@
 """`transformers.Trainer` for token windows: our order of windows, schedule, running totals, validation, checkpoints."""
 
+import json
 import math
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, cast
@@ -16,17 +18,28 @@ from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerState
 from transformers.integrations import TensorBoardCallback
 
 from mu_sota.common.bars import seconds_between_drawings
+from mu_sota.common.files import as_json
 from mu_sota.data.corpus import Corpus
 from mu_sota.data.windows import TrainWindows
 from mu_sota.evaluation.metrics import FIGURES, Score, evaluate
 from mu_sota.model.loss import IGNORE_INDEX
-from mu_sota.settings.run import RunSettings
+from mu_sota.settings.run import CHANGEABLE, EXTENDABLE, RunSettings
 
 from .batches import WindowDataset, WindowOrder
-from .checkpoint import Progress, find_checkpoints, publish, read_progress, temporary_folder
+from .checkpoint import (
+    Damaged,
+    Progress,
+    find_checkpoints,
+    publish,
+    read_progress,
+    require_usable,
+    temporary_folder,
+)
 from .compilation import compile_layers, uncompiled
-from .lr_schedule import one_cycle
+from .conditions import conditions, what_differs
+from .lr_schedule import Part, Schedule
 from .running_totals import RunningTotals
+from .step_watch import StepWatch
 
 READOUTS = "readouts"
 """The attribute of a grounded model that holds what only its training needs; see `grounding.py`."""
@@ -43,6 +56,11 @@ class MuTrainer(Trainer):
         out: folder of the run.
         micro_batch_size: windows at once in this process.
         precision: fp32, bf16 or fp16.
+        parts: of the schedule of learning rates; none for the one that the settings give.
+
+    Attributes:
+        identity: what must be the same where a checkpoint is gone on with.
+        conditions: under which it trains.
     """
 
     def __init__(
@@ -54,8 +72,9 @@ class MuTrainer(Trainer):
         out: Path,
         micro_batch_size: int,
         precision: str,
+        parts: Sequence[Part] = (),
     ) -> None:
-        self.corpus, self.settings, self.out = corpus, settings, out
+        self.corpus, self.settings, self.out, self.parts = corpus, settings, out, list(parts)
         rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         self.order = WindowOrder(len(windows), settings.batch_size, micro_batch_size, settings.seed, rank, world)
         self._checkpoint_parent = out
@@ -71,9 +90,16 @@ class MuTrainer(Trainer):
             # Left to the library, every start of a run would log to a folder of its own.
             self.tensorboard = SummaryWriter(str(out / "tensorboard"))
             self.add_callback(TensorBoardCallback(self.tensorboard))
-        self._sums = torch.zeros(3, dtype=torch.float32 if self.args.device.type == "mps" else torch.float64)
-        self._sums = self._sums.to(self.args.device)
+        self.watch = StepWatch(self.args.device, settings.bad_steps == "skip", scaled=precision == "fp16")
+        self._sums = torch.zeros_like(self.watch.sums)
+        self._keep_grad_norm()
+        self.identity = _identity(settings, self.network, corpus)
+        self.conditions = conditions(world, micro_batch_size, precision, settings.compile)
+        self._logged_at = time.monotonic()
         self.logged = RunningTotals()  # those that the last row of the record has covered
+        self.progress: dict[str, Any] = {}  # what the checkpoint knows of callbacks
+        self.more_progress: Callable[[], dict[str, Any]] = dict  # gives what the next one is to know
+        self.checkpoint: Path | None = None  # from which it goes on
         self.first_loss: float | None = None  # training loss at the start, to tell an explosion by
 
     @property
@@ -106,7 +132,8 @@ class MuTrainer(Trainer):
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
         """The schedule of `lr_schedule.py`."""
         optimizer = cast(torch.optim.Optimizer, optimizer or self.optimizer)
-        schedule = one_cycle(optimizer, self.settings.learning_rate, num_training_steps, self.settings.warmup_steps)
+        parts = self.parts or [Part(num_training_steps, self.settings.schedule)]
+        schedule = Schedule(optimizer, self.settings.learning_rate, self.settings.warmup_steps, parts)
         self.lr_scheduler = cast(Any, schedule)
         return schedule
 
@@ -125,7 +152,7 @@ class MuTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """As in `Trainer`, and the batch is added to the running totals."""
+        """As in `Trainer`, and the batch is added to the sums of the step."""
         smaller = len(inputs["input_ids"]) != self.order.micro_batch_size
         with self.uncompiled() if smaller else nullcontext():
             loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
@@ -133,7 +160,8 @@ class MuTrainer(Trainer):
             tokens = (inputs["shift_labels"] != IGNORE_INDEX).sum()
             # The library multiplies the loss by the number of processes, whose gradients are averaged afterwards.
             nll = loss.detach() * num_items_in_batch / self.accelerator.num_processes
-            self._sums += torch.stack([sum_.to(self._sums) for sum_ in (nll, outputs.num_correct, tokens)])
+            self.watch.sums += torch.stack([sum_.to(self._sums) for sum_ in (nll, outputs.num_correct, tokens)])
+        self.watch.batches.append(dict(inputs))
         return (loss, outputs) if return_outputs else loss
 
     # Compiled layers
@@ -147,6 +175,33 @@ class MuTrainer(Trainer):
     def uncompiled(self) -> AbstractContextManager[Any]:
         """Within it, no layer is compiled for another shape or for evaluation."""
         return uncompiled() if self._compiled else nullcontext()
+
+    # Steps that are not as usual
+
+    def _keep_grad_norm(self) -> None:
+        """Remember what clipping computes anyway."""
+        clip = self.accelerator.clip_grad_norm_
+
+        def clip_and_keep(*arguments: Any, **named: Any) -> Any:
+            self._grad_norm = clip(*arguments, **named)
+            return self._grad_norm
+
+        cast(Any, self.accelerator).clip_grad_norm_ = clip_and_keep
+
+    def judge_step(self) -> None:
+        """Before the optimizer's step: leave the weights as they are if it is bad, else count it in the totals."""
+        sums = self.watch.sums
+        if self.accelerator.num_processes > 1:
+            dist.all_reduce(everywhere := sums.clone())
+        else:
+            everywhere = sums
+        norm = self._grad_norm
+        norm = getattr(norm, "full_tensor", lambda: norm)()  # of a sharded model
+        bad = self.watch.judge(self.state.global_step + 1, everywhere, norm)
+        self._sums += torch.where(bad, 0, sums)
+        if self.precision != "fp16" and not self.is_fsdp_enabled:
+            # As a gradient scaler does: a fused optimizer then does nothing, decided on the device.
+            cast(Any, self.optimizer).optimizer.found_inf = bad.float()
 
     # Running totals
 
@@ -169,9 +224,10 @@ class MuTrainer(Trainer):
         numbers alone.
         """
         if "loss" in logs:
-            totals = self.running_totals()
-            logs["loss"] = totals.since(self.logged).loss
-            self.logged = totals
+            totals, now = self.running_totals(), time.monotonic()
+            new = totals.since(self.logged)
+            logs |= {"loss": new.loss, "tokens_per_second": new.num_tokens / (now - self._logged_at)}
+            self.logged, self._logged_at = totals, now
         finite = {name: value for name, value in logs.items() if not isinstance(value, float) or math.isfinite(value)}
         super().log(finite, start_time)
 
@@ -228,25 +284,69 @@ class MuTrainer(Trainer):
             self._checkpoint_parent = self.out
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
-            publish(self.out, step, Progress(totals, self.logged, self.first_loss))
+            usual = (self.watch.usual.item(), self.watch.seen)
+            progress = Progress(totals, self.logged, self.first_loss, usual, self.more_progress())
+            publish(self.out, step, progress, {"identity": self.identity, "conditions": self.conditions})
         self.accelerator.wait_for_everyone()
 
-    def train_from_last_checkpoint(self) -> None:
-        """Train from the newest checkpoint in the run's folder, or from the start where there is none."""
-        checkpoints = find_checkpoints(self.out)
-        if not checkpoints:
+    def train_from_last_checkpoint(self, steps: int) -> None:
+        """Train from the newest usable checkpoint in the run's folder, or from the start where there is none.
+
+        Args:
+            steps: of the whole run.
+
+        Raises:
+            InputError: a checkpoint there belongs to another run.
+        """
+        checkpoint = self.checkpoint = self._last_usable(steps)
+        if checkpoint is None:
             self.train()
             return
-        progress = read_progress(checkpoints[-1])
-        self.logged, self.first_loss = progress.logged, progress.first_loss
+        progress = read_progress(checkpoint)
+        self.logged, self.first_loss, self.progress = progress.logged, progress.first_loss, progress.more
+        if progress.usual is not None:
+            self.watch.usual.fill_(progress.usual[0])
+            self.watch.seen = progress.usual[1]
         if self.is_world_process_zero():  # one process carries the sum of all
             self._sums += torch.tensor(progress.tally, dtype=torch.float64).to(self._sums)
-        state = TrainerState.load_from_json(str(checkpoints[-1] / "trainer_state.json"))
-        if state.global_step < state.max_steps:
-            self.train(resume_from_checkpoint=str(checkpoints[-1]))
+        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        if state.global_step < steps and progress.more.get("ended_early") != steps:
+            self.train(resume_from_checkpoint=str(checkpoint))
         else:  # killed between the last checkpoint and the end; the library would train on past the last step
             self.state = state
             self.control = self.callback_handler.on_train_begin(self.args, self.state, self.control)
+
+    def _last_usable(self, steps: int) -> Path | None:
+        """The newest checkpoint that can be gone on with; what is wrong with newer ones is said."""
+        checkpoints = find_checkpoints(self.out)
+        for number, checkpoint in reversed(list(enumerate(checkpoints))):
+            try:
+                then = require_usable(checkpoint, self.identity, steps)
+            except Damaged as damage:
+                before = checkpoints[number - 1].name if number else "the start of the run"
+                self.say(f"{checkpoint} cannot be used ({damage}): going on from {before}.")
+                continue
+            dropout = getattr(self.network.config, "dropout", 0)
+            if differs := what_differs(then, self.conditions, float(cast(Any, dropout))):
+                self.say(differs)
+            return checkpoint
+        return None
+
+    def say(self, text: str) -> None:
+        """Print, in the main process."""
+        if self.is_world_process_zero():
+            tqdm.write(text)
+
+
+def _identity(settings: RunSettings, model: nn.Module, corpus: Corpus) -> dict[str, Any]:
+    """Plain data, flat."""
+    config: Any = model.config
+    model_values = {key: value for key, value in config.to_dict().items() if key not in _NOT_OF_THE_MODEL}
+    values = settings.model_dump(exclude={*CHANGEABLE, *EXTENDABLE})
+    return dict(json.loads(as_json({**model_values, **values, "data_fingerprint": corpus.fingerprint})))
+
+
+_NOT_OF_THE_MODEL = {"transformers_version", "_name_or_path", "dtype", "torch_dtype", "architectures", "auto_map"}
 
 
 def _arguments(
