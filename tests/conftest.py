@@ -47,7 +47,8 @@ SLOW_FILES = {
     *("model/test_kernel_library.py", "model/test_others_code.py", "model/test_triton_kernels.py"),
     *("playground/test_page.py", "playground/test_server.py", "test_gpu_benchmark.py"),
     *("saved/test_export.py", "saved/test_serving.py", "training/test_bare_machine.py"),
-    *("training/test_compilation.py", "training/test_old_run.py", "training/test_run.py"),
+    *("training/test_compilation.py", "training/test_old_run.py", "training/test_reliability.py"),
+    "training/test_run.py",
 }
 ASKED_BY_LIBRARIES = {"fc-list", "git", "uname"}  # for fonts, the commit and the processor, in milliseconds
 

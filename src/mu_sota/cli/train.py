@@ -13,6 +13,7 @@ from mu_sota.model.presets import MODEL_PRESETS
 from mu_sota.saved.run_record import RUN_FILE, model_folder, record_of, recorded, refuse_existing_run
 from mu_sota.settings.load import configure, merge_settings, parse_assignments
 from mu_sota.settings.presets import DEFAULT_PRESET, MODEL_KEYS, RUN_PRESETS
+from mu_sota.settings.run import RunSettings, Text
 
 from .app import DATA, PRESETS, TOKENIZER, Assignments, SettingsFile, load_libraries, path_of
 
@@ -54,17 +55,18 @@ def train(
         raise InputError(
             f"there is no run in {out} to go on with; correct --out, or say what to train, with --preset or --data"
         )
-    repeated = {} if record or from_run is None else _record_in(from_run)
+    repeated = {} if from_run is None else _record_in(from_run)
     if init_from is None and "init_from" in repeated:
         init_from = Path(repeated["init_from"]["folder"])
-    trained = {} if record or init_from is None else _form_of(init_from)
-    begun = record or repeated
-    preset = preset or begun.get("preset") or trained.get("preset", DEFAULT_PRESET)
-    base = begun.get("requested", {})
-    if trained and not base:
-        base = {**MODEL_PRESETS[preset], **RUN_PRESETS[preset], "tokenizer": trained["tokenizer"]}
-    base |= trained.get("model", {})
-    merged = merge_settings(preset, config, overrides, base)
+    begun = repeated or record  # the run checks that both are the same
+    if record and init_from is not None and str(init_from.resolve()) != record.get("init_from", {}).get("folder"):
+        raise InputError(
+            f"the run in {out} did not begin with {init_from}; leave out --init-from, or give another --out"
+        )
+    if init_from is not None and not begun:
+        begun = _begun_with(init_from, preset, data)
+    preset = preset or begun.get("preset", DEFAULT_PRESET)
+    merged = merge_settings(preset, config, overrides, begun.get("requested", {}))
     same_text = repeated and data is None and not overrides
     data = begun.get("data", "pydocs") if data is None else data
     require_source(data)
@@ -91,17 +93,33 @@ def _record_in(file: Path) -> dict[str, Any]:
     return record
 
 
-def _form_of(folder: Path) -> dict[str, Any]:
-    """The form of a trained model: `model`, its configuration; `tokenizer`, its folder; `preset`, if a run made it.
+def _begun_with(folder: Path, preset: str | None, data: str | None) -> dict[str, Any]:
+    """What a run that begins with a trained model takes from it: its form, its tokenizer, and how it was trained.
+
+    Args:
+        folder: of the model, or of the run that made it.
+        preset: whose way to train is asked for instead, if any.
+        data: another text than that of the run, if any.
+
+    Returns:
+        `requested`, and of a model that a run made its `preset` and `data`.
 
     Raises:
         InputError: the folder holds no model.
     """
     files = model_folder(folder)
     config = read_json(files / "config.json", "give a folder with a whole model")
-    form = {"model": {key: config[key] for key in MODEL_KEYS if key in config}, "tokenizer": str(files)}
-    preset = record_of(folder).get("preset")
-    return form | ({"preset": preset} if preset in MODEL_PRESETS else {})
+    form = {key: config[key] for key in MODEL_KEYS if key in config} | {"tokenizer": str(files)}
+    made_by = record_of(folder)
+    if preset is None and made_by:
+        kept = dict(made_by["requested"])
+        if data is not None:  # how its own text was read is nothing to another
+            kept = {key: value for key, value in kept.items() if key not in Text.model_fields}
+        return {"preset": made_by["preset"], "data": made_by["data"], "requested": kept | form}
+    values = {**MODEL_PRESETS[DEFAULT_PRESET], **RUN_PRESETS[preset or DEFAULT_PRESET], **form}
+    for key in ("window", "stride"):
+        values[key] = min(values.get(key, getattr(RunSettings(), key)), form["max_position_embeddings"])
+    return {"requested": values}
 
 
 def _part_from_other_processes() -> None:

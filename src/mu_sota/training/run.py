@@ -170,6 +170,11 @@ class _Run:
         if self.record:
             begun = self.record.get("init_from")
             self.init_from = Path(begun["folder"]) if begun else None
+            if begun and not find_checkpoints(self.out) and _weights_of(Path(begun["folder"])) != begun["weights"]:
+                raise InputError(
+                    f"the run in {self.out} began with the model in {begun['folder']}, which is another now, and "
+                    f"there is no checkpoint yet; begin again in another --out"
+                )
         elif self.beginning.fingerprint not in (None, self.corpus.fingerprint):
             raise InputError(
                 f"{self.data!r} now gives other text or tokens than the run that is to be repeated had; give its text, "
@@ -231,8 +236,8 @@ class _Run:
         self.record["starts"] = [*self.record.get("starts", []), start]
         self.record["schedule"] = [part._asdict() for part in self.parts]
         if self.init_from is not None and "init_from" not in self.record:
-            weights = checksum(model_folder(self.init_from) / "model.safetensors")
-            self.record["init_from"] = {"folder": str(self.init_from.resolve()), "weights": weights}
+            folder = self.init_from.resolve()
+            self.record["init_from"] = {"folder": str(folder), "weights": _weights_of(folder)}
         self.record["unigram"] = self.unigram.as_dict()
         self.record["causality"] = self.causality.as_dict()
         self.record["settings"] = self.settings.model_dump()
@@ -343,3 +348,9 @@ class _Run:
 def _steps_so_far(record: dict[str, Any]) -> int:
     """Those of a run before it is made longer."""
     return int(record["schedule"][-1]["end"])
+
+
+def _weights_of(folder: Path) -> str | None:
+    """The checksum of a trained model's weights; None where they lie in several files."""
+    file = model_folder(folder) / "model.safetensors"
+    return checksum(file) if file.exists() else None
