@@ -229,7 +229,16 @@ def test_the_folder_holds_record_and_report(finished: Any, record: dict[str, Any
         assert "same total parameters" in text
         assert record["command"].partition(" --data")[0] in text
     assert not {path.name for path in finished[1].iterdir()} - {
-        *("comparison.json", "plan.json", "references.json", "report.html", "report.md", "figures", "trainings")
+        *(
+            ".lock",
+            "comparison.json",
+            "plan.json",
+            "references.json",
+            "report.html",
+            "report.md",
+            "figures",
+            "trainings",
+        )
     }
 
 

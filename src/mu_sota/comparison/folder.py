@@ -12,10 +12,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from mu_sota.common.files import read_json, write_json
+from mu_sota.common.locks import alone
 from mu_sota.model.errors import InputError
+from mu_sota.saved.run_record import LOCK_FILE
 
 PLAN_FILE = "plan.json"
 RECORD_FILE = "comparison.json"
@@ -23,7 +23,6 @@ TRAINING_FILE = "training.json"
 SCORES_FILE = "scores.json"
 REFERENCES_FILE = "references.json"
 _TRAININGS = "trainings"
-_LOCK_FILE = ".lock"
 
 
 class ComparisonFolder:
@@ -66,14 +65,13 @@ class ComparisonFolder:
         Raises:
             InputError: one is at work in the folder.
         """
-        try:
-            with FileLock(self.path / _LOCK_FILE, timeout=0):
-                yield
-        except Timeout:
-            raise InputError(
-                f"another process is at work on the comparison in {self.path}; wait for it to end"
-            ) from None
-        (self.path / _LOCK_FILE).unlink(missing_ok=True)
+
+        def refuse(holder: str) -> None:
+            raise InputError(f"{self.path} is at work ({holder}); wait for it to end, or give another --out")
+
+        self.path.mkdir(parents=True, exist_ok=True)
+        with alone(self.path / LOCK_FILE, refuse):
+            yield
 
     def training(self, contender: str, run: str) -> Path:
         """The folder of one training run."""

@@ -1,5 +1,6 @@
 """MU beside standard Transformers: tune all alike, train all on the same batches, score the test split once, record."""
 
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,14 @@ from mu_sota.training.interrupt import Interrupt, Interrupted
 from . import report
 from .baselines import build, load
 from .contenders import Contender
-from .folder import RECORD_FILE, REFERENCES_FILE, SCORES_FILE, TRAINING_FILE, ComparisonFolder
+from .folder import (
+    RECORD_FILE,
+    REFERENCES_FILE,
+    SCORES_FILE,
+    TRAINING_FILE,
+    ComparisonFolder,
+    refuse_existing_comparison,
+)
 from .hyperparameter_search import Trial, first_trials, successive_halving
 from .inputs import Inputs, load_inputs
 from .plan import Plan, describe, plan_comparison
@@ -62,23 +70,30 @@ def run_comparison(request: Request, settings: Settings, out: Path, resume: bool
     """
     inputs, device = load_inputs(request, settings), default_device()
     folder = ComparisonFolder(out, inputs.identity(), resume)
-    start = folder.start
-    plan = Plan.from_dict(start["plan"]) if start else plan_comparison(inputs, device)
-    print(describe(plan, inputs, device) + "\n", flush=True)
-    if not start:
-        start = inputs.identity() | {
-            "plan": plan.as_dict(),
-            "leak_checks": {one.name: _leak_check(one, device) for one in plan.contenders if one.control_of is None},
-            "machines": [],
-            "started": timestamp(),
-        }
-    here = environment.describe()
-    folder.begin(start | {"machines": start["machines"] + [here] * (here not in start["machines"])})
-    interrupt = Interrupt()
-    with folder.locked(), interrupt.listening():
-        record = Comparison(inputs, plan, folder, device, interrupt).run()
-        write_json(folder.path / RECORD_FILE, record)
-        report.write(record, folder.path)
+    with ExitStack() as held:
+        there_already = out.is_dir()
+        if there_already:
+            held.enter_context(folder.locked())
+        start = folder.start
+        plan = Plan.from_dict(start["plan"]) if start else plan_comparison(inputs, device)
+        print(describe(plan, inputs, device) + "\n", flush=True)
+        if not start:
+            start = inputs.identity() | {
+                "plan": plan.as_dict(),
+                "leak_checks": {one.name: _leak_check(one, device) for one in plan.contenders if not one.control_of},
+                "machines": [],
+                "started": timestamp(),
+            }
+        if not there_already:  # nor may it be by now
+            held.enter_context(folder.locked())
+            refuse_existing_comparison(out)
+        here = environment.describe()
+        folder.begin(start | {"machines": start["machines"] + [here] * (here not in start["machines"])})
+        interrupt = Interrupt()
+        with interrupt.listening():
+            record = Comparison(inputs, plan, folder, device, interrupt).run()
+            write_json(folder.path / RECORD_FILE, record)
+            report.write(record, folder.path)
     return record
 
 

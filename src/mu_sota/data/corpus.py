@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerFast
 
 from mu_sota.common.bars import seconds_between_drawings
 from mu_sota.common.files import cache_folder, checksum, read_sealed, replacing, write_sealed
+from mu_sota.common.locks import alone
 from mu_sota.model.errors import InputError
 
 from .building import TokenFiles
@@ -144,7 +144,7 @@ def load_corpus(
         if (corpus := _cached(folder, source, tokenizer, asked)) is not None:
             return _allowed(corpus, options)
         cache.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):  # of several processes, one builds and the others wait
+        with alone(Path(f"{folder}.lock"), _say_waiting):  # of several processes, one builds and the others wait
             if (corpus := _cached(folder, source, tokenizer, asked, say=True)) is None:
                 _build(found, source, folder, tokenizer, vocab_size, options)
                 corpus = _open(folder, source, tokenizer, asked)
@@ -154,6 +154,10 @@ def load_corpus(
             "set MU_SOTA_CACHE to another folder."
         ) from error
     return _allowed(corpus, options)
+
+
+def _say_waiting(holder: str) -> None:
+    print(f"Another process makes these tokens ({holder}): waiting for it.", file=sys.stderr)
 
 
 def _cached(

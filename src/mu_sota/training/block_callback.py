@@ -37,8 +37,8 @@ class BlockCallback(TrainerCallback):
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Measure and log."""
-        if not self.trainer.is_world_process_zero():
-            return
+        if not (self.trainer.is_world_process_zero() or self.trainer.is_fsdp_enabled):
+            return  # of a sharded model, every process must take part in a forward pass
         model: Any = self.trainer.accelerator.unwrap_model(self.trainer.network)
         was_training = model.training
         model.eval()

@@ -274,8 +274,9 @@ class _Run:
                 self.parts,
             )
             sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
-            if sharded and self.settings.grounding:
-                raise InputError("the setting grounding needs whole weights in every process: train without sharding")
+            for name in ("grounding", "labels"):
+                if sharded and getattr(self.settings, name):
+                    raise InputError(f"the setting {name} needs whole weights in every process: train without sharding")
             if self.settings.compile == "always" and (problem := trainer.compile_layers()):
                 self.say(f"The layers run uncompiled, since they cannot be compiled here: {problem}")
             callback = RunCallback(trainer, interrupt, self.metrics)
@@ -342,6 +343,7 @@ class _Run:
             }
             write_json(self.out / RUN_FILE, self.record)
             remove_checkpoints(self.out, find_checkpoints(self.out)[-1:])  # the last, to make the run longer
+        self.process.wait_for_everyone()  # torchrun ends all processes where one ends before the others
         return checks
 
 

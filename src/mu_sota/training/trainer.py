@@ -39,6 +39,7 @@ from .compilation import compile_layers, uncompiled
 from .conditions import conditions, what_differs
 from .lr_schedule import Part, Schedule
 from .running_totals import RunningTotals
+from .sharded import is_sharded, make_whole
 from .step_watch import StepWatch
 
 READOUTS = "readouts"
@@ -311,7 +312,14 @@ class MuTrainer(Trainer):
             self._sums += torch.tensor(progress.tally, dtype=torch.float64).to(self._sums)
         state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
         if state.global_step < steps and progress.more.get("ended_early") != steps:
-            self.train(resume_from_checkpoint=str(checkpoint))
+            if not is_sharded(checkpoint) or self.is_fsdp_enabled:
+                self.train(resume_from_checkpoint=str(checkpoint))
+                return
+            whole = temporary_folder(self.out, state.global_step)
+            with self.accelerator.main_process_first():
+                if self.is_world_process_zero():
+                    make_whole(checkpoint, cast(Any, self.model), self.create_optimizer(), whole)
+            self.train(resume_from_checkpoint=str(whole))
         else:  # killed between the last checkpoint and the end; the library would train on past the last step
             self.state = state
             self.control = self.callback_handler.on_train_begin(self.args, self.state, self.control)
