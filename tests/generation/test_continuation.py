@@ -2,6 +2,7 @@
 
 import io
 import re
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from pathlib import Path
 
@@ -43,6 +44,24 @@ def test_every_setting_of_sampling_acts(
     drawn = [continued(model, tokenizer, ids, Sampling(), 20, seed) for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_the_text_of_a_seed_is_that_of_the_library_also_in_parallel(
+    with_tokenizer: tuple[MuForCausalLM, PreTrainedTokenizerFast],
+) -> None:
+    """`generate` of transformers, seeded, gives the same; threads that draw at once leave each other's text alone."""
+    model, tokenizer = with_tokenizer
+    sampling = Sampling(temperature=5, top_k=40, top_p=0.95)
+    ids = prompt_ids(tokenizer, "the state", 20, 32)
+    expected = []
+    for seed in range(12):
+        torch.manual_seed(seed)
+        how = {**sampling.model_dump(), "do_sample": True, "max_new_tokens": 20}
+        expected.append(model.generate(torch.tensor([ids]), eos_token_id=tokenizer.eos_token_id, **how)[0].tolist())
+    assert len(set(map(tuple, expected))) == 12
+    with ThreadPoolExecutor(4) as pool:
+        drawn = pool.map(lambda seed: continued(model, tokenizer, ids, sampling, 20, seed), range(12))
+        assert list(drawn) == expected
 
 
 def test_predictions_that_are_not_numbers_are_refused(

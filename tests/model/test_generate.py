@@ -9,7 +9,14 @@ import torch
 import torch.nn.functional as F
 from reference import NEW_FORM, lively_model, reference_of, small_model
 from torch import Tensor
-from transformers import CompileConfig, DynamicCache, PreTrainedTokenizerFast, StaticCache, TextStreamer
+from transformers import (
+    CompileConfig,
+    DynamicCache,
+    GenerationConfig,
+    PreTrainedTokenizerFast,
+    StaticCache,
+    TextStreamer,
+)
 from transformers.generation.streamers import BaseStreamer
 
 from mu_sota import MuForCausalLM
@@ -28,6 +35,26 @@ def prompts(seed: int = 1) -> tuple[Tensor, Tensor]:
 
 def model_in_float32(**overrides: Any) -> MuForCausalLM:
     return lively_model(**overrides).float()
+
+
+# --- A seed for one call ---------------------------------------------------------------------------------------------
+
+
+def test_a_seed_in_the_generation_config_gives_its_text_and_leaves_the_random_state_alone() -> None:
+    """The text is that of the same seed for the whole process; also for a batch, and not where nothing is drawn."""
+    model = model_in_float32()
+    ids, mask = prompts()
+    how = {"do_sample": True, "top_k": 20, "temperature": 0.7, "max_new_tokens": 12}
+    torch.manual_seed(5)
+    expected = model.generate(ids, attention_mask=mask, **how)
+    before = torch.random.get_rng_state()
+    for seed, same in ((5, True), (6, False)):
+        text = model.generate(ids, attention_mask=mask, generation_config=GenerationConfig(sampling_seed=seed, **how))
+        assert torch.equal(text, expected) == same
+    greedy = GenerationConfig(sampling_seed=5, max_new_tokens=12)
+    likeliest = model.generate(ids, attention_mask=mask, max_new_tokens=12)
+    assert torch.equal(model.generate(ids, attention_mask=mask, generation_config=greedy), likeliest)
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 # --- With the cache as without --------------------------------------------------------------------------------------

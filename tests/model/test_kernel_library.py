@@ -1,11 +1,16 @@
 """Compiling the kernels: once, with whichever compiler there is, and doing without."""
 
+import errno
 import logging
 import os
 import shutil
+import signal
 import stat
 import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -22,7 +27,9 @@ from kernel_checks import (
 )
 from reference import small_model
 
-from mu_sota.model import backend, kernels
+from mu_sota.model import backend, kernel_library, kernels
+
+SMALL_SOURCE = 'extern "C" int mu_answer() { return 42; }'
 
 
 @pytest.fixture
@@ -36,6 +43,44 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     kernels.library.cache_clear()
     yield folder
     kernels.library.cache_clear()
+
+
+@pytest.fixture
+def small_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Instead of the kernels, one function that is compiled at once."""
+    source = tmp_path / "small.cpp"
+    source.write_text(SMALL_SOURCE)
+    monkeypatch.setattr(kernels, "SOURCE", source)
+    return source
+
+
+def process_that_answers(source: Path, first: str = "") -> "subprocess.Popen[str]":
+    """A process, in a group of its own, that compiles or loads the small source and prints what it answers."""
+    code = f"""{first}
+from pathlib import Path
+from mu_sota.model import kernels
+kernels.SOURCE = Path({str(source)!r})
+print(kernels.library() and kernels.library().mu_answer())
+"""
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def kept_by_another_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small source's library; in this process it would be loaded already."""
+    folder = tmp_path_factory.mktemp("another")
+    (folder / "small.cpp").write_text(SMALL_SOURCE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MU_SOTA_CACHE", str(folder / "cache"))
+        assert process_that_answers(folder / "small.cpp").communicate() == ("42\n", "")
+    (made,) = (folder / "cache").iterdir()
+    return made
 
 
 def fake_compiler(folder: Path, script: str) -> Path:
@@ -116,22 +161,229 @@ def test_a_compiler_that_writes_nonsense_is_reported(
 
 
 @needs_kernels
-def test_a_cache_that_cannot_be_written_is_reported(
-    cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_a_compiler_that_is_killed_is_reported_as_killed(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A file stands where the folder should be."""
-    cache.write_text("")
+    """As where memory runs out: it says nothing itself. What it says of its version need not be UTF-8."""
+    script = "[ \"$1\" = --version ] && printf '\\377' || kill -KILL $$"
+    monkeypatch.setenv("CXX", str(fake_compiler(tmp_path / "bin", script)))
     assert kernels.library() is None
-    assert len(caplog.messages) == 1
-    runs_without_kernels()
+    (message,) = caplog.messages
+    assert "SIGKILL" in message
+    assert not list(cache.iterdir())
 
 
 @needs_kernels
-def test_the_library_is_compiled_once(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiler_that_never_ends_is_given_up(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing of it stays."""
+    script = '[ "$1" = --version ] || exec sleep 60'
+    monkeypatch.setenv("CXX", str(fake_compiler(tmp_path / "bin", script)))
+    monkeypatch.setattr(kernel_library, "_PATIENCE", 0.5)
+    assert kernels.library() is None
+    (message,) = caplog.messages
+    assert "timed out" in message
+    assert not list(cache.iterdir())
+
+
+def cut_short(kept: Path) -> None:
+    kept.write_bytes(kept.read_bytes()[: kept.stat().st_size // 2])
+
+
+def one_bit_flipped(kept: Path) -> None:
+    content = bytearray(kept.read_bytes())
+    content[len(content) // 2] ^= 1
+    kept.write_bytes(content)
+
+
+def emptied(kept: Path) -> None:
+    kept.write_bytes(b"")
+
+
+def a_link_to_nowhere(kept: Path) -> None:
+    kept.unlink()
+    kept.symlink_to("nowhere")
+
+
+def a_folder(kept: Path) -> None:
+    kept.unlink()
+    kept.mkdir()
+    (kept / "file").touch()
+
+
+def a_pipe(kept: Path) -> None:
+    kept.unlink()
+    os.mkfifo(kept)
+
+
+def of_an_older_version(kept: Path) -> None:
+    """Its name had no checksum."""
+    kept.rename(kept.with_name("-".join(kept.stem.split("-")[:2]) + ".so"))
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    "damage", [cut_short, one_bit_flipped, emptied, a_link_to_nowhere, a_folder, a_pipe, of_an_older_version]
+)
+def test_a_damaged_library_is_compiled_anew(
+    damage: Callable[[Path], None],
+    kept_by_another_process: Path,
+    cache: Path,
+    small_source: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Never loaded, which would end the process. It is said in a line, once, and nothing is left of it."""
+    cache.mkdir()
+    damage(Path(shutil.copy(kept_by_another_process, cache)))
+    (damaged,) = cache.iterdir()
+    library = kernels.library()
+    assert library is not None
+    assert library.mu_answer() == 42
+    (message,) = caplog.messages
+    assert message == f"{damaged} is damaged, or of an older version, so the CPU kernels are compiled anew"
+    caplog.clear()
+    kernels.library.cache_clear()
+    assert kernels.library() is not None
+    assert not caplog.messages
+    (again,) = cache.iterdir()
+    assert again.is_file()
+
+
+@needs_kernels
+def test_what_a_killed_compilation_leaves_is_removed(
+    cache: Path, small_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the next start; but not what a process that is still compiling has written."""
+    folder = tmp_path / "bin"
+    waits = f'[ "$1" = --version ] || {{ echo x >> "{folder}/waiting"; exec sleep 60; }}'
+    monkeypatch.setenv("CXX", str(fake_compiler(folder, waits)))
+    killed, compiling = (process_that_answers(small_source) for _ in range(2))
+    try:
+        while not (folder / "waiting").exists() or len((folder / "waiting").read_text()) < 4:
+            assert killed.poll() is None
+            assert compiling.poll() is None
+            time.sleep(0.05)
+        assert len(list(cache.iterdir())) == 2
+        os.killpg(killed.pid, signal.SIGKILL)
+        killed.wait()
+        monkeypatch.delenv("CXX")
+        library = kernels.library()
+        assert library is not None
+        assert library.mu_answer() == 42
+        left, made = sorted(cache.iterdir())
+        assert (left.name.startswith("."), made.suffix) == (True, ".so")
+        os.killpg(compiling.pid, signal.SIGKILL)
+        compiling.wait()
+        kernels.library.cache_clear()
+        assert kernels.library() is not None  # there is nothing to compile any more
+        assert list(cache.iterdir()) == [made]
+    finally:
+        for process in (killed, compiling):
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+
+
+@needs_kernels
+def test_several_processes_compile_at_once(cache: Path, small_source: Path) -> None:
+    """Each gets a whole library, and one is kept. Nobody has anything to say."""
+    processes = [process_that_answers(small_source) for _ in range(3)]
+    assert {process.communicate() for process in processes} == {("42\n", "")}
+    assert len(list(cache.iterdir())) == 1
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    ("named", "reason"),
+    [("file", "File exists"), ("file/below", "Not a directory"), ("~nobody-of-this-name", "home directory")],
+)
+def test_a_cache_that_cannot_be_written_is_named_and_done_without(
+    named: str,
+    reason: str,
+    cache: Path,
+    small_source: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The kernels are compiled for this process alone."""
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    monkeypatch.setenv("MU_SOTA_CACHE", named)
+    before = set(tmp_path.iterdir())
+    library = kernels.library()
+    assert library is not None
+    assert library.mu_answer() == 42
+    (message,) = caplog.messages
+    assert f"the folder {named!r}" in message
+    assert reason in message
+    assert "MU_SOTA_CACHE" in message
+    assert set(tmp_path.iterdir()) == before
+
+
+@needs_kernels
+def test_a_full_cache_is_named_and_done_without(
+    cache: Path, small_source: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where the disk takes no more, which is not the compiler's fault."""
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    library = kernels.library()
+    assert library is not None
+    assert library.mu_answer() == 42
+    (message,) = caplog.messages
+    assert f"the folder {str(cache)!r}" in message
+    assert "No space left on device" in message
+    assert not list(cache.iterdir())
+
+
+@needs_kernels
+def test_where_no_disk_has_room_the_disk_is_blamed(cache: Path, small_source: Path) -> None:
+    """Not the compiler. A limit on the size of files stands for two full disks."""
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))"
+    process = process_that_answers(small_source, limit)
+    printed, said = process.communicate()
+    assert printed == "None\n"
+    assert said.startswith("the CPU kernels cannot be compiled, so training takes several times as long")
+    assert str(cache) in said
+    assert said.count("File too large") == 2
+    assert not list(cache.iterdir())
+
+
+@needs_kernels
+@pytest.mark.parametrize("named", ["", ".", "below/it", "~/cache", os.fsdecode(b"not-\xff-utf8")])
+def test_the_cache_is_where_it_is_named(
+    named: str,
+    cache: Path,
+    small_source: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Relative to the working folder, or to the home folder; beside what PyTorch keeps if none is named."""
+    for folder in ("here", "home"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("MU_SOTA_CACHE", named)
+    library = kernels.library()
+    assert library is not None
+    assert library.mu_answer() == 42
+    assert not caplog.messages
+    expected = tmp_path / "torch" / "mu_sota" if not named else Path(named).expanduser().absolute()
+    assert [path.suffix for path in expected.iterdir()] == [".so"]
+
+
+@needs_kernels
+def test_the_library_is_compiled_once(
+    cache: Path, small_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A second start asks the compiler for its version alone; another version, or another source, compiles anew."""
-    source = tmp_path / "small.cpp"
-    source.write_text('extern "C" int mu_answer() { return 42; }')
-    monkeypatch.setattr(kernels, "SOURCE", source)
     real = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     compiler = fake_compiler(tmp_path / "bin", f'exec {real} "$@"')
     calls = tmp_path / "bin" / "calls"
@@ -148,7 +400,7 @@ def test_the_library_is_compiled_once(cache: Path, tmp_path: Path, monkeypatch: 
     assert calls.read_text() == "--version\n"
     assert list(cache.iterdir()) == [made]
 
-    source.write_text('extern "C" int mu_answer() { return 43; }')
+    small_source.write_text('extern "C" int mu_answer() { return 43; }')
     kernels.library.cache_clear()
     changed = kernels.library()
     assert changed is not None

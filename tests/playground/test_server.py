@@ -1,6 +1,9 @@
 """The server of the page: for this machine alone, and with sentences where it cannot start."""
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -8,6 +11,12 @@ from urllib.request import Request, urlopen
 import pytest
 
 from mu_sota import cli
+from mu_sota.playground.callbacks import NO_TEXT
+from mu_sota.playground.server import PAGES_KEPT
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+
+from playground_sessions import Visit
 
 
 def answered(url: str, **headers: str) -> int:
@@ -32,6 +41,49 @@ def test_requests_under_another_host_name_are_refused(served: str, path: str) ->
 def test_no_function_of_the_page_is_offered_to_programs(served: str) -> None:
     with urlopen(f"{served}/gradio_api/info") as response:
         assert json.load(response)["named_endpoints"] == {}
+
+
+# What the process of a playground runs; when it is sent SIGUSR1, it prints how many objects of a visitor it keeps.
+COUNTING = """
+import gc, signal
+from gradio.state_holder import SessionState
+from mu_sota.playground.session import Reading
+
+def count(*_):
+    gc.collect()
+    kept = [type(each) for each in gc.get_objects()]
+    print(kept.count(Reading), kept.count(SessionState), flush=True)
+
+signal.signal(signal.SIGUSR1, count)
+import mu_sota.__main__
+"""
+
+
+def test_the_texts_of_few_pages_are_kept(small_run: Path) -> None:
+    """Those of the pages used last, also where older ones were never closed; such a page must read its text again."""
+    command = [sys.executable, "-c", COUNTING, "playground", str(small_run), "--no-browser", "--port=0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as playground:
+        assert playground.stdout is not None
+        address = next(line.split()[4] for line in playground.stdout if "http://" in line)
+        pages = [Visit(address) for _ in range(2 + 2 * PAGES_KEPT)]
+        try:
+            first, second, *others = pages
+            for early in (first, second):
+                early.do("on_read")
+            for number, visit in enumerate(others):
+                visit.do("on_generate")
+                assert NO_TEXT not in second.do("on_pick", event_data={"index": 0})
+                if number % 2:
+                    visit.leave()
+            assert NO_TEXT in first.do("on_pick", event_data={"index": 0})
+            first.do("on_read")
+            assert NO_TEXT not in first.do("on_pick", event_data={"index": 0})
+            playground.send_signal(signal.SIGUSR1)
+            assert playground.stdout.readline() == f"{PAGES_KEPT} {PAGES_KEPT}\n"
+        finally:
+            for visit in pages:
+                visit.leave()
+            playground.kill()
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

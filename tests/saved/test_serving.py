@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,16 @@ def test_a_completion_follows_its_seed(server: Server) -> None:
     assert answer["choices"][0]["finish_reason"] == "length"
     assert server.complete(max_tokens=8, seed=1)[0] == text
     assert {server.complete(max_tokens=8, seed=seed)[0] for seed in range(2, 6)} != {text}
+
+
+def test_parallel_requests_give_the_texts_of_their_seeds(server: Server) -> None:
+    """Where the generation config has the seed, as documented; the text is that of `seed` in a request alone."""
+    alone = [server.complete(max_tokens=12, seed=seed)[0] for seed in range(16)]
+    assert len(set(alone)) > 8
+    with ThreadPoolExecutor(8) as pool:
+        configs = [json.dumps({"sampling_seed": seed}) for seed in range(16)]
+        together = pool.map(lambda config: server.complete(max_tokens=12, generation_config=config)[0], configs)
+        assert list(together) == alone
 
 
 def test_temperature_and_stop_are_heeded(server: Server) -> None:

@@ -4,10 +4,19 @@ from contextlib import suppress
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from mu_sota.data.tokenizer import encode, is_word_level
 from mu_sota.model.errors import InputError, cut
+from mu_sota.model.generation import SeededDraw
 from mu_sota.settings.sampling import Generation, Sampling
 
 
@@ -56,31 +65,26 @@ def continued(
     Raises:
         InputError: the model's predictions are not numbers.
     """
-    device = model.device
-    inputs = torch.tensor([ids], device=device)
-    # At temperature 0 nothing is drawn, and `generate` would warn of settings for drawing.
-    drawn = sampling.model_dump(include={"temperature", "top_k", "top_p"}) if sampling.temperature else {}
-    with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device], device_type=_fork_type(device)):
-        torch.manual_seed(seed)
-        try:
-            output = model.generate(  # type: ignore[operator]
-                inputs,
-                attention_mask=torch.ones_like(inputs),
-                max_new_tokens=max_new_tokens,
-                do_sample=bool(drawn),
-                repetition_penalty=sampling.repetition_penalty,
-                pad_token_id=tokenizer.pad_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-                **drawn,
-                **more,
-            )
-        except RuntimeError as error:
-            if "probability tensor contains" not in str(error):
-                raise
-            raise InputError(
-                "the model's predictions are not numbers, so no token can be drawn; its weights are damaged, or its "
-                "training diverged: use another checkpoint"
-            ) from error
+    inputs = torch.tensor([ids], device=model.device)
+    try:
+        output = model.generate(  # type: ignore[operator]
+            inputs,
+            attention_mask=torch.ones_like(inputs),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,  # the last processor draws
+            repetition_penalty=sampling.repetition_penalty,
+            logits_processor=_drawing(sampling, seed, model.device),
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            **more,
+        )
+    except RuntimeError as error:
+        if "probability tensor contains" not in str(error):
+            raise
+        raise InputError(
+            "the model's predictions are not numbers, so no token can be drawn; its weights are damaged, or its "
+            "training diverged: use another checkpoint"
+        ) from error
     return list(output[0].tolist())
 
 
@@ -107,5 +111,14 @@ def sample(
     return text_of(tokenizer, continued(model, tokenizer, ids, sampling, max_new_tokens, seed))
 
 
-def _fork_type(device: torch.device) -> str:
-    return "cuda" if device.type == "cpu" else device.type
+def _drawing(sampling: Sampling, seed: int, device: torch.device) -> LogitsProcessorList:
+    """What `generate` does from scores to a drawn token, with a random state of its own; nothing at temperature 0."""
+    processors: list[LogitsProcessor] = []
+    if sampling.temperature:
+        processors.append(TemperatureLogitsWarper(sampling.temperature))
+        if sampling.top_k:
+            processors.append(TopKLogitsWarper(sampling.top_k))
+        if sampling.top_p < 1:
+            processors.append(TopPLogitsWarper(sampling.top_p))
+        processors.append(SeededDraw(seed, device))
+    return LogitsProcessorList(processors)

@@ -1,15 +1,31 @@
-"""`generate` for MU models: both names of the cache, and an end at the last learned position."""
+"""`generate` for MU models: both names of the cache, an end at the last learned position, a seed for one call."""
 
 from functools import update_wrapper
 from typing import Any
 
+import torch
 from torch import Tensor
-from transformers import GenerationConfig, GenerationMixin
+from transformers import GenerationConfig, GenerationMixin, LogitsProcessor
 from transformers.utils import logging
 
 from .arguments import CACHE_NAME, one_cache
 
 logger = logging.get_logger(__name__)
+
+
+class SeededDraw(LogitsProcessor):
+    """Draws the next token with a random generator of its own, so that nothing drawn elsewhere changes a text.
+
+    `generate` draws from the process's one random state, which its threads share. The same seed gives the same token
+    there, if nothing else draws. To be the last of the processors, with `do_sample=False`: it leaves one token to take.
+    """
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self.generator = torch.Generator(device).manual_seed(seed)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        drawn = torch.multinomial(scores.softmax(-1), 1, generator=self.generator)
+        return torch.full_like(scores, float("-inf")).scatter_(-1, drawn, 0.0)
 
 
 class MuGenerationMixin(GenerationMixin):
@@ -57,6 +73,15 @@ class MuGenerationMixin(GenerationMixin):
             )
             prepared.max_length = longest
         return prepared
+
+    def _sample(self, input_ids: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in `transformers`; with a `sampling_seed` in the generation config, by a `SeededDraw`."""
+        config = kwargs["generation_config"]
+        seed = getattr(config, "sampling_seed", None)  # `seed` stands in those of trained models, for their training
+        if config.do_sample and seed is not None:
+            config.do_sample = False
+            kwargs["logits_processor"].append(SeededDraw(seed, input_ids.device))
+        return super()._sample(input_ids, *args, **kwargs)  # type: ignore[misc]
 
     def _get_candidate_generator(self, *args: Any, **kwargs: Any) -> Any:
         """As in `transformers`; what prompt lookup proposes ends at the last learned position."""

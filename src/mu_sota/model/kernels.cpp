@@ -2,7 +2,8 @@
 // cross-entropy of a large vocabulary, and the whole model for one new token.
 //
 // Each function has its equation in PyTorch in `attention.py`, `model.py` or `loss.py`; the tests hold one against the
-// other. Plain C++ with the vector extension of GCC and Clang, compiled by `kernels.py` for the processor it runs on.
+// other. Plain C++ with the vector extension of GCC and Clang, compiled by `kernel_library.py` for the processor that it
+// runs on.
 //
 // Legend: B batch, T time, H heads (or blocks), K size of a head, D state, F width inside the feed-forward network,
 // P = T filled up to vectors. Inside a head, values lie [K][P]: a vector is one component of LANES tokens.

@@ -1,4 +1,4 @@
-"""The model's inner loops for CPUs, compiled from `kernels.cpp` by the machine's own C++ compiler at first use.
+"""The model's inner loops for CPUs, compiled from `kernels.cpp` at first use: `kernel_library.py` says how.
 
 Where there is no compiler, or for anything but float32 on a CPU, PyTorch's own operations compute the same:
 `backend.py` decides. The kernels of a layer are operators of PyTorch, `torch.ops.mu_sota.*`, with their gradients.
@@ -7,14 +7,11 @@ Legend: B batch, T time, H heads or blocks, K size of a head, D state.
 """
 
 import ctypes
-import hashlib
 import operator
 import os
-import platform
 import re
 import shutil
 import subprocess
-import tempfile
 from array import array
 from collections.abc import Iterable
 from functools import lru_cache
@@ -25,11 +22,9 @@ import torch
 from torch import Tensor
 from transformers.utils import logging
 
-SOURCE = Path(__file__).with_name("kernels.cpp")
+from .kernel_library import load
 
-# -march: the processor's widest vectors. A compiler without OpenMP, as that of macOS, makes kernels of one thread.
-_FLAGS = ["-std=c++17", "-O3", "-fno-math-errno", "-shared", "-fPIC"]
-_TRIES = [["-march=native", "-fopenmp"], ["-march=native"], ["-mcpu=native"], []]
+SOURCE = Path(__file__).with_name("kernels.cpp")
 
 logger = logging.get_logger(__name__)
 
@@ -47,47 +42,15 @@ def library() -> ctypes.CDLL | None:
         )
         return None
     try:
-        return ctypes.CDLL(str(_compiled(compiler)))
-    except (OSError, subprocess.CalledProcessError) as error:
-        reason = error.stderr if isinstance(error, subprocess.CalledProcessError) else str(error)
+        return load(SOURCE, compiler)
+    except subprocess.SubprocessError as error:
+        said = error.stderr if isinstance(error, subprocess.CalledProcessError) else ""
         logger.warning(
-            f"{compiler} could not compile the CPU kernels, so training takes several times as long: {reason}"
+            f"{compiler} could not compile the CPU kernels, so training takes several times as long: {said or error}"
         )
-        return None
-
-
-def _compiled(compiler: str) -> Path:
-    """The shared library for this source, compiler and processor, made at first use.
-
-    It is kept in the folder of the environment variable MU_SOTA_CACHE, or beside what PyTorch keeps (~/.cache/torch).
-    """
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
-    described = (SOURCE.read_text(encoding="utf-8"), version, _processor(), str(_TRIES), str(_FLAGS))
-    folder = Path(os.environ.get("MU_SOTA_CACHE") or Path(torch.hub.get_dir()).with_name("mu_sota")).expanduser()
-    path = folder / f"kernels-{hashlib.sha256(repr(described).encode()).hexdigest()[:16]}.so"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as workspace:
-            fresh = Path(workspace, path.name)
-            for number, more in enumerate(_TRIES):
-                done = subprocess.run(
-                    [compiler, *_FLAGS, *more, "-o", str(fresh), str(SOURCE)],
-                    capture_output=True,
-                    text=True,
-                    check=number + 1 == len(_TRIES),
-                )
-                if not done.returncode:
-                    break
-            os.replace(fresh, path)  # two processes may make it at once
-    return path
-
-
-def _processor() -> str:
-    """What tells processors with different instructions apart: a cache folder can be shared between machines."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    return f"{platform.machine()} {platform.processor()} {features}"
+    except OSError as error:
+        logger.warning(f"the CPU kernels cannot be compiled, so training takes several times as long: {error}")
+    return None
 
 
 def _address(tensor: Tensor) -> int:

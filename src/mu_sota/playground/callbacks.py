@@ -17,6 +17,7 @@ from .html_views import Shown, message_view, placeholder, probability_view, toke
 from .reading_views import ReadingViews
 from .session import Reading, Session, Step
 
+NO_TEXT = "No token can be looked into: the text is not done yet, or newer pages took its place. Then read it again."
 _SETTINGS = len(Generation.model_fields)
 
 
@@ -93,7 +94,7 @@ class Callbacks:
     def on_look(self, reading: Reading | None, position: int, layer: int, kind: str) -> dict[Any, Any]:
         """Show the chosen token in another layer, or another attention."""
         if reading is None or position >= len(reading.ids):
-            return {self.parts.inside.heading: placeholder("No token can be looked into before the text is done.")}
+            return {self.parts.inside.heading: placeholder(NO_TEXT)}
         return dict(zip(self.panels, self.views.inspected(reading, position, layer, kind), strict=True))
 
     def on_switch(

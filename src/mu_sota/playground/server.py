@@ -13,6 +13,8 @@ from mu_sota.model.errors import InputError
 
 HOST = "127.0.0.1"
 PORTS_TRIED = 100
+PAGES_KEPT = 16
+"""So many pages, open or closed, have their last text in memory: those that were used last."""
 
 # A page of the internet can give its own name this machine's address; a browser would then let it read our page.
 _ONLY_THIS_MACHINE = Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
@@ -47,6 +49,7 @@ def serve_until_ctrl_c(page: gr.Blocks, port: int, open_browser: bool, **look: A
             pwa=False,
             mcp_server=False,
             max_file_size=0,
+            state_session_capacity=PAGES_KEPT,  # Gradio's own 10,000 would fill the memory
             app_kwargs={"middleware": [_ONLY_THIS_MACHINE]},
             **look,
         )
