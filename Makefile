@@ -19,7 +19,7 @@ PIP_IN = PIP_DISABLE_PIP_VERSION_CHECK=1 $(1)/bin/python -m pip install --quiet 
 UV_VERSION := 0.13.9
 
 .DELETE_ON_ERROR:
-.PHONY: help train playground test test-fast test-versions test-lowest test-newest bench gpu-pack format lock clean
+.PHONY: help train playground test test-fast test-versions test-lowest test-newest bench torture gpu-pack format lock clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -67,6 +67,9 @@ bench: $(VENV)/.installed-dev ## Time training, decoding and reading of text her
 	$(BIN)/python benchmarks/training.py --out runs/bench/training.json
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/decoding.py --out runs/bench/decoding.json
 	$(BIN)/python benchmarks/tokenizer.py $(DATA) --out runs/bench/tokenizer.json
+
+torture: $(VENV)/.installed-dev ## Kill, damage and disturb training runs (15 minutes), in runs/torture.json
+	$(BIN)/python benchmarks/torture.py --out runs/torture.json
 
 WIKITEXT ?= $(or $(wildcard ../shared/data/wikitext-2),wikitext-2)
 gpu-pack: $(VENV)/.installed-dev ## Fill gpu-pack/ with what benchmarks/gpu.py needs on a bare GPU machine; WIKITEXT=corpus

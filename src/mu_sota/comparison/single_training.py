@@ -28,6 +28,9 @@ from .baselines import build
 from .hyperparameter_search import Trial
 
 CURVE_POINTS = 10
+TENSORBOARD_FOLDER = "tensorboard"
+"""In the folder of a comparison: the curves as they grow, for those who watch."""
+
 WARMUP_SHARE = 0.1
 
 
@@ -139,6 +142,12 @@ class CurveCallback(CheckpointCallback):
         self.rows: list[dict[str, Any]] = []
         self.seconds = 0.0
         self.diverged: int | None = None
+        self.board: Any = None
+        if "tensorboard" in setup.run.trackers:
+            from torch.utils.tensorboard import SummaryWriter
+
+            comparison, contender, run = trainer.out.parents[2], trainer.out.parent.name, trainer.out.name
+            self.board = SummaryWriter(str(comparison / TENSORBOARD_FOLDER / contender / run))
         trainer.more_progress = self._progress
 
     def _progress(self) -> dict[str, Any]:
@@ -194,14 +203,17 @@ class CurveCallback(CheckpointCallback):
             return
         if all(loss < row["validation_loss"] for row in self.rows):
             self.save_best()
-        self.rows.append(
-            {
-                "step": state.global_step,
-                "seconds": round(self.seconds, 2),
-                "train_loss": self.new_totals().loss,
-                "validation_loss": loss,
-            }
-        )
+        row = {
+            "step": state.global_step,
+            "seconds": round(self.seconds, 2),
+            "train_loss": self.new_totals().loss,
+            "validation_loss": loss,
+        }
+        self.rows.append(row)
+        if self.board is not None:
+            for name in ("train_loss", "validation_loss"):
+                self.board.add_scalar(name, row[name], state.global_step)
+            self.board.flush()
 
     def save_best(self) -> None:
         """Save the weights as the best so far, where there is more than one point to choose from."""
