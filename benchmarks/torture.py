@@ -85,7 +85,7 @@ class Torture:
 
         self.folder = folder
         self.cases: dict[str, dict[str, str]] = {}
-        (folder / "text.txt").write_text("\n".join(topics.values())[:60_000], encoding="utf-8")
+        (folder / "text.txt").write_text("\n".join(topics.values())[:20_000], encoding="utf-8")
         self.environ = os.environ | {"MU_SOTA_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
         self.train("undisturbed")
         self.reference = self.rows("undisturbed")

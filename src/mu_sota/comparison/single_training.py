@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tqdm.auto import tqdm
 from transformers import PreTrainedConfig, TrainerControl, TrainerState, TrainingArguments, set_seed
 
 from mu_sota.common.files import replacing
@@ -19,6 +20,7 @@ from mu_sota.saved.load_save import save_trained
 from mu_sota.saved.run_record import BEST_FOLDER
 from mu_sota.settings.run import RunSettings
 from mu_sota.training.callbacks import CheckpointCallback
+from mu_sota.training.checkpoint import MANIFEST_FILE, find_checkpoints
 from mu_sota.training.interrupt import Interrupt, Interrupted
 from mu_sota.training.running_totals import RunningTotals
 from mu_sota.training.step_watch import Judged
@@ -79,6 +81,10 @@ def train_once(
         Interrupted: Ctrl-C; the same call goes on.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    for begun in find_checkpoints(folder):
+        if not (begun / MANIFEST_FILE).exists():  # of an older version, which kept the curve elsewhere
+            tqdm.write(f"{begun} is of an older version: this training begins again.")
+            finish(folder)
     run = setup.run.model_copy(
         update={
             "learning_rate": trial.learning_rate,
@@ -118,7 +124,7 @@ def _initial_model(config: PreTrainedConfig, trial: Trial, seed: int) -> Any:
 def finish(folder: Path) -> None:
     """Remove what only an unfinished training run needs, once its record is written."""
     for left in folder.iterdir():
-        if left.name.startswith(("checkpoint-", ".")):
+        if left.name.startswith(("checkpoint-", "course-", ".")):
             shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 

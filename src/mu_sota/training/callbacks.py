@@ -41,6 +41,7 @@ class CheckpointCallback(TrainerCallback):
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Start the clock of checkpoints; log as often as this call says, not as the checkpoint does."""
         self.saved_at = time.monotonic()
+        self.trainer.start_clock()
         state.logging_steps = int(args.logging_steps)
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:

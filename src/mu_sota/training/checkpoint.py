@@ -26,7 +26,7 @@ from mu_sota.saved.run_record import METRICS_FILE
 from .running_totals import RunningTotals
 
 _PROGRESS_FILE = "progress.json"
-_MANIFEST_FILE = "manifest.json"
+MANIFEST_FILE = "manifest.json"
 _STATE_FILE = "trainer_state.json"
 _WEIGHTS_FILE = "model.safetensors"
 _OPTIMIZER_FILE = "optimizer.pt"
@@ -76,7 +76,7 @@ def publish(out: Path, step: int, progress: Progress, belongs: dict[str, Any]) -
         shutil.copyfile(out / METRICS_FILE, written / METRICS_FILE)
     (written / "training_args.bin").unlink(missing_ok=True)  # a pickle, and nobody reads it
     sums = {name: checksum(written / name) for name in _files(written)}
-    write_sealed(written / _MANIFEST_FILE, {"step": step, **belongs, "checksums": sums})
+    write_sealed(written / MANIFEST_FILE, {"step": step, **belongs, "checksums": sums})
     sync(written)
     shutil.rmtree(checkpoint, ignore_errors=True)
     os.replace(written, checkpoint)
@@ -89,7 +89,7 @@ def publish(out: Path, step: int, progress: Progress, belongs: dict[str, Any]) -
 
 def find_checkpoints(out: Path) -> list[Path]:
     """The checkpoints in a run's folder, oldest first, damaged ones too; a folder that is not ours is none."""
-    names = (_MANIFEST_FILE, _PROGRESS_FILE, _STATE_FILE)
+    names = (MANIFEST_FILE, _PROGRESS_FILE, _STATE_FILE)
     ours = {file.parent for name in names for file in out.glob(f"checkpoint-*/{name}")}
     return sorted((folder for folder in ours if re.fullmatch(r"checkpoint-\d+", folder.name)), key=_step_of)
 
@@ -117,9 +117,7 @@ def require_usable(checkpoint: Path, identity: dict[str, Any], steps: int) -> di
         InputError: it belongs to another run.
     """
     manifest: dict[str, Any] = {"conditions": {}}
-    if (checkpoint / _MANIFEST_FILE).exists() or "more" in _read(
-        checkpoint / _PROGRESS_FILE
-    ):  # not of an older version
+    if (checkpoint / MANIFEST_FILE).exists() or "more" in _read(checkpoint / _PROGRESS_FILE):  # not of an older version
         manifest = _manifest(checkpoint)
         for key, then in manifest["identity"].items():
             if (now := identity.get(key, then)) != then:
@@ -163,9 +161,9 @@ def read_progress(checkpoint: Path) -> Progress:
 def _manifest(checkpoint: Path) -> dict[str, Any]:
     """The manifest, by which every file of the checkpoint is verified."""
     try:
-        manifest = read_sealed(checkpoint / _MANIFEST_FILE)
+        manifest = read_sealed(checkpoint / MANIFEST_FILE)
     except (OSError, ValueError, RecursionError) as error:
-        raise Damaged(f"{_MANIFEST_FILE} cannot be read ({one_line(error)})") from None
+        raise Damaged(f"{MANIFEST_FILE} cannot be read ({one_line(error)})") from None
     for name, expected in manifest["checksums"].items():
         file = checkpoint / name
         if not file.is_file():

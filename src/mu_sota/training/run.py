@@ -232,7 +232,8 @@ class _Run:
         }
         self.record = new | self.record
         here = new["machine"]
-        start = {"time": timestamp()} | ({"machine": here} if here != self.record["machine"] else {})
+        other = {key: value for key, value in here.items() if value != self.record["machine"].get(key)}
+        start = {"time": timestamp()} | ({"machine": other} if other else {})
         self.record["starts"] = [*self.record.get("starts", []), start]
         self.record["schedule"] = [part._asdict() for part in self.parts]
         if self.init_from is not None and "init_from" not in self.record:

@@ -3,8 +3,8 @@
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -96,7 +96,7 @@ class MuTrainer(Trainer):
         self._keep_grad_norm()
         self.identity = _identity(settings, self.network, corpus)
         self.conditions = conditions(world, micro_batch_size, precision, settings.compile)
-        self._logged_at = time.monotonic()
+        self.start_clock()
         self.logged = RunningTotals()  # those that the last row of the record has covered
         self.progress: dict[str, Any] = {}  # what the checkpoint knows of callbacks
         self.more_progress: Callable[[], dict[str, Any]] = dict  # gives what the next one is to know
@@ -218,6 +218,17 @@ class MuTrainer(Trainer):
         self._sums.zero_()
         self.logged = RunningTotals()
 
+    def start_clock(self) -> None:
+        """Time steps from here on, for the tokens a second of the next log."""
+        self._clock, self._clocked_step = time.monotonic(), self.state.global_step
+
+    @contextmanager
+    def _clock_stopped(self) -> Iterator[None]:
+        """What happens within it is no training."""
+        start = time.monotonic()
+        yield
+        self._clock += time.monotonic() - start
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As in `Trainer`, with the training loss of the running totals: a resumed run logs what it would have logged.
 
@@ -226,9 +237,10 @@ class MuTrainer(Trainer):
         """
         if "loss" in logs:
             totals, now = self.running_totals(), time.monotonic()
-            new = totals.since(self.logged)
-            logs |= {"loss": new.loss, "tokens_per_second": new.num_tokens / (now - self._logged_at)}
-            self.logged, self._logged_at = totals, now
+            tokens = (self.state.global_step - self._clocked_step) * self.settings.batch_size * self.settings.window
+            logs |= {"loss": totals.since(self.logged).loss, "tokens_per_second": tokens / (now - self._clock)}
+            self.logged = totals
+            self.start_clock()
         finite = {name: value for name, value in logs.items() if not isinstance(value, float) or math.isfinite(value)}
         super().log(finite, start_time)
 
@@ -256,18 +268,19 @@ class MuTrainer(Trainer):
         Args:
             ignore_keys: which `Trainer` passes; no predictions are returned.
         """
-        self.score = self.validate(
-            lambda batches: tqdm(
-                batches,
-                desc="Evaluating",
-                disable=not self.is_world_process_zero(),
-                mininterval=seconds_between_drawings(),
-                dynamic_ncols=True,
+        with self._clock_stopped():
+            self.score = self.validate(
+                lambda batches: tqdm(
+                    batches,
+                    desc="Evaluating",
+                    disable=not self.is_world_process_zero(),
+                    mininterval=seconds_between_drawings(),
+                    dynamic_ncols=True,
+                )
             )
-        )
-        metrics = {f"eval_{name}": getattr(self.score, name) for name in (*FIGURES, *vars(self.score))}
-        self.log(dict(metrics))
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+            metrics = {f"eval_{name}": getattr(self.score, name) for name in (*FIGURES, *vars(self.score))}
+            self.log(dict(metrics))
+            self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     # Checkpoints
@@ -278,17 +291,18 @@ class MuTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """As in `Trainer`, but in a temporary folder, from which `checkpoint.py` makes it appear complete."""
         step, totals = self.state.global_step, self.running_totals()
-        self._checkpoint_parent = temporary_folder(self.out, step)
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self._checkpoint_parent = self.out
-        self.accelerator.wait_for_everyone()
-        if self.is_world_process_zero():
-            usual = (self.watch.usual.item(), self.watch.seen)
-            progress = Progress(totals, self.logged, self.first_loss, usual, self.more_progress())
-            publish(self.out, step, progress, {"identity": self.identity, "conditions": self.conditions})
-        self.accelerator.wait_for_everyone()
+        with self._clock_stopped():
+            self._checkpoint_parent = temporary_folder(self.out, step)
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._checkpoint_parent = self.out
+            self.accelerator.wait_for_everyone()
+            if self.is_world_process_zero():
+                usual = (self.watch.usual.item(), self.watch.seen)
+                progress = Progress(totals, self.logged, self.first_loss, usual, self.more_progress())
+                publish(self.out, step, progress, {"identity": self.identity, "conditions": self.conditions})
+            self.accelerator.wait_for_everyone()
 
     def train_from_last_checkpoint(self, steps: int) -> None:
         """Train from the newest usable checkpoint in the run's folder, or from the start where there is none.
