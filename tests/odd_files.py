@@ -42,6 +42,7 @@ YAML_TEXTS: dict[str, bytes] = {
     + b"".join(b"a%d: &a%d [%s]\n" % (n, n, b",".join([b"*a%d" % (n - 1)] * 9)) for n in range(1, 10))
     + b"prompts: *a9\n",
     "aliases of a setting": b"trackers: &t [x, x]\nprompts: [*t, *t]\n",
+    "an alias": b"prompts: &p [x]\ntrackers: *p\n",
     "an alias of itself": b"prompts: &p [*p]\n",
     "a key twice": b"seed: 1\nseed: 2\n",
     "a number of 5,000 digits": b"seed: " + b"9" * 5000 + b"\n",

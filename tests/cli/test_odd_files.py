@@ -283,6 +283,13 @@ def test_a_folders_code_is_never_run(run: Path, capsys: pytest.CaptureFixture[st
     assert not (tmp_path / "was run").exists()
 
 
+def test_a_tokenizer_is_that_of_its_folder(run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """And not of a file that its configuration names."""
+    (tmp_path / "secret").write_text("no tokenizer")
+    changed(run / "best" / "tokenizer_config.json", "tokenizer_file", str(tmp_path / "secret"))
+    assert outcome(capsys, generate(run))[0] == 0
+
+
 def test_weights_in_several_files_are_those_of_the_folder(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The names in an index are not followed; one that leads out of the folder is refused."""
     best = run / "best"

@@ -58,7 +58,11 @@ def mu_sota(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple
 def shell(line: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """A line of bash, in which `mu-sota` is this package."""
     script = f'mu-sota() {{ {shlex.quote(sys.executable)} -m mu_sota "$@"; }}\nset -o pipefail\n{line}'
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(cli.__file__).parents[2])} | variables
+    environment = (
+        os.environ
+        | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "", "PYTHONPATH": str(Path(cli.__file__).parents[2])}
+        | variables
+    )
     return subprocess.run(
         ["bash", "-c", script], capture_output=True, text=True, check=False, env=environment, timeout=60
     )
@@ -110,8 +114,11 @@ def test_the_commands_shown_after_an_export_name_its_folder(
     assert b"config.json" in done.stdout
 
 
-def test_a_name_that_is_no_utf8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_name_that_is_no_utf8(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As an argument it is refused; in a folder above, it stands in records as JSON has it."""
+    monkeypatch.chdir(tmp_path)
     odd = os.fsdecode(b"caf\xe9")
     for words in (["train", "--out", odd], ["generate", odd, "--prompt", "a"], ["evaluate", "x", "--data", odd]):
         status, _, errors = mu_sota(capsys, *words)
@@ -144,7 +151,6 @@ def test_places_where_no_command_can_write(
 ) -> None:
     corpus, run = trained
     commands: list[list[str | Path]] = [
-        ["train", "--data", corpus, "--out", place],
         ["prepare", "--data", corpus, "--out", place, "--set", "vocab_size=300"],
         ["export", run, "--out", place],
     ]
@@ -219,7 +225,10 @@ def test_a_file_that_grows_too_large(trained: tuple[Path, Path], tmp_path: Path)
 
 
 def test_a_home_that_nobody_has(capsys: pytest.CaptureFixture[str], trained: tuple[Path, Path]) -> None:
-    for words in (["train", "--out", "x", "--data", "~nobody/x"], ["evaluate", trained[1], "--data", "~nobody/x y"]):
+    for words in (
+        ["train", "--out", "x", "--data", "~no-such-user/x"],
+        ["evaluate", trained[1], "--data", "~no-such-user/x y"],
+    ):
         status, _, errors = mu_sota(capsys, *words)
         assert status == 2
         assert "mu-sota: " in errors

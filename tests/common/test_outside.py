@@ -24,7 +24,7 @@ def test_whatever_is_raised_becomes_one_sentence(error: BaseException) -> None:
 def test_what_is_for_the_user_already_or_ends_the_program_is_left() -> None:
     for error in (InputError("as it is"), KeyboardInterrupt(), SystemExit(3)):
         with pytest.raises(type(error)) as raised, in_one_sentence("a", "b"):
-        raise error
+            raise error
         assert raised.value is error
 
 

@@ -142,7 +142,7 @@ def load_tokenizer(path: str | os.PathLike[str]) -> PreTrainedTokenizerFast:
         if path.is_dir():
             require_files(path)
             if (path / "tokenizer.json").is_file() and not (path / TOKENIZER_FILE).is_file():
-                return _tried(_load_hugging_face(path))
+                return _tried(PreTrainedTokenizerFast.from_pretrained(path))
             path = path / TOKENIZER_FILE
         if not os.path.lexists(path):
             raise InputError(f"No tokenizer at {path}: give a {TOKENIZER_FILE} or a folder with a tokenizer.json.")
@@ -181,14 +181,6 @@ def _from_hub(name: str) -> PreTrainedTokenizerFast:
         ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise InputError(f"The tokenizer {name} is not a fast one ({type(tokenizer).__name__}): give one that is.")
-    return tokenizer
-
-
-def _load_hugging_face(folder: Path) -> PreTrainedTokenizerFast:
-    # The argument wins over tokenizer_config.json, which could name any file of this machine.
-    tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(
-        folder, tokenizer_file=str(folder / "tokenizer.json")
-    )
     return tokenizer
 
 
