@@ -36,7 +36,14 @@ pytest_plugins = ["kernel_checks", "playground_model"]  # their fixtures
 # Slow tests, which `make test-fast` leaves out: they start processes, servers, browsers or the compiler, or take long.
 SLOW_FIXTURES = {"browser", "chromium", "served", "small_run", "tiny_export", "trained", "wikitext2"}
 SLOW_FILES = {
-    *("cli/test_commands.py", "cli/test_start_up.py", "test_notebook.py", "test_using.py"),
+    *(
+        "cli/test_commands.py",
+        "cli/test_odd_files.py",
+        "cli/test_start_up.py",
+        "cli/test_system.py",
+        "test_notebook.py",
+        "test_using.py",
+    ),
     *("comparison/test_baselines.py", "comparison/test_contenders.py", "comparison/test_drawing.py"),
     *("comparison/test_report.py", "comparison/test_runner.py"),
     *("comparison/test_single_training.py", "comparison/test_size_matching.py", "comparison/test_timing.py"),

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from mu_sota.common.text import visible
 from mu_sota.settings.run import Text
 
 PRESETS = (
@@ -24,11 +25,18 @@ def path_of(text: str) -> Path:
     """The path that an option or argument names; an empty one (a variable without a value) is not the current folder.
 
     Raises:
-        typer.BadParameter: it is empty.
+        typer.BadParameter: it is empty, or no path.
     """
     if not text.strip():
         raise typer.BadParameter("it is empty (a variable without a value?); give a path, or . for this folder")
+    if "\0" in text:
+        raise typer.BadParameter("it has a zero character, which no path has")
     return Path(text)
+
+
+def say(text: str) -> None:
+    """Print a result in which a path or name may stand: none of it drives the terminal."""
+    print(visible(text, spaces=False))
 
 
 Assignments = Annotated[

@@ -12,7 +12,7 @@ from mu_sota.model.errors import InputError
 from mu_sota.settings.load import configure, merge_settings, parse_assignments, read_yaml
 from mu_sota.settings.presets import DEFAULT_PRESET
 
-from .app import DATA, PRESETS, Assignments, SettingsFile, load_libraries, path_of
+from .app import DATA, PRESETS, Assignments, SettingsFile, load_libraries, path_of, say
 
 
 def compare(
@@ -86,9 +86,9 @@ def compare(
 
     settings = configure(merged)
     if plan:
-        print(describe_comparison(request, settings, out if resume else None))
+        say(describe_comparison(request, settings, out if resume else None))
         return
     assert out is not None
     record = run_comparison(request, settings, out, resume)
-    print("\n" + as_text(record) + "\n" + "\n".join(record["verdict"]))
-    print(f"\n{out}: report.html (opens in any browser, prints to PDF), report.md, comparison.json")
+    say("\n" + as_text(record) + "\n" + "\n".join(record["verdict"]))
+    say(f"\n{out}: report.html (opens in any browser, prints to PDF), report.md, comparison.json")

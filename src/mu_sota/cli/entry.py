@@ -2,14 +2,15 @@
 
 import io
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from mu_sota.common.text import visible
 from mu_sota.model.errors import InputError
 
 from .compare import compare
-from .errors import leave, sentence_of
+from .errors import drop_output, leave, sentence_of
 from .evaluate import evaluate
 from .export import export
 from .generate import generate
@@ -19,6 +20,9 @@ from .leakcheck import leakcheck
 from .playground import playground
 from .prepare import prepare
 from .train import train
+
+_NOBODY_READS = 141  # what a shell says of other programs, which the signal SIGPIPE ends
+_UsageError: Any = typer.BadParameter.__base__  # of all mistakes in the words of a command
 
 app = typer.Typer(
     name="mu-sota",
@@ -50,17 +54,55 @@ def _root(version: Annotated[bool, typer.Option("--version", help="print the ver
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point. Exit status: 0 done, 1 a leak found, 2 something the user can fix, 130 interrupted."""
+    """Entry point.
+
+    Exit status: 0 done, 1 a leak found, 2 something the user can fix, 130 interrupted, 141 nobody reads the output.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # Generated text can hold characters that the terminal's encoding lacks; that must not end a run.
             stream.reconfigure(errors="backslashreplace")
+    words = sys.argv[1:] if arguments is None else arguments
     try:
-        app(arguments)
+        _refuse_undecoded(words)
+        status = app(words, standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # what cannot be written is said here
     except InputError as error:
         leave(2, str(error))
+    except typer.Abort:
+        leave(130, "interrupted")
+    except _UsageError as error:
+        error.message = visible(error.message, spaces=False)
+        error.show()
+        status = error.exit_code
+    except BrokenPipeError:
+        status = _NOBODY_READS
+    except SystemExit as end:  # typer ends the program by itself where nobody reads its output
+        status = _NOBODY_READS if isinstance(end.__context__, BrokenPipeError) else end.code
     except Exception as error:
         sentence = sentence_of(error)
         if sentence is None:
             raise
         leave(*sentence)
+    finally:
+        drop_output()
+    sys.exit(status or 0)
+
+
+def _refuse_undecoded(words: list[str]) -> None:
+    """A word of the command line that is no text, such as a name of a file in another encoding.
+
+    Files of tokenizers and records are UTF-8, and could not hold it.
+
+    Raises:
+        InputError: there is one.
+    """
+    for word in words:
+        try:
+            word.encode("utf-8")
+        except UnicodeEncodeError:
+            raise InputError(
+                f"the argument {word} is not in this system's encoding ({sys.getfilesystemencoding()}); rename the "
+                f"file or folder, or write the text in that encoding"
+            ) from None

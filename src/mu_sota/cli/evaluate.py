@@ -1,15 +1,15 @@
 """`mu-sota evaluate`."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from mu_sota.data.sources import require_source
 from mu_sota.model.errors import InputError
-from mu_sota.saved.run_record import model_folder, record_of
+from mu_sota.saved.run_record import model_folder
+from mu_sota.saved.trained_on import trained_on
 
-from .app import DATA, Folder, load_libraries
+from .app import DATA, Folder, load_libraries, say
 
 
 def evaluate(
@@ -31,8 +31,8 @@ def evaluate(
         raise InputError(f"--split is {split!r}; choose train, validation, test or all")
 
     model_folder(folder)
-    record = record_of(folder)
-    own = record.get("data")
+    trained = trained_on(folder)
+    own = trained.data
     data = own if data is None else data
     if data is None:
         raise InputError(f"{folder} has no run.json that says what it was trained on; name a text with --data")
@@ -42,6 +42,7 @@ def evaluate(
 
     from mu_sota.common.environment import default_device
     from mu_sota.common.files import as_json
+    from mu_sota.common.outside import user_path
     from mu_sota.common.text import readable
     from mu_sota.data.corpus import load_corpus, load_file
     from mu_sota.data.options import TextOptions
@@ -50,21 +51,21 @@ def evaluate(
 
     model, tokenizer = load_trained(folder, default_device())
     positions = model.config.max_position_embeddings
-    trained = record.get("settings", {})
     if window is None:  # positions beyond the run's window have never been trained
-        window = int(trained.get("window", positions))
-        stride = stride or trained.get("eval_stride")
+        window = trained.settings.window or positions
+        stride = stride or trained.settings.eval_stride
     stride = window if stride is None else stride
     if not 1 <= stride <= window <= positions:
         raise InputError(
             f"--window is {window} and --stride {stride}, but 1 <= stride <= window <= {positions} must hold"
         )
-    file = Path(data).expanduser()
+    file = user_path(data)
+    options = TextOptions.of(trained.settings.model_dump())
     split = split or ("all" if data != own and file.is_file() else "test")
     if split != "all":
-        text = getattr(load_corpus(data, tokenizer=tokenizer, options=TextOptions.of(trained)), split)
+        text = getattr(load_corpus(data, tokenizer=tokenizer, options=options), split)
     elif file.is_file():
-        text = load_file(file, tokenizer, TextOptions.of(trained))
+        text = load_file(file, tokenizer, options)
     else:
         raise InputError(
             f"--split is 'all', which is of one file, but {data!r} is none; choose train, validation or test"
@@ -81,11 +82,11 @@ def evaluate(
         how = {"model": str(folder), "data": data, "split": split, "window": window, "stride": stride}
         print(as_json(how | score.as_dict()))
         return
-    print(
+    say(
         f"{data}, {split}: {score.num_tokens:,} tokens, {score.num_words:,} words, {score.num_bytes:,} bytes; "
         f"windows of {window}, stride {stride}"
     )
     for name in FIGURES:
-        print(f"  {name:16} {readable(getattr(score, name), 4)}")
+        say(f"  {name:16} {readable(getattr(score, name), 4)}")
     for remark in score.remarks:
-        print(f"  ({remark})")
+        say(f"  ({remark})")

@@ -1,14 +1,14 @@
 """`mu-sota export`."""
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from mu_sota.common.text import as_word
 from mu_sota.saved.run_record import model_folder
 
-from .app import Folder, load_libraries, path_of
+from .app import Folder, load_libraries, path_of, say
 
 
 def export(
@@ -22,9 +22,8 @@ def export(
     from mu_sota.saved.export import export_model
 
     written = export_model(folder, out)
-    name, path = shlex.quote(f"USER/{written.name}"), shlex.quote(str(written))
-    print(
+    say(
         f"{written} is ready. With transformers alone:\n"
         f"  AutoModelForCausalLM.from_pretrained({str(written)!r}, trust_remote_code=True)\n"
-        f"Read its README.md before you publish it: hf upload {name} {path}"
+        f"Read its README.md before you publish it: hf upload {as_word(f'USER/{written.name}')} {as_word(written)}"
     )

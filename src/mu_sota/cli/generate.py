@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from mu_sota.common.outside import in_one_sentence
+from mu_sota.common.text import as_word
 from mu_sota.model.errors import InputError
 from mu_sota.saved.run_record import inspection_of, model_folder
 from mu_sota.settings.sampling import Generation
@@ -52,7 +54,9 @@ def generate(
     if moves:
         steering = inspection_of(folder).get("steering")
     if steering is None:
-        raise InputError(f"{folder} has no record of where its blocks can be steered; first: mu-sota inspect {folder}")
+        raise InputError(
+            f"{folder} has no record of where its blocks can be steered; first: mu-sota inspect {as_word(folder)}"
+        )
     load_libraries()
     from mu_sota.common.environment import default_device
     from mu_sota.generation.continuation import continued, prompt_ids, sampling_of, text_of
@@ -61,7 +65,9 @@ def generate(
 
     model, tokenizer = load_trained(folder, default_device())
     settings = sampling_of(model).with_changes(chosen)
-    with steered(model, steering["place"], recorded_directions(steering), moves):
+    with in_one_sentence(f"the inspection of {folder} is damaged", "inspect the model again"):
+        place, known = int(steering["place"]), recorded_directions(steering)
+    with steered(model, place, known, moves):
         if prompt is None:
             from mu_sota.generation.terminal import converse
 

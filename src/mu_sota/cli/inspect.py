@@ -8,9 +8,10 @@ import typer
 
 from mu_sota.data.sources import require_source
 from mu_sota.model.errors import InputError
-from mu_sota.saved.run_record import inspection_folder, model_folder, record_of
+from mu_sota.saved.run_record import inspection_folder, model_folder
+from mu_sota.saved.trained_on import trained_on
 
-from .app import DATA, Folder, load_libraries, path_of
+from .app import DATA, Folder, load_libraries, path_of, say
 
 
 def inspect(
@@ -44,8 +45,8 @@ def inspect(
     holds.
     """
     best = model_folder(folder)
-    record = record_of(folder)
-    data = record.get("data") if data is None else data
+    trained = trained_on(folder)
+    data = trained.data if data is None else data
     if data is None:
         raise InputError(f"{folder} has no run.json that says what it was trained on; name a text with --data")
     require_source(data)
@@ -66,13 +67,13 @@ def inspect(
     from mu_sota.inspection import report
     from mu_sota.inspection.record import inspect_model, labelled_folder, unlabelled
 
-    options = TextOptions.of(record.get("settings", {}))
+    options = TextOptions.of(trained.settings.model_dump())
     corpus = load_corpus(data, tokenizer=load_tokenizer(best), options=options)
     model = load(best)
     torch.nn.Module.to(model, environment.default_device())
     layers = model.config.num_hidden_layers
     positions = model.config.max_position_embeddings
-    window = window or min(positions, int(record.get("settings", {}).get("window", positions)))
+    window = window or min(positions, trained.settings.window or positions)
     layer = layers // 2 if layer is None else layer
     if layer > layers:
         raise InputError(
@@ -85,7 +86,7 @@ def inspect(
         return tqdm(todo, desc=title, ncols=80, mininterval=seconds_between_drawings())
 
     labelled = labelled_folder(labels) if labels else unlabelled(corpus)
-    grounded = bool(record.get("settings", {}).get("grounding"))
+    grounded = trained.settings.grounding > 0
     found = inspect_model(model, corpus, labelled, text, window, layer, grounded, progress)
     report.write(
         {
@@ -98,5 +99,5 @@ def inspect(
         | found,
         out,
     )
-    print(report.summary(found))
-    print(f"\n{out}: index.html (opens in any browser), inspection.json, figures/")
+    say(report.summary(found))
+    say(f"\n{out}: index.html (opens in any browser), inspection.json, figures/")

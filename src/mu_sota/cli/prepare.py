@@ -11,7 +11,7 @@ from mu_sota.model.errors import InputError
 from mu_sota.settings.load import configure, merge_settings, parse_assignments
 from mu_sota.settings.presets import DEFAULT_PRESET
 
-from .app import DATA, PRESETS, TEXT_SETTINGS, TOKENIZER, load_libraries, path_of
+from .app import DATA, PRESETS, TEXT_SETTINGS, TOKENIZER, load_libraries, path_of, say
 
 
 def prepare(
@@ -50,12 +50,10 @@ def prepare(
         data, tokenizer=run.tokenizer, vocab_size=model.vocab_size, options=TextOptions.of(run.model_dump())
     )
     save_corpus(corpus, out)
-    print(
-        f"{out} is ready: a {run.tokenizer} vocabulary of {len(corpus.tokenizer):,}, fingerprint {corpus.fingerprint}"
-    )
-    print(f"  {'split':10} {'documents':>10} {'bytes':>14} {'tokens':>12}")
+    say(f"{out} is ready: a {run.tokenizer} vocabulary of {len(corpus.tokenizer):,}, fingerprint {corpus.fingerprint}")
+    say(f"  {'split':10} {'documents':>10} {'bytes':>14} {'tokens':>12}")
     for name in ("train", "validation", "test"):
         split = getattr(corpus, name)
-        print(f"  {name:10} {split.n_documents:>10,} {split.n_bytes:>14,} {len(split.tokens):>12,}")
+        say(f"  {name:10} {split.n_documents:>10,} {split.n_bytes:>14,} {len(split.tokens):>12,}")
     for line in describe(corpus):
-        print(line)
+        say(line)

@@ -10,7 +10,7 @@ from mu_sota.common.files import read_json
 from mu_sota.data.sources import require_source
 from mu_sota.model.errors import InputError
 from mu_sota.model.presets import MODEL_PRESETS
-from mu_sota.saved.run_record import RUN_FILE, model_folder, record_of, recorded, refuse_existing_run
+from mu_sota.saved.run_record import RUN_FILE, model_folder, record_of, refuse_existing_run, resumable
 from mu_sota.settings.load import configure, merge_settings, parse_assignments
 from mu_sota.settings.presets import DEFAULT_PRESET, MODEL_KEYS, RUN_PRESETS
 from mu_sota.settings.run import RunSettings, Text
@@ -50,7 +50,7 @@ def train(
     overrides = parse_assignments(assignments or []) | {k: v for k, v in named.items() if v is not None}
     resume = resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0  # torchrun has restarted its workers
     refuse_existing_run(out, resume)
-    record = recorded(out) if resume else {}
+    record = resumable(out) if resume else {}
     if resume and not record and not any((data, preset, init_from, from_run)):
         raise InputError(
             f"there is no run in {out} to go on with; correct --out, or say what to train, with --preset or --data"
@@ -87,7 +87,7 @@ def _record_in(file: Path) -> dict[str, Any]:
         InputError: there is none.
     """
     folder = file.parent if file.name == RUN_FILE else file
-    record = recorded(folder)
+    record = resumable(folder)
     if not record:
         raise InputError(f"--from-run is {file}, but there is no {folder / RUN_FILE}; give the run.json of a run")
     return record

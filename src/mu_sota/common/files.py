@@ -16,6 +16,8 @@ from platformdirs import user_cache_path
 
 from mu_sota.model.errors import InputError
 
+from .outside import in_one_sentence, parse_object, read_text, user_path
+
 _SEAL = "checksum"
 
 
@@ -26,8 +28,15 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     An exception removes the temporary and leaves `path` as it was. What is renamed is on the disk by then, so that a
     loss of power leaves the old content or the new. The rename is atomic for a file. An existing folder is moved away
     first, so only a kill between two renames can leave `path` missing.
+
+    Raises:
+        InputError: `path` is a device, pipe or socket, which a rename would destroy.
     """
     target = Path(path)
+    if target.exists() and not (target.is_file() or target.is_dir()):
+        raise InputError(
+            f"{target} is a device, pipe or socket; give the name of a file or folder that can be replaced"
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     workspace = Path(tempfile.mkdtemp(prefix=f".{target.name}.tmp-", dir=target.parent))
     try:
@@ -67,7 +76,8 @@ def sync(path: Path, deep: bool = True) -> None:
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write `value` as indented JSON, with `replacing`; a number that is not finite becomes null."""
     with replacing(path) as temporary:
-        temporary.write_text(as_json(value, indent=2) + "\n", encoding="utf-8")
+        # A name of a file that is not UTF-8 holds lone surrogates, which then stand as JSON escapes them.
+        temporary.write_text(as_json(value, indent=2) + "\n", encoding="utf-8", errors="backslashreplace")
 
 
 def write_sealed(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
@@ -82,8 +92,8 @@ def read_sealed(file: Path) -> dict[str, Any]:
         OSError: the file cannot be read.
         ValueError: its content is other than what was written.
     """
-    content = json.loads(file.read_text(encoding="utf-8"))
-    if not isinstance(content, dict) or content.pop(_SEAL, None) != _seal_of(content):
+    content = parse_object(read_text(file))
+    if content.pop(_SEAL, None) != _seal_of(content):
         raise ValueError("its content is other than what was written")
     return content
 
@@ -133,11 +143,11 @@ def cache_folder() -> Path:
 
     The latter is ~/.cache/mu_sota on Linux.
     """
-    return Path(os.environ.get("MU_SOTA_CACHE") or user_cache_path("mu_sota", appauthor=False)).expanduser()
+    return user_path(os.environ.get("MU_SOTA_CACHE") or str(user_cache_path("mu_sota", appauthor=False)))
 
 
 def read_json(file: Path, remedy: str, kind: str = "") -> dict[str, Any]:
-    """The content of a JSON file, or nothing if there is none.
+    """The content of a JSON file, an object; or nothing if there is no file.
 
     Args:
         file: to read.
@@ -145,11 +155,9 @@ def read_json(file: Path, remedy: str, kind: str = "") -> dict[str, Any]:
         kind: what the sentence calls it, before its path.
 
     Raises:
-        InputError: it is damaged.
+        InputError: it cannot be read, or holds something else.
     """
-    if not file.is_file():
+    if not os.path.lexists(file):
         return {}
-    try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{kind}{file} is damaged ({error}); {remedy}") from None
+    with in_one_sentence(f"{kind}{file} is damaged", remedy):
+        return parse_object(read_text(file))

@@ -1,6 +1,8 @@
 """Phrases that several files print or record."""
 
 import math
+import os
+import shlex
 import unicodedata
 from datetime import datetime, timezone
 
@@ -53,6 +55,19 @@ def visible(text: str, spaces: bool = True) -> str:
         character if character.isprintable() or (not spaces and _needed_to_read(character)) else _code(character)
         for character in text
     )
+
+
+def as_word(path: str | os.PathLike[str]) -> str:
+    """A path as a word of a command that is shown: pasted into a shell, it is this path again, whatever is in it."""
+    text = str(path)
+    if text.startswith("-"):  # which would be an option
+        text = f"./{text}"
+    if text.isprintable():
+        return shlex.quote(text)
+    safe = "".join(
+        chr(byte) if 32 <= byte < 127 and byte not in b"\\'" else f"\\x{byte:02x}" for byte in os.fsencode(text)
+    )
+    return f"$'{safe}'"
 
 
 def _needed_to_read(character: str) -> bool:

@@ -11,7 +11,6 @@ with the same tables, too: a difference to it is not that of having them.
 Legend: B batch, T time, V vocabulary.
 """
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,6 +35,7 @@ from mu_sota.model.configuration import MuConfig
 from mu_sota.model.lookups import LookupTables, known_tokens
 from mu_sota.model.loss import IGNORE_INDEX, chunked_cross_entropy
 from mu_sota.model.modeling import MuCausalLMOutput, MuForCausalLM
+from mu_sota.saved.load_save import load_model
 
 HEAD_SIZE = 32
 
@@ -213,9 +213,12 @@ def config_from_dict(content: dict[str, Any]) -> PreTrainedConfig:
 
 
 def load(folder: Path) -> PreTrainedModel:
-    """A model that `save_pretrained` left, in eval mode."""
-    kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
-    return _KINDS[kind].model.from_pretrained(folder).eval()
+    """A model that `save_pretrained` left, in eval mode.
+
+    Raises:
+        InputError: it holds no MU, GPT-2 or Llama, or one that cannot be used.
+    """
+    return load_model(folder, {name: kind.model for name, kind in _KINDS.items()})
 
 
 def with_dropout(config: PreTrainedConfig, dropout: float) -> PreTrainedConfig:

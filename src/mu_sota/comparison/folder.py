@@ -10,12 +10,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
+
+from pydantic import TypeAdapter
 
 from mu_sota.common.files import read_json, write_json
 from mu_sota.common.locks import alone
+from mu_sota.common.outside import in_one_sentence
 from mu_sota.model.errors import InputError
 from mu_sota.saved.run_record import LOCK_FILE
+
+from .request import Request
 
 PLAN_FILE = "plan.json"
 RECORD_FILE = "comparison.json"
@@ -23,6 +28,7 @@ TRAINING_FILE = "training.json"
 SCORES_FILE = "scores.json"
 REFERENCES_FILE = "references.json"
 _TRAININGS = "trainings"
+_REMEDY = "give another --out"
 
 
 class ComparisonFolder:
@@ -46,9 +52,10 @@ class ComparisonFolder:
         self.path = path
         if not resume:
             refuse_existing_comparison(path)
-        self.start = read_json(path / PLAN_FILE, "give another --out")
+        self.start = read_json(path / PLAN_FILE, _REMEDY)
         if self.start:
-            _require_same(self.start, identity, path)
+            with in_one_sentence(f"{path / PLAN_FILE} is no plan of a comparison", _REMEDY):
+                _require_same(self.start, identity, path)
         elif (path / _TRAININGS).exists():
             raise InputError(f"{path} holds trainings of a comparison, but not its {PLAN_FILE}; give another --out")
 
@@ -98,8 +105,17 @@ class ComparisonFolder:
 
 
 def recorded_request(path: Path) -> dict[str, Any]:
-    """The request of the comparison in a folder, or nothing."""
-    return dict(read_json(path / PLAN_FILE, "give another --out").get("request", {}))
+    """The request of the comparison in a folder, or nothing.
+
+    Raises:
+        InputError: it cannot be read, or holds what no request has.
+    """
+    with in_one_sentence(f"{path / PLAN_FILE} is no plan of a comparison", _REMEDY):
+        request = dict(read_json(path / PLAN_FILE, _REMEDY).get("request", {}))
+        for name, kind in get_type_hints(Request).items():
+            if name in request:
+                TypeAdapter(kind).validate_json(json.dumps(request[name]), strict=True)
+        return request
 
 
 def refuse_existing_comparison(path: Path) -> None:

@@ -5,10 +5,12 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
+from pydantic import TypeAdapter
 
+from mu_sota.common.outside import in_one_sentence
 from mu_sota.common.text import duration
 from mu_sota.model.errors import InputError
 from mu_sota.training.before_training import choose_precision, default_micro_batch
@@ -106,19 +108,29 @@ class Plan:
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "Plan":
-        """Read what `as_dict` gave."""
-        contenders = tuple(
-            Contender(
-                **one
-                | {
-                    "config": config_from_dict(one["config"]),
-                    "parameters": Parameters.from_dict(one["parameters"]),
-                }
+        """Read what `as_dict` gave.
+
+        Raises:
+            InputError: it is something else, as in a file that somebody changed.
+        """
+        with in_one_sentence("the plan of the comparison is damaged", "give another --out"):
+            contenders = tuple(
+                Contender(
+                    **_checked(Contender, one, made=("config", "parameters"))
+                    | {
+                        "config": config_from_dict(one["config"]),
+                        "parameters": Parameters.from_dict(one["parameters"]),
+                    }
+                )
+                for one in content["arms"]
             )
-            for one in content["arms"]
-        )
-        others = {key: value for key, value in content.items() if key != "arms"}
-        return cls(contenders, **others | {"rungs": tuple(Rung(**rung) for rung in content["rungs"])})
+            return cls(contenders, **_checked(cls, content, made=("arms",)))
+
+
+def _checked(kind: type, content: dict[str, Any], made: Sequence[str]) -> dict[str, Any]:
+    """The values for a dataclass, each of its type, but for those that are made otherwise."""
+    types = get_type_hints(kind)
+    return {key: TypeAdapter(types[key]).validate_python(value) for key, value in content.items() if key not in made}
 
 
 def plan_comparison(inputs: Inputs, device: torch.device) -> Plan:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mu_sota.common.text import as_word
 from mu_sota.model.errors import InputError
 from mu_sota.settings.presets import DEFAULT_PRESET
 
@@ -111,5 +112,4 @@ class Request:
         parts += ["--trials", str(self.trials), *(["--controls"] if self.controls else [])]
         for key, value in self.overrides.items():
             parts += ["--set", f"{key}={json.dumps(value, ensure_ascii=False)}"]
-        parts += ["--out", str(out)]
-        return shlex.join(parts)
+        return f"{shlex.join(parts)} --out {as_word(out)}"

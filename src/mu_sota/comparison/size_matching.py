@@ -53,7 +53,7 @@ class Parameters(NamedTuple):
     @classmethod
     def from_dict(cls, content: dict[str, int]) -> "Parameters":
         """The inverse of `as_dict`."""
-        return cls(content["total"], content["outside"], content["tables"])
+        return cls(int(content["total"]), int(content["outside"]), int(content["tables"]))
 
 
 def count_parameters(config: PreTrainedConfig) -> Parameters:

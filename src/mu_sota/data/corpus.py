@@ -23,12 +23,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel, NonNegativeInt, TypeAdapter
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerFast
 
 from mu_sota.common.bars import seconds_between_drawings
 from mu_sota.common.files import cache_folder, checksum, read_sealed, replacing, write_sealed
 from mu_sota.common.locks import alone
+from mu_sota.common.outside import require_file, user_path
 from mu_sota.model.errors import InputError
 
 from .building import TokenFiles
@@ -120,7 +122,7 @@ def load_corpus(
             stands in the training text; the tokenizer is unknown or has no end-of-text token; the cache cannot be
             written; a prepared folder is damaged, or was prepared with another tokenizer.
     """
-    prepared = Path(source).expanduser()
+    prepared = user_path(source)
     if source not in NAMES and _is_prepared(prepared):
         opened = _open(prepared, source)
         _require_tokenizer(opened, tokenizer, vocab_size)
@@ -372,25 +374,39 @@ def _open(
             tokenizer = load_tokenizer(file)
         file = folder / _META_FILE
         meta = read_sealed(file)
-        counts = {name: dict(meta[name]) for name in SPLITS}
+        counts = {name: TypeAdapter(dict[str, NonNegativeInt]).validate_python(meta[name]) for name in SPLITS}
+        _About.model_validate(meta["about"])
+        known = _files(folder)
         for name, expected in meta["checksums"].items():
             file = folder / name
-            if checksum(file) != expected:
+            # The system's own files say that they are empty, and some wait for what may never come.
+            if name not in known or not file.stat().st_size or checksum(file) != expected:
                 raise ValueError("its bytes are other than those that were written")
         fingerprint, asked = (meta["fingerprint"], dict(meta["asked"])) if asked is None else (folder.name, asked)
         splits = {}
         for name in SPLITS:
             file = folder / f"{name}.npy"
+            require_file(file, most=None)
             tokens = np.load(file, mmap_mode="r")
             if tokens.shape != (counts[name].pop("n_tokens"),):
                 raise ValueError("it holds another number of tokens than its meta.json says")
+            if tokens.dtype.kind != "u" or tokens.max() > max(tokenizer.get_vocab().values()):
+                raise ValueError("it holds what is no token of its tokenizer")
             splits[name] = Split(tokens, **counts[name])
-    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # whatever odd content provokes
         raise InputError(
             f"{file} is {'damaged' if file.exists() else 'missing'}: copy the prepared folder again, or write a new "
             "one with mu-sota prepare."
         ) from error
     return Corpus(source, fingerprint, tokenizer, **splits, asked=asked, about=meta["about"])
+
+
+class _About(BaseModel):
+    """The types in `Corpus.about`, which a prepared folder brings from elsewhere."""
+
+    lines: list[str] = []
+    repeats: int = 0
+    overlap: dict[str, dict[str, int]] = {}
 
 
 def _is_prepared(folder: Path) -> bool:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from mu_sota.common.files import hash_of, write_json
-from mu_sota.model.errors import InputError
+from mu_sota.common.outside import user_path
+from mu_sota.model.errors import InputError, cut
 
 from .documents import ALL, Source, Tell
 from .options import SPLITS, Documents, TextOptions
@@ -33,11 +34,13 @@ def require_source(source: str) -> None:
     Raises:
         InputError: there is no such name, file or folder, nor can it be one of the hub.
     """
+    if not isinstance(source, str):  # in a record that somebody changed
+        raise InputError(f"the data are {cut(repr(source))}: give {_SOURCES}.")
     if not source.strip():
         raise InputError(f"--data is empty (a variable without a value?): give {_SOURCES}.")
     if source in NAMES:
         return
-    path = Path(source).expanduser()
+    path = user_path(source)
     try:
         exists = path.exists()
     except (OSError, ValueError) as error:
@@ -60,7 +63,7 @@ def find_source(source: str, options: TextOptions, cache: Path) -> Source:
         from .hub import read_wikitext
 
         return Source(["wikitext-2-raw-v1"], _parts_of(read_wikitext))
-    path = Path(source).expanduser()
+    path = user_path(source)
     if not path.exists():
         from .hub import hub_source
 

@@ -18,6 +18,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from mu_sota.common.files import replacing
+from mu_sota.common.outside import in_one_sentence, parse_json, read_text, require_files, user_path
 from mu_sota.model.errors import InputError
 
 TOKENIZER_FILE = "mu_sota_tokenizer.json"
@@ -133,19 +134,22 @@ def load_tokenizer(path: str | os.PathLike[str]) -> PreTrainedTokenizerFast:
         InputError: there is no tokenizer at `path`, or its file cannot be read as one.
     """
     path = Path(path)
-    if path.is_dir():
-        if (path / "tokenizer.json").is_file() and not (path / TOKENIZER_FILE).is_file():
-            return _load_hugging_face(path)
-        path = path / TOKENIZER_FILE
-    if not path.is_file():
-        raise InputError(f"No tokenizer at {path}: give a {TOKENIZER_FILE} or a folder with a tokenizer.json.")
-    try:
-        backend = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare `Exception`
-        raise InputError(
-            f"{path} is not a tokenizer file ({error}): give the {TOKENIZER_FILE} of a training run."
-        ) from error
-    return _wrap(backend, path)
+    failure, remedy = (
+        f"The tokenizer in {path} cannot be loaded",
+        "give a folder that `save_pretrained` wrote, or a run's",
+    )
+    with in_one_sentence(failure, remedy):
+        if path.is_dir():
+            require_files(path)
+            if (path / "tokenizer.json").is_file() and not (path / TOKENIZER_FILE).is_file():
+                return _tried(PreTrainedTokenizerFast.from_pretrained(path))
+            path = path / TOKENIZER_FILE
+        if not os.path.lexists(path):
+            raise InputError(f"No tokenizer at {path}: give a {TOKENIZER_FILE} or a folder with a tokenizer.json.")
+    with in_one_sentence(f"{path} is not a tokenizer file", f"give the {TOKENIZER_FILE} of a training run"):
+        text = read_text(path)
+        parse_json(text)  # which the library trusts to be shallow
+        return _tried(_wrap(Tokenizer.from_str(text), path))
 
 
 def trained_tokenizer(name: str) -> PreTrainedTokenizerFast:
@@ -154,8 +158,8 @@ def trained_tokenizer(name: str) -> PreTrainedTokenizerFast:
     Raises:
         InputError: there is none, it is not a fast one, or it has no end-of-text token.
     """
-    path = Path(name).expanduser()
-    tokenizer = load_tokenizer(path) if path.exists() else _from_hub(name)
+    path = user_path(name)
+    tokenizer = load_tokenizer(path) if os.path.lexists(path) else _from_hub(name)
     if tokenizer.eos_token_id is None:
         raise InputError(
             f"The tokenizer {name} has no end-of-text token, which separates documents: set its eos_token, and save it."
@@ -168,7 +172,7 @@ def trained_tokenizer(name: str) -> PreTrainedTokenizerFast:
 
 def _from_hub(name: str) -> PreTrainedTokenizerFast:
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)  # or it would ask, and wait
     except Exception as error:  # whatever the hub and two libraries raise
         reason = " ".join(str(error).split())[:200]
         raise InputError(
@@ -180,13 +184,12 @@ def _from_hub(name: str) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def _load_hugging_face(folder: Path) -> PreTrainedTokenizerFast:
-    try:
-        return PreTrainedTokenizerFast.from_pretrained(folder)
-    except Exception as error:  # whatever the files provoke in two libraries
-        raise InputError(
-            f"The tokenizer files in {folder} cannot be loaded ({error}): give a folder that `save_pretrained` wrote."
-        ) from error
+def _tried(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """What is odd in its files may only be raised when it is used."""
+    ids = encode(tokenizer, "a text\n").tolist()
+    tokenizer.decode(ids, skip_special_tokens=True)
+    tokenizer("a text", return_tensors="np")
+    return tokenizer
 
 
 def _wrap(bare: Tokenizer, origin: Path | None = None) -> PreTrainedTokenizerFast:

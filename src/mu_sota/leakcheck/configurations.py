@@ -10,6 +10,7 @@ from mu_sota.model.configuration import MuConfig
 from mu_sota.model.errors import InputError, suggestion
 
 SHRUNK_VOCABULARY, SHRUNK_LAYERS = 64, 2
+MOST_LABELS = 10**6
 
 
 def read_config(source: str, overrides: dict[str, Any], trust_remote_code: bool) -> PreTrainedConfig:
@@ -24,6 +25,8 @@ def read_config(source: str, overrides: dict[str, Any], trust_remote_code: bool)
             raise InputError(
                 f"{source} asks for attention kernels from the hub; they run only with --trust-remote-code"
             )
+        if (labels := values.get("num_labels", 0)) > MOST_LABELS:  # each of which the library gives a name
+            raise InputError(f"{source} has {labels:,} num_labels; give at most {MOST_LABELS:,}")
         config: PreTrainedConfig
         if values.get("model_type") == MuConfig.model_type:
             config = MuConfig.from_dict(values)

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedConfig, set_seed
 
+from mu_sota.common.outside import in_one_sentence, parse_object, read_text, require_files
 from mu_sota.model.configuration import MODEL_PRESETS, MuConfig
 from mu_sota.model.errors import InputError, suggestion
 from mu_sota.model.modeling import MuForCausalLM
@@ -74,6 +75,10 @@ def _from_path(path: Path, overrides: dict[str, Any], trust_remote_code: bool, d
     file = folder / "config.json" if path.is_dir() else path
     if not file.exists():
         raise InputError(f"{path} holds no config.json, so no model of ours or in Hugging Face layout")
+    with in_one_sentence(f"the model in {path} cannot be used", "give another folder or file"):
+        parse_object(read_text(file))
+        if path.is_dir():
+            require_files(folder)
     # A folder's own Python files are found only through the folder.
     source = str(folder if file.name == "config.json" else file)
     builder = Builder(f"configuration {file}", trust_remote_code, dtype)

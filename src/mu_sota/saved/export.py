@@ -3,17 +3,17 @@
 import os
 from pathlib import Path
 
-from pydantic import ValidationError
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from mu_sota.common.files import replacing
+from mu_sota.common.outside import in_one_sentence, reason_of, require_file
 from mu_sota.model import modeling as model_module
 from mu_sota.model.errors import InputError
 from mu_sota.settings.sampling import Sampling
 
 from .load_save import load_trained, save_trained
 from .model_card import model_card
-from .run_record import RUN_FILE, best_epoch, record_of
+from .run_record import METRICS_FILE, RUN_FILE, best_epoch, inspection_folder, record_of
 
 AUTO_MAP = {
     "AutoConfig": "configuration.MuConfig",
@@ -44,17 +44,21 @@ def export_model(folder: Path, out: Path) -> Path:
     if not out.name.isprintable():
         raise InputError(f"--out is {str(out)!r}, and a model's name has no line ends or control characters")
     model, tokenizer = load_trained(folder)
-    record, best = record_of(folder), best_epoch(folder)
-    try:
+    failure = f"{RUN_FILE} or {METRICS_FILE} of {folder} is not a record that this version understands"
+    remedy = "put back a copy of it"
+    with in_one_sentence(failure, remedy):
+        metrics = inspection_folder(folder).with_name(METRICS_FILE)
+        if os.path.lexists(metrics):
+            require_file(metrics)
+        record, best = record_of(folder), best_epoch(folder)
         # What the run's own samples were drawn with, so that a pipeline gives text like theirs.
         settings = {key: value for key, value in record.get("settings", {}).items() if key in Sampling.model_fields}
         sampling = Sampling(**settings)
+    try:
         card = model_card(model, tokenizer, record, best, out.name)
-    except (KeyError, TypeError, AttributeError, ValidationError) as error:
-        raise InputError(
-            f"{RUN_FILE} of {folder} is not a record that this version understands ({' '.join(str(error).split())}); "
-            f"move it away to export the model without its figures"
-        ) from error
+        str(card).encode("utf-8")  # as it will be written
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise InputError(f"{failure} ({reason_of(error)}); {remedy}") from error
     model.config.auto_map = AUTO_MAP
     # As `tokenizer` makes them; a folder may come from elsewhere. Only what stands in both places is saved.
     tokenizer.init_kwargs["padding_side"] = tokenizer.padding_side = "left"

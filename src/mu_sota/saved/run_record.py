@@ -3,12 +3,15 @@
 Needs no PyTorch, so that a wrong folder is refused at once.
 """
 
-import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from annotated_types import MinLen
+from pydantic import BaseModel, PositiveInt
 
 from mu_sota.common.files import read_json
+from mu_sota.common.outside import in_one_sentence, parse_object, read_text
 from mu_sota.model.errors import InputError
 
 BEST_FOLDER = "best"
@@ -16,6 +19,7 @@ RUN_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"
 BEST_FILE = "mu_sota_best.pt"
 LOCK_FILE = ".lock"
+_MOST_METRICS = 2**30
 INSPECTION_FOLDER, INSPECTION_FILE = "inspection", "inspection.json"
 
 
@@ -26,6 +30,51 @@ def recorded(folder: Path) -> dict[str, Any]:
         InputError: the record cannot be read.
     """
     return read_json(folder / RUN_FILE, "put back a copy of it, or give another --out", "the record ")
+
+
+def resumable(folder: Path) -> dict[str, Any]:
+    """The record of the run in a folder with all that is needed to go on with it or to repeat it, or nothing.
+
+    Raises:
+        InputError: the record cannot be read, or lacks some of that.
+    """
+    record = recorded(folder)
+    if record:
+        with in_one_sentence(f"the record {folder / RUN_FILE} cannot be used", "put back a copy of it"):
+            _Resumable.model_validate(record)
+    return record
+
+
+class _Part(BaseModel, extra="forbid"):
+    end: PositiveInt
+    shape: Literal["cycle", "constant"]
+
+
+class _Begun(BaseModel):
+    folder: str
+    weights: str | None
+
+
+class _Resumable(BaseModel):
+    """The parts of a record that a run is resumed by; older versions had fewer."""
+
+    preset: str
+    data: str
+    data_fingerprint: str
+    settings: dict[str, Any]
+    model: dict[str, Any]
+    machine: dict[str, Any]
+    requested: dict[str, Any] = {}
+    starts: list[Any] = []
+    earlier_results: list[Any] = []
+    schedule: Annotated[list[_Part], MinLen(1)] | None = None
+    init_from: _Begun | None = None
+    result: "_Result | None" = None
+
+
+class _Result(BaseModel):
+    text: str
+    checks: list[tuple[bool, str, str]]
 
 
 def record_of(folder: Path) -> dict[str, Any]:
@@ -49,11 +98,26 @@ def inspection_folder(folder: Path) -> Path:
 
 
 def metrics_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a `metrics.jsonl`; none where there is no file."""
+    """The rows of a `metrics.jsonl`; none where there is no file.
+
+    Raises:
+        InputError: it is no file of such rows.
+    """
     if not path.exists():
         return []
-    with path.open(encoding="utf-8", newline="\n") as file:
-        return [json.loads(line) for line in file if line.endswith("\n")]  # a kill can leave half a last line
+    with in_one_sentence(f"the rows in {path} cannot be read", "put back a copy of it, or remove it"):
+        lines = read_text(path, most=_MOST_METRICS).split("\n")[:-1]  # a kill can leave half a last line
+        rows = [parse_object(line) for line in lines]
+        for row in rows:
+            _Row.model_validate(row)
+        return rows
+
+
+class _Row(BaseModel):
+    """What every row of `metrics.jsonl` has."""
+
+    kind: str
+    step: int
 
 
 def loss_of(score: dict[str, Any]) -> float:
@@ -63,8 +127,10 @@ def loss_of(score: dict[str, Any]) -> float:
 
 def best_epoch(folder: Path) -> dict[str, Any] | None:
     """Of the same run, the row of its metrics for the validation that `best/` comes from, or None."""
-    scored = [row for row in metrics_rows(_run_of(folder) / METRICS_FILE) if row["kind"] in ("epoch", "validation")]
-    return min(scored, key=lambda row: loss_of(row["validation"]), default=None)
+    path = _run_of(folder) / METRICS_FILE
+    scored = [row for row in metrics_rows(path) if row["kind"] in ("epoch", "validation")]
+    with in_one_sentence(f"the rows in {path} cannot be used", "put back a copy of it, or remove it"):
+        return min(scored, key=lambda row: loss_of(row["validation"]), default=None)
 
 
 def refuse_existing_run(folder: Path, resume: bool = False) -> None:

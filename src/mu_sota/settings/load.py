@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from mu_sota.model.errors import InputError
+from mu_sota.common.outside import in_one_sentence, read_text, require_shallow
+from mu_sota.model.errors import InputError, cut
 from mu_sota.model.presets import MODEL_PRESETS
 
 from .presets import MODEL_KEYS, RUN_PRESETS
@@ -16,6 +17,9 @@ from .sentences import no_such_setting, refuse_truth_value, sentence_of
 
 if TYPE_CHECKING:
     from mu_sota.model.configuration import MuConfig
+
+
+_MOST_BYTES = 2**18  # of a file of settings, which takes a second
 
 
 class Settings(NamedTuple):
@@ -57,10 +61,12 @@ def merge_settings(
     Raises:
         InputError: an unknown preset or setting, a value of the run that cannot be used, an unreadable file.
     """
-    if preset not in MODEL_PRESETS:
-        raise InputError(f"no preset is named {preset!r}; choose one of: {', '.join(MODEL_PRESETS)}")
+    if not isinstance(preset, str) or preset not in MODEL_PRESETS:
+        raise InputError(f"no preset is named {cut(repr(preset))}; choose one of: {', '.join(MODEL_PRESETS)}")
     # A preset may change from version to version: a run that goes on has what it was started with, and for fields that
     # its version did not know, what they are by default.
+    if not isinstance(recorded, dict | None):
+        raise InputError(f"the recorded settings are {cut(repr(recorded))}, not names and values; give another --out")
     merged: dict[str, Any] = dict(recorded or {**MODEL_PRESETS[preset], **RUN_PRESETS[preset]})
     if file is not None:
         merged.update(read_yaml(Path(file)))
@@ -120,9 +126,11 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
         if not equals or not key.strip():
             raise InputError(f"--set takes key=value, such as --set batch_size=16, but got {assignment!r}")
         try:
-            parsed[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise InputError(f"the value of --set {assignment!r} cannot be read; quote it, as in key='text'") from None
+            parsed[key.strip()] = _parsed(value)
+        except Exception:  # the library lets through what int, datetime and base64 raise
+            raise InputError(
+                f"the value of --set {cut(repr(assignment), 80)} cannot be read; quote it, as in key='text'"
+            ) from None
     return parsed
 
 
@@ -132,17 +140,38 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         InputError: it does not exist, or cannot be read as settings.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"the settings file {path} does not exist") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"the settings file {path} cannot be read as YAML: {reason}") from None
+    if not os.path.lexists(path):
+        raise InputError(f"the settings file {path} does not exist; correct --config")
+    remedy = "give a file with a line of key: value for each setting"
+    with in_one_sentence(f"the settings file {path} cannot be read as YAML", remedy):
+        content = _parsed(read_text(path, _MOST_BYTES))
     if content is None:
         return {}
     if not isinstance(content, dict):
         raise InputError(
             f"the settings file {path} must hold lines of key: value, but holds a {type(content).__name__}"
         )
+    return content
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain YAML without repeated keys, and without aliases, by which a small file stands for a huge one."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Refuse an alias."""
+        if self.check_event(yaml.AliasEvent):
+            raise ValueError(f"it has the alias *{self.peek_event().anchor}, in whose place the value must be written")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Refuse a key that stands there twice."""
+        content = super().construct_mapping(node, deep=deep)
+        if len(content) < len(node.value):
+            raise ValueError("it has a key twice")
+        return content
+
+
+def _parsed(text: str) -> Any:
+    content = yaml.load(text, _Loader)  # noqa: S506 - which is a SafeLoader
+    require_shallow(content)
     return content

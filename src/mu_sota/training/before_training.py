@@ -18,7 +18,7 @@ from mu_sota.model.configuration import MuConfig
 from mu_sota.model.errors import InputError
 from mu_sota.model.modeling import MuForCausalLM
 from mu_sota.saved.load_save import load_trained
-from mu_sota.saved.run_record import BEST_FILE, BEST_FOLDER, METRICS_FILE, RUN_FILE, recorded, refuse_existing_run
+from mu_sota.saved.run_record import BEST_FILE, BEST_FOLDER, METRICS_FILE, RUN_FILE, refuse_existing_run, resumable
 from mu_sota.settings.run import RunSettings
 
 from .lr_schedule import Part
@@ -55,7 +55,7 @@ def previous_run(
         InputError: `out` holds a run that is not to be resumed, or was started with other data or settings.
     """
     refuse_existing_run(out, resume)
-    record = recorded(out)
+    record = resumable(out)
     if not record:
         return {}
     if "schedule" not in record:  # of a version that knew no other

@@ -7,7 +7,6 @@ all of it is forced to the disk, and one rename makes the checkpoint appear comp
 that is killed at any moment has a complete checkpoint, and another if that one is damaged later.
 """
 
-import json
 import os
 import re
 import shutil
@@ -19,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from mu_sota.common.files import checksum, read_sealed, sync, write_json, write_sealed
-from mu_sota.common.text import one_line
+from mu_sota.common.outside import parse_object, read_text, reason_of
 from mu_sota.model.errors import InputError
 from mu_sota.saved.run_record import METRICS_FILE
 
@@ -155,7 +154,7 @@ def read_progress(checkpoint: Path) -> Progress:
             dict(progress.get("more", {})),
         )
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise Damaged(f"{_PROGRESS_FILE} cannot be used ({one_line(error)})") from None
+        raise Damaged(f"{_PROGRESS_FILE} cannot be used ({reason_of(error)})") from None
 
 
 def _manifest(checkpoint: Path) -> dict[str, Any]:
@@ -163,13 +162,14 @@ def _manifest(checkpoint: Path) -> dict[str, Any]:
     try:
         manifest = read_sealed(checkpoint / MANIFEST_FILE)
     except (OSError, ValueError, RecursionError) as error:
-        raise Damaged(f"{MANIFEST_FILE} cannot be read ({one_line(error)})") from None
+        raise Damaged(f"{MANIFEST_FILE} cannot be read ({reason_of(error)})") from None
     for name, expected in manifest["checksums"].items():
         file = checkpoint / name
         if not file.is_file():
             raise Damaged(f"{name} is missing")
         try:
-            found = checksum(file)
+            # The system's own files say that they are empty, and some wait for what may never come.
+            found = checksum(file) if file.stat().st_size else None
         except OSError as error:
             raise Damaged(f"{name} cannot be read ({error.strerror})") from None
         if found != expected:
@@ -190,7 +190,7 @@ def _tensors(checkpoint: Path) -> Iterator[tuple[str, torch.Tensor]]:
         content = torch.load(checkpoint / _OPTIMIZER_FILE, weights_only=True, map_location="cpu")
         moments = {f"{number}.{name}": value for number, of in content["state"].items() for name, value in of.items()}
     except Exception as error:  # whatever a damaged file provokes
-        raise Damaged(f"weights or optimizer cannot be read ({one_line(error)})") from None
+        raise Damaged(f"weights or optimizer cannot be read ({reason_of(error)})") from None
     yield from ((f"the weight {name}", tensor) for name, tensor in weights.items())
     yield from ((f"the optimizer's {name}", value) for name, value in moments.items() if torch.is_tensor(value))
 
@@ -201,12 +201,9 @@ def _files(folder: Path) -> list[str]:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        return parse_object(read_text(file))
     except (OSError, ValueError, RecursionError) as error:
-        raise Damaged(f"{file.name} cannot be read ({one_line(error)})") from None
-    if not isinstance(content, dict):
-        raise Damaged(f"{file.name} holds a {type(content).__name__}")
-    return content
+        raise Damaged(f"{file.name} cannot be read ({reason_of(error)})") from None
 
 
 def _step_of(checkpoint: Path) -> int:

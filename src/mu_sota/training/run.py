@@ -12,7 +12,7 @@ from mu_sota.common import environment
 from mu_sota.common.files import checksum, write_json
 from mu_sota.common.locks import alone
 from mu_sota.common.memory import halve_until_it_fits
-from mu_sota.common.text import readable, timestamp
+from mu_sota.common.text import as_word, readable, timestamp
 from mu_sota.data.corpus import load_corpus
 from mu_sota.data.options import TextOptions
 from mu_sota.data.tokenizer import TOKENIZER_FILE, save_tokenizer
@@ -223,15 +223,15 @@ class _Run:
             refuse_existing_run(self.out)
         remove_leftovers(self.out)
         save_tokenizer(self.corpus.tokenizer, self.out / TOKENIZER_FILE)
+        here = environment.describe()
         new = self.identity | {
             "data": self.data,
             "data_fingerprint": self.corpus.fingerprint,
             "text": self.corpus.about,
-            "machine": environment.describe(),
+            "machine": here,
             "precision": self.precision,
         }
         self.record = new | self.record
-        here = new["machine"]
         other = {key: value for key, value in here.items() if value != self.record["machine"].get(key)}
         start = {"time": timestamp()} | ({"machine": other} if other else {})
         self.record["starts"] = [*self.record.get("starts", []), start]
@@ -329,7 +329,7 @@ class _Run:
         text = (
             f"{verdict_text(checks, best, self.unigram)}\n"
             f"  Files in {self.out}: {BEST_FILE}, {BEST_FOLDER}/, {TOKENIZER_FILE}, {METRICS_FILE}, {RUN_FILE}\n"
-            f"  Next: mu-sota generate {self.out} --prompt 'Once upon a time'"
+            f"  Next: mu-sota generate {as_word(self.out)} --prompt 'Once upon a time'"
         )
         self.say(text)
         if self.process.is_main_process:
