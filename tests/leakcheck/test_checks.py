@@ -63,12 +63,9 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "Llama": {"num_key_value_heads": 1},
     "Mistral": {"num_key_value_heads": 1, "sliding_window": 8},
     "Mixtral": {"num_key_value_heads": 1, "num_local_experts": 4},
-    "Qwen2": {"num_key_value_heads": 1},
     "Qwen3": {"num_key_value_heads": 1, "head_dim": 8},
-    "Gemma": {"num_key_value_heads": 1, "head_dim": 8},
     "Gemma2": {"num_key_value_heads": 1, "head_dim": 8, "sliding_window": 8},
     "Mamba": {"state_size": 4},
-    "FalconMamba": {"state_size": 4},
 }
 
 

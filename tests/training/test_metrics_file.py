@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from mu_sota.training.metrics_file import MetricsFile
 
 
@@ -29,3 +31,34 @@ def test_only_the_main_process_writes(tmp_path: Path) -> None:
     other.rewind(4)
     assert main.path.read_text() == '{"kind": "epoch", "step": 4}\n'
     assert other.epochs == main.epochs
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (None, "is missing"),
+        ("", "lacks 2 rows that were written"),
+        ('{"kind": "step", "step": 1}\n', "lacks 1 rows"),
+        ('{"kind": "step", "step": 1}\n{"kind": "step", "step": 9}\n', "has been changed"),
+        ("junk\n\n", "has been changed"),
+    ],
+)
+def test_a_file_that_is_other_than_the_checkpoint_knows_is_said_and_put_back(
+    tmp_path: Path, content: str | None, what: str
+) -> None:
+    (tmp_path / "checkpoint-2").mkdir()
+    metrics = MetricsFile(tmp_path / "metrics.jsonl", writes=True)
+    metrics.append("step", step=1)
+    metrics.append("epoch", step=2, validation={"loss": 1.0})
+    written = metrics.path.read_bytes()
+    (tmp_path / "checkpoint-2" / "metrics.jsonl").write_bytes(written)
+    metrics.append("step", step=3)
+    assert metrics.rewind(2, tmp_path / "checkpoint-2") == "", "later rows are what training repeats"
+    if content is None:
+        metrics.path.unlink()
+    else:
+        metrics.path.write_text(content)
+    metrics.rows = []
+    assert what in metrics.rewind(2, tmp_path / "checkpoint-2")
+    assert metrics.path.read_bytes() == written
+    assert [row["step"] for row in metrics.validations] == [2]

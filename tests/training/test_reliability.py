@@ -90,7 +90,7 @@ def test_a_damage_to_any_file_of_a_checkpoint_is_found_and_named(out: Path, dama
         shutil.rmtree(spare)
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "manifest.json", "optimizer.pt"])
+@pytest.mark.parametrize("name", ["model.safetensors", "manifest.json"])
 def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
     killed: Any, out: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -165,28 +165,19 @@ def test_a_second_process_is_told_who_is_at_work(killed: Any, out: Path) -> None
         go_on(killed, out)
 
 
-def test_the_lock_of_a_dead_process_is_taken_over(killed: Any, out: Path) -> None:
+def test_the_lock_of_a_dead_process_is_taken_over(killed: Any, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The kill has left its file, and the name of the dead process."""
     assert (out / ".lock").exists()
     assert (out / ".lock.json").exists()
     go_on(killed, out)
     assert not (out / ".lock.json").exists()
+    assert "Other than before" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("changes", "line"),
-    [
-        ({"micro_batch_size": 3}, "micro_batch_size 3, not 8. So losses may differ in their last digits, and dropout"),
-        ({"compile": "never"}, None),
-    ],
-)
-def test_other_conditions_than_before_are_said(
-    killed: Any, out: Path, changes: dict[str, Any], line: str | None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    go_on(killed, out, **changes)
-    printed = capsys.readouterr().out
-    assert ("Other than before" in printed) == (line is not None)
-    assert line is None or line in printed
+def test_other_conditions_than_before_are_said(killed: Any, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    go_on(killed, out, micro_batch_size=3)
+    line = "micro_batch_size 3, not 8. So losses may differ in their last digits, and dropout draws other masks."
+    assert line in capsys.readouterr().out
 
 
 def test_other_threads_and_kernels_are_said(
@@ -203,11 +194,8 @@ def test_other_threads_and_kernels_are_said(
     assert "; threads 64, not 1. So losses may differ in their last digits.\n" in printed
 
 
-@pytest.mark.parametrize("damage", ["emptied", "halved", "removed"])
-def test_a_record_that_was_rewritten_is_said_and_put_back(
-    killed: Any, out: Path, damage: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    DAMAGES[damage](out / "metrics.jsonl")
+def test_a_record_that_was_cut_is_said_and_put_back(killed: Any, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    DAMAGES["halved"](out / "metrics.jsonl")
     go_on(killed, out)
     assert "put back from checkpoint-17" in capsys.readouterr().out
     assert rows(out) == killed[2]

@@ -169,7 +169,9 @@ def save_trained(
     Args:
         weights: the model's, if they are not to be asked of it.
     """
-    drawn = sampling.model_dump(exclude=set() if sampling.temperature else {"temperature", "top_k", "top_p"})
+    # The settings of a run are Sampling, too, and have more than these.
+    names = set(Sampling.model_fields) - (set() if sampling.temperature else {"temperature", "top_k", "top_p"})
+    drawn = sampling.model_dump(include=names)
     model.generation_config = GenerationConfig(
         do_sample=sampling.temperature > 0,
         **drawn,

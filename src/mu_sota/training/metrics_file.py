@@ -60,12 +60,12 @@ class MetricsFile:
         wrong = ""
         if checkpoint is not None and (checkpoint / METRICS_FILE).exists():
             text = (checkpoint / METRICS_FILE).read_text(encoding="utf-8")
-            if not (self.path.exists() and self.path.read_bytes().startswith(text.encode())):
-                lost = len(text.splitlines()) - len(metrics_rows(self.path)) if self.path.exists() else 0
-                what = (
-                    f"lacks {lost:,} rows" if lost > 0 else "has been changed" if self.path.exists() else "is missing"
-                )
-                wrong = f"{self.path} {what} that were written: they are put back from {checkpoint.name}."
+            found = self.path.read_bytes() if self.path.exists() else None
+            if found is None or not found.startswith(text.encode()):
+                lost = text.count("\n") - (0 if found is None else found.count(b"\n"))
+                what = f"lacks {lost:,} rows that were written" if lost > 0 else "has been changed"
+                what = "is missing" if found is None else what
+                wrong = f"{self.path} {what}: it is put back from {checkpoint.name}."
             rows = metrics_rows(checkpoint / METRICS_FILE)
         else:
             rows = [row for row in metrics_rows(self.path) if row["step"] <= step] if step else []
