@@ -90,6 +90,7 @@ def test_files(finished: Any) -> None:
     assert (out / "mu_sota_tokenizer.json").stat().st_size > 0
     assert (out / "best" / "model.safetensors").exists()
     assert (out / "best" / "tokenizer.json").exists()
+    assert not {"seed", "batch_size"} & set(json.loads((out / "best" / "generation_config.json").read_text()))
     assert list((out / "tensorboard").glob("events.*"))
     assert [path.name for path in out.glob(".*")] == [".lock"], "no temporary file is left"
     assert not list(out.rglob("training_args.bin")), "no pickle of settings"
