@@ -172,6 +172,14 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No file is too young for its stamp to be trusted."""
+    from mu_sota.common import files
+
+    monkeypatch.setattr(files, "_LONGEST_TICK", -(10**9))
+
+
+@pytest.fixture
 def tiny_corpus(tmp_path: Path, cache: Path) -> Path:
     """The made-up corpus in a folder of its own, with a cache of its own."""
     return _make_corpus(tmp_path)

@@ -10,6 +10,7 @@ import xxhash
 
 from mu_sota.data import building
 from mu_sota.data.building import TokenFiles
+from mu_sota.data.overlap import line_overlap
 from mu_sota.data.tokenizer import encode, train_bpe, train_words
 from mu_sota.model.errors import InputError
 
@@ -113,12 +114,18 @@ def test_what_is_not_there_is_made_again(tmp_path: Path, tokenizer: object, dama
     assert (again.folder / "train.ids").read_bytes() == (whole.folder / "train.ids").read_bytes()
 
 
-def test_long_lines_are_remembered_by_their_hash(tmp_path: Path, tokenizer: object) -> None:
+def test_long_lines_are_remembered_by_their_hash(
+    tmp_path: Path, tokenizer: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(building, "_LINES_A_BLOCK", 1)
     pieces = [("train", f"short\n{LONG}\nshort\n{LONG}y", True), ("test", LONG + "\n", True)]
     files = written(tmp_path / "at_work", tokenizer, iter(pieces))
     assert files.lines("train").tolist() == [xxhash.xxh3_64_intdigest(line.encode()) for line in (LONG, LONG + "y")]
     assert files.lines("test").tolist() == [xxhash.xxh3_64_intdigest(LONG.encode())]
     assert files.lines("validation").tolist() == []
+    assert [block.tolist() for block in files.line_blocks("train")] == [[line] for line in files.lines("train")]
+    assert line_overlap(files.lines("test"), files.line_blocks("train")) == 1
+    assert line_overlap(np.array([5, 7, 5, 8], np.uint64), iter(np.array([[7, 7], [1, 5]], np.uint64))) == 3
 
 
 def test_a_large_vocabulary_takes_32_bits(tmp_path: Path) -> None:

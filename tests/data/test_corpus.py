@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import shutil
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from made_up_text import LINES, small, splits, texts, write_jsonl
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from mu_sota.common.files import checksum
 from mu_sota.data import building
 from mu_sota.data import corpus as module
 from mu_sota.data import tokenizer as tokenizer_module
@@ -96,11 +99,19 @@ def test_changed_text_or_settings_are_tokenized_anew(text_file: Path) -> None:
 def damaged(content: bytes, damage: str) -> bytes:
     middle = len(content) // 2
     flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
-    return {"truncated": content[:middle], "empty": b"", "garbage": b"\xff{]" * 9, "flipped": flipped}[damage]
+    header = content[:9] + bytes([content[9] ^ 1]) + content[10:]
+    return {
+        "truncated": content[:middle],
+        "empty": b"",
+        "garbage": b"\xff{]" * 9,
+        "flipped": flipped,
+        "header": header,
+    }[damage]
 
 
 @pytest.mark.parametrize("file", ["train.npy", "test.npy", "meta.json", "mu_sota_tokenizer.json"])
-@pytest.mark.parametrize("damage", ["truncated", "empty", "garbage", "flipped", "missing"])
+@pytest.mark.parametrize("damage", ["truncated", "empty", "garbage", "flipped", "header", "missing"])
+@pytest.mark.usefixtures("settled")
 def test_damaged_cache_is_rebuilt(text_file: Path, cache: Path, file: str, damage: str) -> None:
     expected = texts(small(text_file))
     [path] = cache.glob(f"*/{file}")
@@ -275,14 +286,70 @@ def test_prepared_folder_gives_the_same_corpus_without_text_or_cache(
     expected = small(text_file)
     text_file.unlink()
     forbid_tokenizing(monkeypatch)
+    (tmp_path / "none").touch()  # no cache can be made there
     for options in ({}, {"tokenizer": "bpe"}, {"vocab_size": 300}, {"tokenizer": expected.tokenizer}):
         corpus = load_corpus(str(prepared), cache_dir=tmp_path / "none", **options)
         assert texts(corpus) == texts(expected)
         assert (corpus.fingerprint, corpus.asked) == (expected.fingerprint, {"tokenizer": "bpe", "vocab_size": 300})
         assert corpus.train.n_bytes == expected.train.n_bytes
-    assert not (tmp_path / "none").exists()
     save_corpus(corpus, tmp_path / "again")
     assert (tmp_path / "again" / "meta.json").read_text() == (prepared / "meta.json").read_text()
+
+
+@pytest.fixture
+def summed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The files that are read for their checksums."""
+    read: list[Path] = []
+
+    def noted(file: Path) -> str:
+        read.append(file)
+        return checksum(file)
+
+    monkeypatch.setattr(module, "checksum", noted)
+    return read
+
+
+@pytest.mark.usefixtures("settled")
+def test_checksums_are_read_once_and_of_what_has_changed(text_file: Path, tmp_path: Path, summed: list[Path]) -> None:
+    """In the cache and in a prepared folder, which is read once wherever it comes to."""
+    save_corpus(small(text_file), tmp_path / "prepared")
+    small(tmp_path / "prepared")
+    summed.clear()
+    small(text_file)
+    small(tmp_path / "prepared")
+    assert summed == []
+    (tmp_path / "prepared" / "test.npy").touch()
+    small(tmp_path / "prepared")
+    assert summed == [tmp_path / "prepared" / "test.npy"]
+    summed.clear()
+    shutil.copytree(tmp_path / "prepared", tmp_path / "carried")
+    small(tmp_path / "carried")
+    assert len(summed) == 4
+    summed.clear()
+    small(tmp_path / "carried", cache_dir=tmp_path / "of another")
+    assert len(summed) == 4
+
+
+@pytest.mark.usefixtures("settled")
+def test_what_is_remembered_of_checksums_is_damaged(prepared: Path, cache: Path, summed: list[Path]) -> None:
+    small(prepared)
+    for memory in cache.glob("verified/*.json"):
+        memory.write_text(memory.read_text().replace("npy", "npx"))
+    summed.clear()
+    small(prepared)
+    assert len(summed) == 4
+
+
+def test_checksums_of_what_was_written_to_lately_are_read_again(
+    prepared: Path, summed: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two changes within one tick of the file system's clock: stamps do not tell them apart."""
+    now = time.time_ns()
+    monkeypatch.setattr(module, "stamp_of", lambda status: [status.st_size, now, now, 1])
+    for _ in range(2):
+        summed.clear()
+        small(prepared)
+        assert len(summed) == 4
 
 
 def test_prepared_folder_knows_the_tokenizer_of_a_model_that_was_trained_on_it(prepared: Path, tmp_path: Path) -> None:
@@ -305,8 +372,10 @@ def test_prepared_folder_is_not_taken_for_another_vocabulary(text_file: Path, pr
 
 
 @pytest.mark.parametrize("file", ["train.npy", "test.npy", "meta.json", "mu_sota_tokenizer.json"])
-@pytest.mark.parametrize("damage", ["truncated", "empty", "garbage", "flipped", "missing"])
+@pytest.mark.parametrize("damage", ["truncated", "empty", "garbage", "flipped", "header", "missing"])
+@pytest.mark.usefixtures("settled")
 def test_damaged_prepared_folder_is_named_and_never_taken_for_text(prepared: Path, file: str, damage: str) -> None:
+    small(prepared)  # whose files are remembered as sound
     for split in ("train", "valid", "test"):
         (prepared / f"{split}.txt").write_text("some text")
     path = prepared / file

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 import pytest
 from made_up_text import LINES, small, texts, write_jsonl, write_splits
 
+from mu_sota.data import folders, sources
 from mu_sota.data.corpus import load_corpus
 from mu_sota.data.description import describe
 from mu_sota.data.options import TextOptions
+from mu_sota.data.sources import find_source
 from mu_sota.model.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -85,6 +88,7 @@ def test_a_file_is_taken_by_its_name_whatever_its_ending(tmp_path: Path) -> None
         small(tmp_path / "corpus.bin")
 
 
+@pytest.mark.usefixtures("settled")
 def test_a_text_that_changes_in_size_or_time_is_read_again(tmp_path: Path, cache: Path) -> None:
     """The hash of a large file is remembered; the same name with other bytes is another text."""
     file = tmp_path / "large.txt"
@@ -94,6 +98,87 @@ def test_a_text_that_changes_in_size_or_time_is_read_again(tmp_path: Path, cache
     assert small(file).fingerprint == first
     file.write_text(LINES[:-2] + "?\n" + LINES * 59)
     assert small(file).fingerprint != first
+
+
+@pytest.mark.usefixtures("settled")
+def test_an_unchanged_folder_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where its tokens are to be other ones: the files are those of the first time."""
+    folder = write_splits(tmp_path / "corpus")
+    (folder / "notes.md").write_text("left out")
+    first = small(folder)
+
+    def forbidden(*_: Any) -> Any:
+        raise AssertionError("looked at again")
+
+    monkeypatch.setattr(sources, "digest", forbidden)
+    monkeypatch.setattr(folders, "find_files", forbidden)
+    second = small(folder)
+    assert (texts(second), second.fingerprint, second.about) == (texts(first), first.fingerprint, first.about)
+    other = load_corpus(str(folder), vocab_size=280)
+    assert (texts(other), other.about) == (texts(first), first.about)
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "other bytes": lambda folder: (folder / "train.txt").write_text("split 9\n\nof this corpus"),
+    "a new file": lambda folder: (folder / "train2.txt").write_text("more"),
+    "a file less": lambda folder: (folder / "test.txt").unlink(),
+    "another name": lambda folder: (folder / "dev.txt").rename(folder / "eval.txt"),
+    "a read-me": lambda folder: (folder / "README.md").write_text(
+        "---\nconfigs:\n- config_name: a\n  data_files:\n  - {split: train, path: dev.txt}\n---\n"
+    ),
+}
+
+
+@pytest.mark.usefixtures("settled")
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_folder_that_changes_is_read_again(tmp_path: Path, change: str) -> None:
+    folder = write_splits(tmp_path / "corpus", ("train.txt", "dev.txt", "test.txt"))
+    before = find_source(str(folder), TextOptions(), tmp_path / "cache").fingerprint
+    CHANGES[change](folder)
+    after = find_source(str(folder), TextOptions(), tmp_path / "cache").fingerprint
+    assert after == find_source(str(folder), TextOptions(), tmp_path / "no cache").fingerprint
+    assert after != before
+
+
+@pytest.mark.usefixtures("settled")
+def test_what_is_remembered_of_a_folder_is_damaged(tmp_path: Path) -> None:
+    folder = write_splits(tmp_path / "corpus")
+    before = find_source(str(folder), TextOptions(), tmp_path / "cache").fingerprint
+    [memory] = tmp_path.glob("cache/listings/*.json")
+    memory.write_text(memory.read_text().replace("train.txt", "tr\u0001in.txt"))
+    assert find_source(str(folder), TextOptions(), tmp_path / "cache").fingerprint == before
+
+
+@pytest.mark.usefixtures("settled")
+def test_other_rules_of_what_is_taken_are_other_memories(tmp_path: Path) -> None:
+    folder = write_splits(tmp_path / "corpus")
+    by_names = find_source(str(folder), TextOptions(), tmp_path / "cache")
+    by_content = find_source(str(folder), TextOptions(splits="content"), tmp_path / "cache")
+    assert [set(by_names.parts), set(by_content.parts)] == [{"train", "validation", "test"}, {"all"}]
+
+
+@pytest.mark.parametrize("size", ["small", "large"])
+def test_what_was_written_to_lately_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: str) -> None:
+    """Two changes within one tick of the file system's clock: stamps do not tell them apart."""
+    now = time.time_ns()
+    monkeypatch.setattr(sources, "stamp_of", lambda status: [status.st_size, now, now, 1])
+    times = 1 if size == "small" else 100_000
+    folder = write_splits(tmp_path / "corpus")
+    fingerprints = []
+    for text in ("one text here.\n", "two text here.\n"):
+        (folder / "train.txt").write_text(text * times)
+        fingerprints.append(find_source(str(folder), TextOptions(), tmp_path / "cache").fingerprint)
+    assert fingerprints[0] != fingerprints[1]
+
+
+@pytest.mark.usefixtures("settled")
+def test_nothing_can_be_remembered(tmp_path: Path) -> None:
+    """A cache that others have filled can be used by those who may not write to it."""
+    folder = write_splits(tmp_path / "corpus")
+    (folder / "train.txt").write_text(LINES * 60)
+    (tmp_path / "file").touch()
+    found = [find_source(str(folder), TextOptions(), tmp_path / cache).fingerprint for cache in ("file/below", "cache")]
+    assert found[0] == found[1]
 
 
 # ---- text that stands in two splits -------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from mu_sota.model.errors import InputError
 from .outside import in_one_sentence, parse_object, read_text, user_path
 
 _SEAL = "checksum"
+_LONGEST_TICK = 2 * 10**9  # nanoseconds: of the clock by which FAT writes times; other file systems have finer ones
 
 
 @contextmanager
@@ -121,6 +123,16 @@ def hash_of(file: Path, hashed: Any) -> str:
         while block := content.read(2**22):
             hashed.update(block)
     return str(hashed.hexdigest())
+
+
+def stamp_of(status: os.stat_result) -> list[int]:
+    """Size, times and number of a file: what is other after it was written to, though its content is not read."""
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+
+
+def has_settled(stamp: list[int]) -> bool:
+    """False for a file that was written to so lately that another change could give it the same stamp."""
+    return max(stamp[1:3]) < time.time_ns() - _LONGEST_TICK
 
 
 def as_json(value: Any, indent: int | None = None) -> str:

@@ -26,6 +26,7 @@ from .tokenizer import encode_batch, is_word_level
 _BATCH = 2 * 2**20  # characters that are encoded at once
 _SAVE_EVERY = 32 * 2**20  # characters between two states
 _STATE_FILE = "state.json"
+_LINES_A_BLOCK = 2**20
 _LONG_LINE = 100  # characters; two texts that share so long a line share it for a reason
 
 
@@ -134,8 +135,13 @@ class TokenFiles:
 
     def lines(self, split: str) -> np.ndarray:
         """The hashes of the long lines of a split, uint64."""
-        file = self.folder / f"{split}.lines"
-        return np.memmap(file, np.uint64, "r") if file.stat().st_size else np.empty(0, np.uint64)
+        return np.fromfile(self.folder / f"{split}.lines", np.uint64)
+
+    def line_blocks(self, split: str) -> Iterator[np.ndarray]:
+        """The same in blocks: the training text has too many to be held at once."""
+        with (self.folder / f"{split}.lines").open("rb") as file:
+            while len(block := np.fromfile(file, np.uint64, _LINES_A_BLOCK)):
+                yield block
 
     def _encode(self, batch: list[tuple[str, str, bool]]) -> None:
         ids = encode_batch(self.tokenizer, [self._closed(text) if ends else text for _, text, ends in batch])

@@ -28,7 +28,15 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerFast
 
 from mu_sota.common.bars import seconds_between_drawings
-from mu_sota.common.files import cache_folder, checksum, read_sealed, replacing, write_sealed
+from mu_sota.common.files import (
+    cache_folder,
+    checksum,
+    has_settled,
+    read_sealed,
+    replacing,
+    stamp_of,
+    write_sealed,
+)
 from mu_sota.common.locks import alone
 from mu_sota.common.outside import require_file, user_path
 from mu_sota.model.errors import InputError
@@ -123,8 +131,9 @@ def load_corpus(
             written; a prepared folder is damaged, or was prepared with another tokenizer.
     """
     prepared = user_path(source)
+    cache = cache_dir or cache_folder()
     if source not in NAMES and _is_prepared(prepared):
-        opened = _open(prepared, source)
+        opened = _open(prepared, source, cache)
         _require_tokenizer(opened, tokenizer, vocab_size)
         return opened
     options = options or TextOptions()
@@ -133,7 +142,6 @@ def load_corpus(
     if isinstance(tokenizer, str) and tokenizer not in ("bpe", "word"):
         tokenizer = trained_tokenizer(tokenizer)
     vocab_size = _BPE_ENTRIES if vocab_size is None else vocab_size
-    cache = cache_dir or cache_folder()
     try:
         found = find_source(source, options, cache)
         described = [
@@ -149,7 +157,7 @@ def load_corpus(
         with alone(Path(f"{folder}.lock"), _say_waiting):  # of several processes, one builds and the others wait
             if (corpus := _cached(folder, source, tokenizer, asked, say=True)) is None:
                 _build(found, source, folder, tokenizer, vocab_size, options)
-                corpus = _open(folder, source, tokenizer, asked)
+                corpus = _open(folder, source, cache, tokenizer, asked)
     except OSError as error:
         raise InputError(
             f"The cache {cache} cannot be written ({error.strerror or error}): free space, fix its permissions, or "
@@ -167,7 +175,7 @@ def _cached(
 ) -> Corpus | None:
     """The corpus in a folder of the cache, if it is there and sound."""
     try:
-        return _open(folder, source, tokenizer, asked)
+        return _open(folder, source, folder.parent, tokenizer, asked)
     except InputError:
         if say and folder.exists():
             print(f"The tokens in {folder} are damaged: they are made again.", file=sys.stderr)
@@ -205,7 +213,8 @@ def save_corpus(corpus: Corpus, folder: Path) -> None:
         about = {}
         for name in SPLITS:
             split: Split = getattr(corpus, name)
-            np.save(temporary / f"{name}.npy", split.tokens)
+            mapped: Any = split.tokens  # all of it would count as memory if it were written from there
+            shutil.copyfile(mapped.filename, temporary / f"{name}.npy")
             counts = {"n_words": split.n_words, "n_bytes": split.n_bytes, "n_documents": split.n_documents}
             about[name] = {"n_tokens": len(split.tokens), **counts}
         named = {"fingerprint": corpus.fingerprint, "asked": corpus.asked, "about": corpus.about}
@@ -319,11 +328,12 @@ def _empty(source: str, split: str) -> InputError:
 
 def _about(found: Source, known: Survey, files: TokenFiles) -> dict[str, Any]:
     """What `Corpus.about` holds."""
-    training = files.lines("train")
     overlap = {}
     for split in HELD_OUT:
         lines = files.lines(split)
-        overlap[split] = Overlap(*document_overlap(known, split), line_overlap(lines, training), len(lines))
+        overlap[split] = Overlap(
+            *document_overlap(known, split), line_overlap(lines, files.line_blocks("train")), len(lines)
+        )
     return {
         "lines": found.lines + _division_lines(known) + known.remarks,
         "repeats": repeats(known),
@@ -360,9 +370,15 @@ def _files(folder: Path) -> list[str]:
 
 
 def _open(
-    folder: Path, source: str, tokenizer: TokenizerChoice | None = None, asked: dict[str, Any] | None = None
+    folder: Path,
+    source: str,
+    cache: Path,
+    tokenizer: TokenizerChoice | None = None,
+    asked: dict[str, Any] | None = None,
 ) -> Corpus:
     """The corpus in a folder of the cache, or, where it is not said what is `asked` for, in a prepared one.
+
+    Files with the stamps that they had when their checksums were right are not read for these again.
 
     Raises:
         InputError: a file is missing or damaged.
@@ -377,11 +393,21 @@ def _open(
         counts = {name: TypeAdapter(dict[str, NonNegativeInt]).validate_python(meta[name]) for name in SPLITS}
         _About.model_validate(meta["about"])
         known = _files(folder)
+        memory = cache / "verified" / f"{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:32]}.json"
+        verified, sound = _verified(memory), {}
         for name, expected in meta["checksums"].items():
             file = folder / name
+            stamp = stamp_of(file.stat())
+            settled = has_settled(stamp)  # by the time before it is read
             # The system's own files say that they are empty, and some wait for what may never come.
-            if name not in known or not file.stat().st_size or checksum(file) != expected:
+            is_file = name in known and file.stat().st_size
+            if not is_file or (verified.get(name) != [expected, *stamp] and checksum(file) != expected):
                 raise ValueError("its bytes are other than those that were written")
+            if settled:
+                sound[name] = [expected, *stamp]
+        if sound != verified:
+            with contextlib.suppress(OSError):  # where nothing can be remembered, all is read each time
+                write_sealed(memory, sound)
         fingerprint, asked = (meta["fingerprint"], dict(meta["asked"])) if asked is None else (folder.name, asked)
         splits = {}
         for name in SPLITS:
@@ -407,6 +433,14 @@ class _About(BaseModel):
     lines: list[str] = []
     repeats: int = 0
     overlap: dict[str, dict[str, int]] = {}
+
+
+def _verified(memory: Path) -> dict[str, Any]:
+    """What is remembered of the files of a folder: the checksum and the stamp of each that was found sound."""
+    try:
+        return read_sealed(memory)
+    except (OSError, ValueError):
+        return {}
 
 
 def _is_prepared(folder: Path) -> bool:

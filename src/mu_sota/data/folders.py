@@ -9,7 +9,7 @@ import re
 import stat
 import textwrap
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,26 +92,30 @@ def describe(found: Found, folder: Path) -> list[str]:
     return lines
 
 
-def _walk(folder: Path) -> tuple[dict[Path, int], list[tuple[Path, str]]]:
-    """Sizes of the regular files that are not hidden, and what else there is; nothing is opened but folders."""
-    sizes: dict[Path, int] = {}
-    others: list[tuple[Path, str]] = []
-    folders = [Path()]
+def walk(folder: Path) -> Iterator[tuple[str, os.stat_result | str]]:
+    """The paths in a folder that are not hidden, each with its status, or with what it is instead of a file.
+
+    Nothing is opened but folders.
+
+    Raises:
+        InputError: the folder cannot be read.
+    """
+    folders = [""]
     while folders:
         inner = folders.pop()
         try:
             entries = list(os.scandir(folder / inner))
         except OSError as error:
-            if inner == Path():
+            if not inner:
                 raise InputError(
                     f"{_shown(folder)} cannot be read ({error.strerror or error}): check its permissions and its disk."
                 ) from error
-            others.append((inner, "a folder that cannot be opened"))
+            yield inner, "a folder that cannot be opened"
             continue
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            path = inner / entry.name
+            path = f"{inner}/{entry.name}" if inner else entry.name
             try:
                 if entry.is_dir(follow_symlinks=False):
                     if not entry.name.startswith("__"):
@@ -119,12 +123,23 @@ def _walk(folder: Path) -> tuple[dict[Path, int], list[tuple[Path, str]]]:
                     continue
                 status = entry.stat()
             except OSError:
-                others.append((path, "a link to nothing"))
+                yield path, "a link to nothing"
                 continue
             if stat.S_ISREG(status.st_mode):
-                sizes[path] = status.st_size
+                yield path, status
             else:
-                others.append((path, "a link to a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"))
+                yield path, "a link to a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+
+
+def _walk(folder: Path) -> tuple[dict[Path, int], list[tuple[Path, str]]]:
+    """Sizes of the regular files that are not hidden, and what else there is."""
+    sizes: dict[Path, int] = {}
+    others: list[tuple[Path, str]] = []
+    for path, found in walk(folder):
+        if isinstance(found, str):
+            others.append((Path(path), found))
+        else:
+            sizes[Path(path)] = found.st_size
     return sizes, others
 
 

@@ -1,5 +1,6 @@
 """From the name or path of a text to its documents: `pydocs`, `wikitext-2`, files, a folder, a data set of the hub."""
 
+import contextlib
 import hashlib
 import json
 import platform
@@ -7,11 +8,14 @@ import re
 import stat
 import sysconfig
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from mu_sota.common.files import hash_of, write_json
+import xxhash
+
+from mu_sota.common.files import has_settled, hash_of, replacing, stamp_of, write_json
 from mu_sota.common.outside import user_path
 from mu_sota.model.errors import InputError, cut
 
@@ -26,6 +30,7 @@ _SOURCES = (
 )
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _SMALL = 2**20
+_RULES = 1  # of which files are text, and of their description: raise it when they change
 
 
 def require_source(source: str) -> None:
@@ -87,40 +92,94 @@ def _parts_of(read: Callable[[], Documents]) -> dict[str, Callable[[Tell], Itera
 
 
 def _files(path: Path, options: TextOptions, cache: Path) -> Source:
-    from .folders import describe, find_files
     from .raw_files import unreadable
 
     try:
         if path.is_dir():
-            found = find_files(path, options)
-            by_split, folder, lines = found.files, path, describe(found, path)
+            folder, found = path, _found_in(path, options, cache)
         else:
-            by_split, folder, lines = {ALL: [path]}, path.parent, []
+            folder = path.parent
+            found = {ALL: [[path.name, digest(path, cache)]]}, [], path.stat().st_size
             options = options.with_file(path)
-        files = [file for split in by_split.values() for file in split]
-        fingerprint = [
-            [split, [[file.relative_to(folder).as_posix(), digest(file, cache)] for file in files]]
-            for split, files in by_split.items()
-        ]
-        n_bytes = sum(file.stat().st_size for file in files)
     except OSError as error:
         raise unreadable(Path(error.filename or path), error) from error
+    by_split, lines, n_bytes = found
     return Source(
-        [fingerprint, options.text_column, options.splits],
-        {split: _reader(files, options) for split, files in by_split.items()},
+        [[*map(list, by_split.items())], options.text_column, options.splits],
+        {split: _reader(folder, files, options) for split, files in by_split.items()},
         n_bytes,
         lines,
     )
 
 
-def _reader(files: list[Path], options: TextOptions) -> Callable[[Tell], Iterator[Iterator[str]]]:
+_Found = tuple[dict[str, list[list[str]]], list[str], int]
+"""Of a folder: for each split the files, each as path and digest; what was taken as what; the bytes of the files."""
+
+
+def _found_in(folder: Path, options: TextOptions, cache: Path) -> _Found:
+    """What a folder holds; remembered in the cache as long as it lists the same files of the same stamps.
+
+    A folder of which a file was written to in the last two seconds is not remembered: a change soon after could leave
+    its stamp as it is.
+    """
+    from .folders import describe, find_files
+
+    listed = _listing(folder)
+    rules = [_RULES, version("datasets"), options.text_suffixes, options.splits, options.data_config]
+    key = hashlib.sha256(json.dumps([str(folder.resolve()), rules]).encode()).hexdigest()[:32]
+    memory = cache / "listings" / f"{key}.json"
+    if listed and (known := _remembered(memory, listed)):
+        return known
+    taken = find_files(folder, options)
+    by_split = {
+        split: [[file.relative_to(folder).as_posix(), digest(file, cache)] for file in files]
+        for split, files in taken.files.items()
+    }
+    n_bytes = sum(file.stat().st_size for files in taken.files.values() for file in files)
+    found = by_split, describe(taken, folder), n_bytes
+    if listed and listed == _listing(folder):  # nothing has changed while it was read
+        content = json.dumps([listed, found])
+        with contextlib.suppress(OSError), replacing(memory) as temporary:  # else it is read each time
+            temporary.write_text(f"{_seal(content)}\n{content}", encoding="ascii")
+    return found
+
+
+def _listing(folder: Path) -> str | None:
+    """The hash of the paths and stamps of all files of a folder; None where one of them may still change unseen."""
+    from .folders import walk
+
+    paths = []
+    for path, status in walk(folder):
+        stamp = status if isinstance(status, str) else stamp_of(status)
+        if not isinstance(stamp, str) and not has_settled(stamp):
+            return None
+        paths.append((path, stamp))
+    return _seal(json.dumps(sorted(paths)))
+
+
+def _remembered(memory: Path, listed: str) -> _Found | None:
+    try:
+        seal, _, content = memory.read_text(encoding="ascii").partition("\n")
+    except (OSError, ValueError):
+        return None
+    if seal != _seal(content):
+        return None
+    known_listing, found = json.loads(content)
+    return tuple(found) if known_listing == listed else None
+
+
+def _seal(content: str) -> str:
+    return xxhash.xxh3_128_hexdigest(content.encode())
+
+
+def _reader(folder: Path, files: list[list[str]], options: TextOptions) -> Callable[[Tell], Iterator[Iterator[str]]]:
     from .readers import read_documents
 
-    return lambda tell: chain.from_iterable(read_documents(file, options, tell) for file in files)
+    return lambda tell: chain.from_iterable(read_documents(folder / name, options, tell) for name, _ in files)
 
 
 def digest(file: Path, cache: Path) -> str:
-    """The SHA-256 of a file's bytes; remembered in the cache as long as size and times of the file are the same.
+    """The SHA-256 of a file's bytes; that of a large file is remembered in the cache as long as its stamp is the same.
 
     Raises:
         OSError: it cannot be read.
@@ -131,7 +190,9 @@ def digest(file: Path, cache: Path) -> str:
         raise InputError(f"{file} is neither a file nor a folder: give {_SOURCES}.")
     if about.st_size < _SMALL:  # which is read as fast as what is remembered
         return hash_of(file, hashlib.sha256())
-    key = json.dumps([str(file.resolve()), about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino])
+    stamp = stamp_of(about)
+    settled = has_settled(stamp)  # by the time before it is read
+    key = json.dumps([str(file.resolve()), *stamp])
     memory = cache / "digests" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
     try:
         known: dict[str, Any] = json.loads(memory.read_text(encoding="utf-8"))
@@ -140,5 +201,7 @@ def digest(file: Path, cache: Path) -> str:
     except (OSError, ValueError, KeyError, TypeError):
         pass
     hashed = hash_of(file, hashlib.sha256())
-    write_json(memory, {"file": key, "sha256": hashed})
+    if settled:
+        with contextlib.suppress(OSError):  # where nothing can be remembered, it is read each time
+            write_json(memory, {"file": key, "sha256": hashed})
     return hashed

@@ -1,5 +1,6 @@
 """A first reading of a text: how many documents, how long, which of them are equal, and which split each goes to."""
 
+from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -61,7 +62,7 @@ def survey(source: Source, text_bytes: int | None, tick: Tick) -> Survey:
     sizes: dict[str, np.ndarray] = {}
     remarks: list[str] = []
     for part in source.parts:
-        hashed, sized = [], []
+        hashed, sized = array("Q"), array("q")  # of rows there may be many millions
         for document in documents_of(source, part, text_bytes, remarks.append):
             running, size = xxhash.xxh3_64(), 0
             for piece in document:
