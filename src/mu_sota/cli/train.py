@@ -7,15 +7,16 @@ from typing import Annotated, Any
 import typer
 
 from mu_sota.common.files import read_json
+from mu_sota.common.outside import in_one_sentence
 from mu_sota.data.sources import require_source
 from mu_sota.model.errors import InputError
 from mu_sota.model.presets import MODEL_PRESETS
-from mu_sota.saved.run_record import RUN_FILE, model_folder, record_of, refuse_existing_run, resumable
+from mu_sota.saved.run_record import BEST_FOLDER, RUN_FILE, model_folder, refuse_existing_run, resumable
 from mu_sota.settings.load import configure, merge_settings, parse_assignments
 from mu_sota.settings.presets import DEFAULT_PRESET, MODEL_KEYS, RUN_PRESETS
 from mu_sota.settings.run import RunSettings, Text
 
-from .app import DATA, PRESETS, TOKENIZER, Assignments, SettingsFile, load_libraries, path_of
+from .app import DATA, PRESETS, TEXT_SETTINGS, TOKENIZER, Assignments, SettingsFile, load_libraries, path_of
 
 
 def train(
@@ -48,9 +49,9 @@ def train(
     """
     named = {"num_epochs": epochs, "max_steps": max_steps, "seed": seed, "tokenizer": tokenizer}
     overrides = parse_assignments(assignments or []) | {k: v for k, v in named.items() if v is not None}
-    resume = resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0  # torchrun has restarted its workers
-    refuse_existing_run(out, resume)
-    record = resumable(out) if resume else {}
+    restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"  # by torchrun, after a worker died
+    refuse_existing_run(out, resume or restarted)
+    record = resumable(out) if resume or restarted else {}
     if resume and not record and not any((data, preset, init_from, from_run)):
         raise InputError(
             f"there is no run in {out} to go on with; correct --out, or say what to train, with --preset or --data"
@@ -67,7 +68,7 @@ def train(
         begun = _begun_with(init_from, preset, data)
     preset = preset or begun.get("preset", DEFAULT_PRESET)
     merged = merge_settings(preset, config, overrides, begun.get("requested", {}))
-    same_text = repeated and data is None and not overrides
+    same_text = repeated and data is None and config is None and not set(overrides) & set(TEXT_SETTINGS)
     data = begun.get("data", "pydocs") if data is None else data
     require_source(data)
     load_libraries()
@@ -75,7 +76,14 @@ def train(
 
     schedule, fingerprint = repeated.get("schedule", ()), repeated["data_fingerprint"] if same_text else None
     try:
-        train(preset, data, out, configure(merged), resume, Beginning(init_from, tuple(schedule), fingerprint))
+        train(
+            preset,
+            data,
+            out,
+            configure(merged),
+            resume or restarted,
+            Beginning(init_from, tuple(schedule), fingerprint),
+        )
     finally:
         _part_from_other_processes()
 
@@ -110,15 +118,16 @@ def _begun_with(folder: Path, preset: str | None, data: str | None) -> dict[str,
     files = model_folder(folder)
     config = read_json(files / "config.json", "give a folder with a whole model")
     form = {key: config[key] for key in MODEL_KEYS if key in config} | {"tokenizer": str(files)}
-    made_by = record_of(folder)
+    made_by = resumable(folder.parent if folder.name == BEST_FOLDER else folder)
     if preset is None and made_by:
         kept = dict(made_by["requested"])
         if data is not None:  # how its own text was read is nothing to another
             kept = {key: value for key, value in kept.items() if key not in Text.model_fields}
         return {"preset": made_by["preset"], "data": made_by["data"], "requested": kept | form}
     values = {**MODEL_PRESETS[DEFAULT_PRESET], **RUN_PRESETS[preset or DEFAULT_PRESET], **form}
-    for key in ("window", "stride"):
-        values[key] = min(values.get(key, getattr(RunSettings(), key)), form["max_position_embeddings"])
+    with in_one_sentence(f"{files / 'config.json'} is of no MU model", "give a folder with one"):
+        for key in ("window", "stride"):
+            values[key] = min(values.get(key, getattr(RunSettings(), key)), int(form["max_position_embeddings"]))
     return {"requested": values}
 
 

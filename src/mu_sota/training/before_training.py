@@ -18,7 +18,15 @@ from mu_sota.model.configuration import MuConfig
 from mu_sota.model.errors import InputError
 from mu_sota.model.modeling import MuForCausalLM
 from mu_sota.saved.load_save import load_trained
-from mu_sota.saved.run_record import BEST_FILE, BEST_FOLDER, METRICS_FILE, RUN_FILE, refuse_existing_run, resumable
+from mu_sota.saved.run_record import (
+    BEST_FILE,
+    BEST_FOLDER,
+    LOCK_FILE,
+    METRICS_FILE,
+    RUN_FILE,
+    refuse_existing_run,
+    resumable,
+)
 from mu_sota.settings.run import RunSettings
 
 from .lr_schedule import Part
@@ -221,7 +229,7 @@ def planned_parts(out: Path, record: dict[str, Any], repeated: tuple[dict[str, A
 
 def remove_leftovers(out: Path) -> None:
     """Remove the temporary folders of a run that was killed while it wrote one of its own files."""
-    for name in (BEST_FILE, BEST_FOLDER, TOKENIZER_FILE, METRICS_FILE, RUN_FILE, "checkpoint-*"):
+    for name in (BEST_FILE, BEST_FOLDER, TOKENIZER_FILE, METRICS_FILE, RUN_FILE, f"{LOCK_FILE}.json", "checkpoint-*"):
         for leftover in out.glob(f".{name}.tmp*"):
             shutil.rmtree(leftover)
 
