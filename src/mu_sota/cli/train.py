@@ -74,16 +74,10 @@ def train(
     load_libraries()
     from mu_sota.training.run import Beginning, train
 
-    schedule, fingerprint = repeated.get("schedule", ()), repeated["data_fingerprint"] if same_text else None
+    fingerprint = repeated["data_fingerprint"] if same_text else None
+    beginning = Beginning(init_from, tuple(repeated.get("schedule", ())), fingerprint)
     try:
-        train(
-            preset,
-            data,
-            out,
-            configure(merged),
-            resume or restarted,
-            Beginning(init_from, tuple(schedule), fingerprint),
-        )
+        train(preset, data, out, configure(merged), resume or restarted, beginning)
     finally:
         _part_from_other_processes()
 
@@ -120,7 +114,7 @@ def _begun_with(folder: Path, preset: str | None, data: str | None) -> dict[str,
     form = {key: config[key] for key in MODEL_KEYS if key in config} | {"tokenizer": str(files)}
     made_by = resumable(folder.parent if folder.name == BEST_FOLDER else folder)
     if preset is None and made_by:
-        kept = dict(made_by["requested"])
+        kept = dict(made_by.get("requested", {**made_by["settings"], **made_by["model"]}))
         if data is not None:  # how its own text was read is nothing to another
             kept = {key: value for key, value in kept.items() if key not in Text.model_fields}
         return {"preset": made_by["preset"], "data": made_by["data"], "requested": kept | form}
