@@ -171,10 +171,11 @@ class Torture:
             shutil.rmtree(copy)
 
     def second_writers(self) -> None:
-        """Three others start in the folder of a run, all at once, while it is at work."""
+        """Three others start in the folder of a run, all at once, while it is at work: stopped, or it might end first."""
         first = self.start("shared")
         while not (self.folder / "shared" / ".lock.json").exists():
             time.sleep(0.01)
+        first.send_signal(signal.SIGSTOP)
         commands = [[*MU_SOTA, *self.command("shared", *more)] for more in ((), ("--resume",), ("--resume",))]
         others = [
             subprocess.Popen(command, env=self.environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -184,6 +185,7 @@ class Torture:
             _, errors = other.communicate()
             done = subprocess.CompletedProcess(commands[number], other.returncode, "", errors)
             self.judge("a second writer", f"number {number + 1}", done, "shared")
+        first.send_signal(signal.SIGCONT)
         first.wait()
         self.judge("a second writer", "the first, afterwards", self.train("shared", "--resume"), "shared")
 
