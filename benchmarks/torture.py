@@ -171,7 +171,7 @@ class Torture:
             shutil.rmtree(copy)
 
     def second_writers(self) -> None:
-        """Three others start in the folder of a run, all at once, while it is at work: stopped, or it might end first."""
+        """Three others start, all at once, in the folder of a run at work; it stands still, or it might end first."""
         first = self.start("shared")
         while not (self.folder / "shared" / ".lock.json").exists():
             time.sleep(0.01)
