@@ -231,6 +231,7 @@ def test_the_folder_holds_record_and_report(finished: Any, record: dict[str, Any
     assert not {path.name for path in finished[1].iterdir()} - {
         *(
             ".lock",
+            "tensorboard",
             "comparison.json",
             "plan.json",
             "references.json",

@@ -280,6 +280,7 @@ def prepared(text_file: Path, tmp_path: Path) -> Path:
     return tmp_path / "prepared"
 
 
+@pytest.mark.usefixtures("settled")
 def test_prepared_folder_gives_the_same_corpus_without_text_or_cache(
     text_file: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -13,6 +13,7 @@ from made_up_text import LINES, small, texts, write_jsonl, write_splits
 from mu_sota.data import folders, sources
 from mu_sota.data.corpus import load_corpus
 from mu_sota.data.description import describe
+from mu_sota.data.folders import find_files
 from mu_sota.data.options import TextOptions
 from mu_sota.data.sources import find_source
 from mu_sota.model.errors import InputError
@@ -138,6 +139,32 @@ def test_a_folder_that_changes_is_read_again(tmp_path: Path, change: str) -> Non
     after = find_source(str(folder), TextOptions(), tmp_path / "cache").fingerprint
     assert after == find_source(str(folder), TextOptions(), tmp_path / "no cache").fingerprint
     assert after != before
+
+
+def test_another_name_alone_is_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a file keeps its stamp under it, as on Windows."""
+    monkeypatch.setattr(sources, "stamp_of", lambda status: [status.st_size, 1, 1, 1])
+    folder = write_splits(tmp_path / "corpus", ("train.txt", "dev.txt", "test.txt"))
+    before = find_source(str(folder), TextOptions(), tmp_path / "cache").fingerprint
+    (folder / "dev.txt").rename(folder / "eval.txt")
+    assert find_source(str(folder), TextOptions(), tmp_path / "cache").fingerprint != before
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_folder_that_changes_while_it_is_read_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that was there for a moment is not remembered."""
+    folder = write_splits(tmp_path / "corpus")
+    expected = find_source(str(folder), TextOptions(), tmp_path / "another").fingerprint
+    with monkeypatch.context() as patch:
+
+        def meanwhile(*arguments: Any) -> Any:
+            (folder / "train2.txt").write_text("more")
+            return find_files(*arguments)
+
+        patch.setattr(folders, "find_files", meanwhile)
+        assert find_source(str(folder), TextOptions(), tmp_path / "cache").fingerprint != expected
+    (folder / "train2.txt").unlink()
+    assert find_source(str(folder), TextOptions(), tmp_path / "cache").fingerprint == expected
 
 
 @pytest.mark.usefixtures("settled")

@@ -148,13 +148,13 @@ def _listing(folder: Path) -> str | None:
     """The hash of the paths and stamps of all files of a folder; None where one of them may still change unseen."""
     from .folders import walk
 
-    paths = []
+    lines = []  # not tuples, of which so many would set off the garbage collector again and again
     for path, status in walk(folder):
         stamp = status if isinstance(status, str) else stamp_of(status)
         if not isinstance(stamp, str) and not has_settled(stamp):
             return None
-        paths.append((path, stamp))
-    return _seal(json.dumps(sorted(paths)))
+        lines.append(f"{path!r} {stamp}")
+    return _seal("\n".join(sorted(lines)))
 
 
 def _remembered(memory: Path, listed: str) -> _Found | None:
