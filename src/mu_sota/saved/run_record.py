@@ -5,10 +5,9 @@ Needs no PyTorch, so that a wrong folder is refused at once.
 
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from annotated_types import MinLen
-from pydantic import BaseModel, PositiveInt
+from pydantic import BaseModel, Field, PositiveInt
 
 from mu_sota.common.files import read_json
 from mu_sota.common.outside import in_one_sentence, parse_object, read_text
@@ -67,7 +66,7 @@ class _Resumable(BaseModel):
     requested: dict[str, Any] = {}
     starts: list[Any] = []
     earlier_results: list[Any] = []
-    schedule: Annotated[list[_Part], MinLen(1)] | None = None
+    schedule: list[_Part] | None = Field(None, min_length=1)
     init_from: _Begun | None = None
     result: "_Result | None" = None
 
