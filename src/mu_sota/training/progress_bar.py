@@ -20,15 +20,10 @@ class ProgressBar:
     """The bar of the current epoch, in the main process; the others only know the speed."""
 
     def __init__(self, trainer: MuTrainer) -> None:
-        self.shown = trainer.is_world_process_zero()
+        self.shown, self.say = trainer.is_world_process_zero(), trainer.say
         self.steps_per_epoch = trainer.steps_per_epoch
         self.tokens_per_step = trainer.settings.batch_size * trainer.settings.window
         self.bar: tqdm[Any] | None = None
-
-    def say(self, text: str) -> None:
-        """Print text."""
-        if self.shown:
-            tqdm.write(text)
 
     def start(self, state: TrainerState) -> None:
         """Start the clock."""
