@@ -187,7 +187,8 @@ def main() -> None:
         before = json.loads(arguments.out.read_text(encoding="utf-8"))
         if before["settings"] != settings:
             raise SystemExit(f"{arguments.out} is of a study with other settings: give another --out")
-        record["runs"] = before["runs"]
+        processor = before["machine"]["processor"]
+        record["runs"] = [{"processor": processor} | row for row in before["runs"]]
     done = {(row["variant"], row["seed"]) for row in record["runs"]}
     todo = [(variant, seed) for seed in arguments.seeds for variant in arguments.only if (variant, seed) not in done]
     start, trained = time.monotonic(), 0
@@ -209,6 +210,7 @@ def main() -> None:
             "parameters": network.num_parameters(),
             "validation": score.as_dict(),
             "cpu_seconds_per_step": statistics.median(seconds),
+            "processor": record["machine"]["processor"],
             "commit": record["machine"]["commit"],
         }
         record["runs"].append(row)
