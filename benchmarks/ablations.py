@@ -170,7 +170,7 @@ def main() -> None:
         "share_of_steps_up_to_the_peak": RISE,
         "learning_rate": run.learning_rate,
         **RECIPE,
-        "model": {name: getattr(model, name) for name in MODEL_KEYS} | {"dropout": 0.0},
+        "model": {name: getattr(model, name) for name in MODEL_KEYS if name != "block_inputs"} | {"dropout": 0.0},
         "validation_tokens": corpus.validation.n_predicted,
     }
     record: dict[str, Any] = {
