@@ -160,6 +160,7 @@ def comparison(
         "tokens": tokens,
         "epochs": 0.31,
         "trials": 8,
+        "earlier_tuning": None,
         "grid": GRID,
         "rungs": [{"steps": 50, "trials": 8}, {"steps": 100, "trials": 4}, {"steps": 200, "trials": 2}],
         "machine": {

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from mu_sota.comparison.earlier_tuning import read_earlier_tuning
 from mu_sota.comparison.folder import recorded_request, refuse_existing_comparison
 from mu_sota.comparison.request import Request
 from mu_sota.data.sources import require_source
@@ -33,6 +34,14 @@ def compare(
         typer.Option(help="time for all trainings, as 2h or 45min; or steps of each, as 500steps. Default: 2h"),
     ] = None,
     trials: Annotated[int | None, typer.Option(help="hyperparameters tried for every model. Default: 12")] = None,
+    tuned_in: Annotated[
+        Path | None,
+        typer.Option(
+            parser=path_of,
+            metavar="PATH",
+            help="a finished comparison whose choices are taken instead of trying any: for trainings too long to tune",
+        ),
+    ] = None,
     controls: Annotated[
         bool | None,
         typer.Option(
@@ -57,6 +66,10 @@ def compare(
         raise InputError("give --out, a folder for the comparison, or --plan to see what it would do")
     if out is not None and not resume and not plan:
         refuse_existing_comparison(out)
+    if trials is not None and tuned_in is not None:
+        raise InputError(
+            "--trials tries settings and --tuned-in takes those of a finished comparison; give one of them"
+        )
     changed = {**(read_yaml(config) if config else {}), **parse_assignments(assignments or [])}
     begun = recorded_request(out) if resume and out is not None else {}
     if resume and out is not None and not begun and preset is None and data is None:
@@ -73,6 +86,7 @@ def compare(
         "seeds": seeds,
         "budget": budget,
         "trials": trials,
+        "tuned_in": None if tuned_in is None else str(tuned_in),
         "controls": controls,
     }
     kept = {key: value for key, value in begun.items() if key in options}
@@ -80,6 +94,10 @@ def compare(
     request = Request(**kept | changed_options, overrides={**begun.get("overrides", {}), **changed})
     merged = merge_settings(request.preset, overrides=request.overrides)
     require_source(request.data)
+    if request.tuned_in and not begun:
+        read_earlier_tuning(
+            Path(request.tuned_in)
+        )  # a wrong one is refused at once; one that began has them in its plan
     load_libraries()
     from mu_sota.comparison.conclusions import as_text
     from mu_sota.comparison.runner import describe_comparison, run_comparison

@@ -40,6 +40,7 @@ def conclude(
     questions: Sequence[Question],
     kernels: bool,
     epochs: float,
+    tuned_for: int | None = None,
 ) -> dict[str, Any]:
     """Tables, controls and sentences (under "verdict"), all from losses on the test split.
 
@@ -49,6 +50,7 @@ def conclude(
         questions: a table each.
         kernels: True if MU ran on kernels of its own.
         epochs: times that the models read the training split.
+        tuned_for: steps of the earlier comparison that chose their settings, if one did.
     """
     mu, by_name = contenders[0], {one["name"]: one for one in contenders}
     baselines = [one for one in contenders if one["matched_on"]]
@@ -62,6 +64,10 @@ def conclude(
     if references:
         sentences.append(_sentence("Beside models that only count", _differences(tables[0], "reference"), names))
     sentences += _remarks(contenders, epochs)
+    if tuned_for is not None:
+        sentences.append(
+            f"Nothing was tuned: the settings are those that an earlier comparison chose for {tuned_for:,} steps."
+        )
     if failed := [by_name[control["arm"]]["label"] for control in controls if not control["passed"]]:
         sentences.insert(
             0,

@@ -65,6 +65,16 @@ class Contender:
         }[matched]
 
 
+def baselines_beside(config: MuConfig, questions: Sequence[Question]) -> dict[str, tuple[str, Matched]]:
+    """The baselines that answer questions about a MU, by name: family, and the quantity in which each equals it."""
+    return {
+        f"{family}-{matched}": (family, matched)
+        for family in families_beside(config)
+        for question in questions
+        for matched in matchings_of(question)
+    }
+
+
 def make_contenders(
     config: MuConfig,
     run: RunSettings,
@@ -92,12 +102,12 @@ def make_contenders(
     mu = contender("mu", "mu", "MU", config, timer.seconds(config), None)
     report(mu)
     contenders = [mu]
-    for name, family in families_beside(config).items():
-        for matched in (matched for question in questions for matched in matchings_of(question)):
-            sized, slower = match_size(matched, family, config, run.window, timer)
-            new = contender(f"{name}-{matched}", name, family.label, sized, slower * mu.seconds_per_step, matched)
-            contenders.append(dataclasses.replace(new, match_ratio=new.quantity(matched) / mu.quantity(matched)))
-            report(contenders[-1])
+    families = families_beside(config)
+    for name, (family, matched) in baselines_beside(config, questions).items():
+        sized, slower = match_size(matched, families[family], config, run.window, timer)
+        new = contender(name, family, families[family].label, sized, slower * mu.seconds_per_step, matched)
+        contenders.append(dataclasses.replace(new, match_ratio=new.quantity(matched) / mu.quantity(matched)))
+        report(contenders[-1])
     return contenders + (_controls(contenders[1]) if controls else [])
 
 

@@ -5,6 +5,7 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import torch
@@ -16,7 +17,8 @@ from mu_sota.model.errors import InputError
 from mu_sota.training.before_training import choose_precision, default_micro_batch
 
 from .baselines import config_from_dict
-from .contenders import Contender, make_contenders
+from .contenders import Contender, baselines_beside, make_contenders
+from .earlier_tuning import EarlierTuning, read_earlier_tuning
 from .hyperparameter_search import Rung, make_rungs
 from .inputs import Inputs
 from .questions import NON_EMBEDDING
@@ -47,6 +49,7 @@ class Plan:
         final_tokens: of validation and test split together.
         micro_batch_size: sequences at once.
         precision: of training.
+        earlier: hyperparameters that another comparison chose; there are no rungs then.
     """
 
     contenders: tuple[Contender, ...]
@@ -59,6 +62,7 @@ class Plan:
     final_tokens: int
     micro_batch_size: int
     precision: str
+    earlier: EarlierTuning | None = None
 
     def seeds_of(self, contender: Contender) -> range:
         """The seeds of the final runs of one contender."""
@@ -104,7 +108,8 @@ class Plan:
             | {"config": contender.config.to_dict(), "parameters": contender.parameters.as_dict()}
             for contender in content.pop("contenders")
         ]
-        return {"arms": contenders} | content | {"rungs": [rung._asdict() for rung in self.rungs]}
+        earlier = dataclasses.asdict(self.earlier) if self.earlier else None
+        return {"arms": contenders} | content | {"rungs": [rung._asdict() for rung in self.rungs], "earlier": earlier}
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "Plan":
@@ -137,14 +142,19 @@ def plan_comparison(inputs: Inputs, device: torch.device) -> Plan:
     """Size and time all contenders, which takes minutes and is reported on stderr, and decide the steps.
 
     Raises:
-        InputError: no size of a family matches MU, or the budget is too short.
+        InputError: no size of a family matches MU, the budget is too short, or an earlier comparison did not choose for
+            all of them.
     """
+    request, earlier = inputs.request, None
+    if request.tuned_in:
+        earlier = read_earlier_tuning(Path(request.tuned_in))
+        earlier.require(["mu", *baselines_beside(inputs.config, request.ordered_questions)])
     print("Sizing the models, and timing their steps, which takes minutes:", file=sys.stderr, flush=True)
-    run, request = inputs.run, inputs.request
+    run = inputs.run
     micro_batch_size = run.micro_batch_size or default_micro_batch(run, processes=1)
     timer = StepTimer(run, micro_batch_size, choose_precision(run.precision), device)
     contenders = make_contenders(inputs.config, run, request.ordered_questions, request.controls, timer, _report_size)
-    return fit_to_budget(contenders, inputs, timer.micro_batch_size, timer.precision)
+    return fit_to_budget(contenders, inputs, timer.micro_batch_size, timer.precision, earlier)
 
 
 def _report_size(contender: Contender) -> None:
@@ -152,7 +162,13 @@ def _report_size(contender: Contender) -> None:
     print(f"  {contender.title}: {sizes}", file=sys.stderr, flush=True)
 
 
-def fit_to_budget(contenders: Sequence[Contender], inputs: Inputs, micro_batch_size: int, precision: str) -> Plan:
+def fit_to_budget(
+    contenders: Sequence[Contender],
+    inputs: Inputs,
+    micro_batch_size: int,
+    precision: str,
+    earlier: EarlierTuning | None = None,
+) -> Plan:
     """The longest plan whose estimated time is within the budget, or that of the steps asked for.
 
     Raises:
@@ -170,12 +186,13 @@ def fit_to_budget(contenders: Sequence[Contender], inputs: Inputs, micro_batch_s
             steps,
             batch_tokens,
             run.window / (run.eval_stride or run.window),
-            tuple(make_rungs(request.trials, steps)),
+            () if earlier else tuple(make_rungs(request.trials, steps)),
             request.seeds,
             min(curve, corpus.validation.n_predicted),
             corpus.validation.n_predicted + corpus.test.n_predicted,
             micro_batch_size,
             precision,
+            earlier,
         )
 
     if budget.steps is not None:
@@ -209,8 +226,12 @@ def describe(plan: Plan, inputs: Inputs, device: torch.device) -> str:
         f"Every training: {plan.steps:,} steps of {run.batch_size} x {run.window} tokens, {tokens:,} in all "
         f"({tokens / corpus.train.n_predicted:.2f} times the text); for one seed the same windows in the same order",
         "Every model: "
-        + ", then ".join(f"{rung.trials} settings x {rung.steps:,} steps" for rung in plan.rungs)
-        + f", then the best x {plan.seeds} seeds",
+        + (
+            f"what the comparison of --tuned-in chose for it in {plan.earlier.steps:,} steps x {plan.seeds} seeds"
+            if plan.earlier
+            else ", then ".join(f"{rung.trials} settings x {rung.steps:,} steps" for rung in plan.rungs)
+            + f", then the best x {plan.seeds} seeds"
+        ),
         "",
         f"{'model':58}{'parameters':>12}{'non-emb.*':>12}"
         f"{'FLOPs/token':>13}{'equal to':>10}{'s/step':>9}{'all in':>15}",

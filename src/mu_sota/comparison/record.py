@@ -1,5 +1,6 @@
 """The record of a comparison, `comparison.json`: everything that its report shows, and how it was made."""
 
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from mu_sota.common.text import timestamp
@@ -72,7 +73,8 @@ def make_record(
         "steps": plan.steps,
         "tokens": tokens,
         "epochs": epochs,
-        "trials": request.trials,
+        "trials": None if plan.earlier else request.trials,
+        "earlier_tuning": asdict(plan.earlier) if plan.earlier else None,
         "grid": GRID,
         "rungs": [rung._asdict() for rung in plan.rungs],
         "machine": machine,
@@ -87,7 +89,7 @@ def make_record(
             "outside": parameters.non_embedding / parameters.total,
             "embeddings": (parameters.total - parameters.token_tables - parameters.non_embedding) / parameters.total,
         },
-        **conclude(contenders, references, questions, kernels, epochs),
+        **conclude(contenders, references, questions, kernels, epochs, plan.earlier.steps if plan.earlier else None),
     }
 
 

@@ -65,6 +65,7 @@ class Request:
         seeds: final runs of each contender.
         budget: as `parse_budget` reads it.
         trials: hyperparameters tried for each contender.
+        tuned_in: record or folder of an earlier comparison whose choices are taken instead; then nothing is tried.
         controls: True to add controls.
         overrides: settings that differ from the preset's.
 
@@ -78,6 +79,7 @@ class Request:
     seeds: int = 3
     budget: str = "2h"
     trials: int = 12
+    tuned_in: str | None = None
     controls: bool = False
     overrides: dict[str, Any] = field(default_factory=dict)
 
@@ -109,7 +111,8 @@ class Request:
         """The command that makes this comparison in `out`."""
         parts = ["mu-sota", "compare", "--preset", self.preset, "--data", self.data]
         parts += ["--match", ",".join(self.questions), "--seeds", str(self.seeds), "--budget", self.budget]
-        parts += ["--trials", str(self.trials), *(["--controls"] if self.controls else [])]
+        parts += ["--tuned-in", self.tuned_in] if self.tuned_in else ["--trials", str(self.trials)]
+        parts += ["--controls"] if self.controls else []
         for key, value in self.overrides.items():
             parts += ["--set", f"{key}={json.dumps(value, ensure_ascii=False)}"]
         return f"{shlex.join(parts)} --out {as_word(out)}"

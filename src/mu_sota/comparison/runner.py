@@ -167,7 +167,9 @@ class Comparison:
         return make_record(self.inputs, plan, self.folder, results, references)
 
     def tune(self, contender: Contender) -> Trial:
-        """The best hyperparameters on the validation split, by successive halving."""
+        """The best hyperparameters on the validation split, by successive halving, or what was chosen earlier."""
+        if self.plan.earlier:
+            return self.plan.earlier.trials[contender.name]
         rungs = self.plan.rungs
 
         def train(level: int, number: int, trial: Trial) -> float | None:
