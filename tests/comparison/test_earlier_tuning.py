@@ -8,13 +8,13 @@ import pytest
 from mu_sota.comparison.earlier_tuning import read_earlier_tuning
 from mu_sota.comparison.hyperparameter_search import Trial
 from mu_sota.model.errors import InputError
-from tests.made_up_comparison import made_up_record
+from made_up_comparison import comparison
 
 
 @pytest.fixture
 def record(tmp_path: Path) -> Path:
     file = tmp_path / "comparison.json"
-    file.write_text(json.dumps(made_up_record()), encoding="utf-8")
+    file.write_text(json.dumps(comparison()), encoding="utf-8")
     return file
 
 
