@@ -112,6 +112,25 @@ def test_tuning_says_what_diverged_and_what_is_at_the_edge() -> None:
     assert PAGE.text.count("at the end of the grid") == 1  # only MU's learning rate is
 
 
+def test_settings_that_were_not_tuned_here_are_said_to_be_of_an_earlier_comparison() -> None:
+    earlier = {
+        "command": "mu-sota compare --preset a&b",
+        "preset": "quickstart",
+        "data_fingerprint": "f",
+        "steps": 1900,
+    }
+    record = comparison() | {"trials": None, "rungs": [], "earlier_tuning": earlier | {"trials": {}}}
+    for one in record["arms"]:
+        one["tuning"] = []
+    text = Page(report.html(record)).text
+    assert "chose for each model on the validation split" in text
+    assert "in 1,900 steps" in text
+    assert "mu-sota compare --preset a&b" in text
+    assert "trials" not in text
+    assert "0.003" in text, "the settings themselves"
+    assert "settings chosen by an earlier comparison" in report.markdown(record)
+
+
 def test_command_commit_and_machine_are_shown() -> None:
     for text in (RECORD["command"], RECORD["machine"]["commit"], RECORD["started"], "Example CPU 9000", "torch 2.13.0"):
         assert text in PAGE.text

@@ -293,6 +293,53 @@ def test_a_mu_with_tables_meets_a_llama_with_the_same(tiny_corpus: Path, tmp_pat
     assert "Llama with MU's tables, same FLOPs" in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
+def test_settings_of_an_earlier_comparison_are_taken_and_nothing_is_tuned(
+    finished: Any, record: Any, tmp_path: Path
+) -> None:
+    corpus, earlier = finished
+    asked = ["--preset", "quickstart", "--match", "flops", "--seeds", "1", "--budget", "12steps"]
+    taken = ["--tuned-in", earlier, "--out", tmp_path / "longer"]
+    assert mu_sota("compare", "--data", corpus, *asked, *taken, *SETTINGS) == 0
+    longer = json.loads((tmp_path / "longer/comparison.json").read_text(encoding="utf-8"))
+    chosen = {one["name"]: one["chosen"] for one in record["arms"]}
+    for one in longer["arms"]:
+        assert one["chosen"] == chosen[one["name"]]
+        assert one["tuning"] == []
+        assert {run["learning_rate"] for run in one["runs"]} == {chosen[one["name"]]["learning_rate"]}
+    assert not list((tmp_path / "longer").rglob("tuning-*"))
+    assert longer["trials"] is None
+    assert longer["earlier_tuning"]["command"] == record["command"]
+    assert longer["earlier_tuning"]["steps"] == 10
+    assert (
+        "Nothing was tuned: the settings are those that an earlier comparison chose for 10 steps." in longer["verdict"]
+    )
+    assert f"--tuned-in {earlier}" in longer["command"]
+    shutil.move(earlier / "comparison.json", tmp_path / "moved.json")
+    try:  # the plan has them
+        assert mu_sota("compare", "--out", tmp_path / "longer", "--resume") == 0
+    finally:
+        shutil.move(tmp_path / "moved.json", earlier / "comparison.json")
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (["--trials", "4"], "--trials tries settings and --tuned-in takes those of a finished comparison; give one"),
+        (["--match", "flops,time", "--set=pair_table_rows=40"], "not for llama-tables-flops, llama-tables-time; give"),
+    ],
+)
+def test_earlier_settings_that_do_not_fit_are_refused_at_once(
+    finished: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], asked: list[str], message: str
+) -> None:
+    corpus, earlier = finished
+    taken = ["--tuned-in", earlier, "--out", tmp_path / "new"]
+    assert mu_sota("compare", "--preset", "quickstart", "--data", corpus, *taken, *SETTINGS, *asked) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert "Sizing" not in said
+    assert not (tmp_path / "new").exists()
+
+
 def test_finished_work_is_not_done_again(finished: Any, record: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: Any, **__: Any) -> Any:
         raise AssertionError("nothing is left to do")

@@ -65,6 +65,7 @@ def _render(template: str, record: dict[str, Any]) -> str:
     contenders = record["arms"]
     return environment.get_template(template).render(
         record=record,
+        earlier=record.get("earlier_tuning"),  # which records of before have not
         contenders={one["name"]: one for one in contenders},
         references={reference["name"]: reference for reference in record["references"]},
         families=list(dict.fromkeys(one["label"] for one in contenders if one["matched_on"])),
