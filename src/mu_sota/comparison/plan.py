@@ -108,8 +108,9 @@ class Plan:
             | {"config": contender.config.to_dict(), "parameters": contender.parameters.as_dict()}
             for contender in content.pop("contenders")
         ]
-        earlier = dataclasses.asdict(self.earlier) if self.earlier else None
-        return {"arms": contenders} | content | {"rungs": [rung._asdict() for rung in self.rungs], "earlier": earlier}
+        written = {"arms": contenders} | content | {"rungs": [rung._asdict() for rung in self.rungs]}
+        del written["earlier"]
+        return written | ({"earlier": dataclasses.asdict(self.earlier)} if self.earlier else {})
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "Plan":
