@@ -7,7 +7,7 @@ Legend: T tokens of a text.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +25,8 @@ _NEIGHBOUR_GROUPS, _ENDINGS = 32, 200
 _WORD_DIRECTIONS = 6
 _PASSAGE, _PASSAGE_DIRECTIONS = 1000, 6
 _RECENT, _COUNTS = 48, (0, 1, 2, 3, 5, 8)  # words
+_SOON = 12  # words
+_TENSES = {"past": "past", "present": "present", "third person": "present"}
 _PERSONS = {"i", "me", "my", "we", "us", "our", "you", "your"}
 
 
@@ -182,9 +184,22 @@ def _labels_of_words(words: Sequence[str]) -> dict[tuple[str, str], list[str | N
             after_capital = capital
     for kind, labels_of_words in _register(words, found["M", "verb form"]).items():
         found["G", kind] = labels_of_words
+    found["A", "affect to come"] = _to_come(found["A", "affect"], {"negative": "negative", "positive": "positive"})
+    found["M", "verb form to come"] = _to_come(found["M", "verb form"], _TENSES)
     near = word_clusters([" ".join(words)], _NEIGHBOUR_GROUPS)
     found["R2", "neighbours"] = [near.get(word.lower()) for word in words]
     return found
+
+
+def _to_come(labels: Sequence[str | None], kinds: Mapping[str, str]) -> list[str | None]:
+    """Of each word, the kind of the first after it whose label has one; none where there is none soon."""
+    found: list[str | None] = []
+    next_one, at = None, len(labels)
+    for number in range(len(labels) - 1, -1, -1):
+        found.append(next_one if at - number <= _SOON else None)
+        if kind := kinds.get(labels[number] or ""):
+            next_one, at = kind, number
+    return found[::-1]
 
 
 def _register(words: Sequence[str], forms: Sequence[str | None]) -> dict[str, list[str | None]]:
