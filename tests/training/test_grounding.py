@@ -48,7 +48,10 @@ def test_readouts_cost_what_their_cross_entropy_is() -> None:
     """
     torch.manual_seed(0)
     labels = torch.randint(-1, 5, (2, 6, 2))
-    targets = [Target("S", "kind", np.array([0, 1, NONE, 2]), 5), Target("P", "place", np.array([1, 1, 4, 1]), 5)]
+    targets = [
+        Target("S", "kind", np.array([0, 1, NONE, 2]), list("abcde")),
+        Target("P", "place", np.array([1, 1, 4, 1]), list("abcde")),
+    ]
     tokens = np.array([3, 3, 10, 7])
     readouts = BlockReadouts(targets, tokens, vocab_size=11, block_size=4, window=6)
     state, ids = torch.randn(2, 6, 64), torch.randint(0, 11, (2, 6))
@@ -91,7 +94,7 @@ def test_blocks_that_are_alike_are_moved_apart() -> None:
 
 
 def test_readouts_begin_with_the_frequencies_of_classes() -> None:
-    target = Target("S", "kind", np.array([0] * 90 + [1] * 9 + [NONE] * 50), 2)
+    target = Target("S", "kind", np.array([0] * 90 + [1] * 9 + [NONE] * 50), ["a", "b"])
     readouts = BlockReadouts([target], np.array([1, 2]), vocab_size=3, block_size=4, window=6)
     start = readouts.heads[0](torch.zeros(4)).softmax(-1)
     assert start.tolist() == pytest.approx([91 / 101, 10 / 101])
@@ -99,7 +102,10 @@ def test_readouts_begin_with_the_frequencies_of_classes() -> None:
 
 def test_windows_have_the_labels_of_their_tokens() -> None:
     tokens = np.arange(40, dtype=np.uint32)
-    targets = [Target("S", "same", tokens.astype(np.int32), 40), Target("A", "none", np.full(40, NONE, np.int32), 3)]
+    targets = [
+        Target("S", "same", tokens.astype(np.int32), [str(number) for number in range(40)]),
+        Target("A", "none", np.full(40, NONE, np.int32), list("abc")),
+    ]
     windows = GroundedWindows(TrainWindows(tokens, window=8, stride=5), targets)
     batch = windows.__getitems__([3, PADDING_SAMPLE, 0])
     assert batch["block_labels"][0, :, 0].tolist() == batch["input_ids"][0].tolist()

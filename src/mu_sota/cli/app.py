@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from mu_sota.common.text import visible
+from mu_sota.saved.packaged import PACKAGED_MODEL
 from mu_sota.settings.run import Text
 
 PRESETS = (
@@ -49,6 +50,24 @@ SettingsFile = Annotated[
 Folder = Annotated[
     Path, typer.Argument(parser=path_of, help="the --out of a run, or a model in Hugging Face layout", metavar="DIR")
 ]
+
+
+ModelFolder = Annotated[
+    Path | None,
+    typer.Argument(
+        parser=path_of,
+        help="the --out of a run, or a model in Hugging Face layout. Default: the model that comes with mu-sota",
+        metavar="[DIR]",
+    ),
+]
+
+
+def given_or_packaged(folder: Path | None) -> Path:
+    """The folder that a `ModelFolder` names; without one that of the packaged model, which is said."""
+    if folder is not None:
+        return folder
+    print(f"No DIR given: the model that comes with mu-sota, {PACKAGED_MODEL.name}", file=sys.stderr)
+    return PACKAGED_MODEL
 
 
 def load_libraries() -> None:

@@ -12,7 +12,7 @@ from mu_sota.model.errors import InputError
 from mu_sota.saved.run_record import inspection_of, model_folder
 from mu_sota.settings.sampling import Generation
 
-from .app import Folder, load_libraries
+from .app import ModelFolder, given_or_packaged, load_libraries
 
 
 def _option(key: str) -> Any:
@@ -23,7 +23,7 @@ def _option(key: str) -> Any:
 
 
 def generate(
-    folder: Folder,
+    folder: ModelFolder = None,
     prompt: Annotated[
         str | None, typer.Option(help="text to continue, as it is: no mark of a beginning is put before it")
     ] = None,
@@ -49,6 +49,7 @@ def generate(
     chosen = {key: value for key, value in options.items() if value is not None}
     Generation().with_changes(chosen)  # refuses what is out of range, before anything is loaded
     moves = _moves(steer or [])
+    folder = given_or_packaged(folder)
     model_folder(folder)
     steering: dict[str, Any] | None = {"place": 0, "directions": []}
     if moves:

@@ -8,20 +8,20 @@ import typer
 
 from mu_sota.data.sources import require_source
 from mu_sota.model.errors import InputError
-from mu_sota.saved.run_record import inspection_folder, model_folder
+from mu_sota.saved.run_record import INSPECTION_FOLDER, inspection_folder, model_folder
 from mu_sota.saved.trained_on import trained_on
 
-from .app import DATA, Folder, load_libraries, path_of, say
+from .app import DATA, ModelFolder, given_or_packaged, load_libraries, path_of, say
 
 
 def inspect(
-    folder: Folder,
+    folder: ModelFolder = None,
     out: Annotated[
         Path | None,
         typer.Option(
             parser=path_of,
             metavar="PATH",
-            help="folder for the page, its figures and the record. Default: inspection/ in DIR",
+            help="folder for the page, its figures and the record. Default: inspection/ in DIR; without DIR, here",
         ),
     ] = None,
     data: Annotated[str | None, typer.Option(help=f"{DATA}. Default: what the run was trained on")] = None,
@@ -44,13 +44,14 @@ def inspect(
     A GPT-2 or a Llama that `mu-sota compare` trained is cut into 16 slices, the baseline of what a slice without a name
     holds.
     """
+    out = out or (Path(INSPECTION_FOLDER) if folder is None else inspection_folder(folder))
+    folder = given_or_packaged(folder)
     best = model_folder(folder)
     trained = trained_on(folder)
     data = trained.data if data is None else data
     if data is None:
         raise InputError(f"{folder} has no run.json that says what it was trained on; name a text with --data")
     require_source(data)
-    out = out or inspection_folder(folder)
     if out.exists() and not out.is_dir():
         raise InputError(f"--out is {out}, which is a file; give a folder")
     load_libraries()

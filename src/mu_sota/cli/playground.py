@@ -7,11 +7,11 @@ import typer
 from mu_sota.model.errors import InputError
 from mu_sota.saved.run_record import model_folder
 
-from .app import Folder, load_libraries
+from .app import ModelFolder, given_or_packaged, load_libraries
 
 
 def playground(
-    folder: Folder,
+    folder: ModelFolder = None,
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="if it is taken, the next free one; 0 for any that is free")
     ] = 7860,
@@ -25,6 +25,7 @@ def playground(
 
     if find_spec("gradio") is None:
         raise InputError("the playground needs gradio, which is not installed: pip install 'gradio>=6.28'")
+    folder = given_or_packaged(folder)
     model_folder(folder)
     load_libraries()
     from mu_sota.playground.page import serve

@@ -7,7 +7,7 @@ Legend: T tokens of a text.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -24,9 +24,8 @@ NONE = -1
 _NEIGHBOUR_GROUPS, _ENDINGS = 32, 200
 _WORD_DIRECTIONS = 6
 _PASSAGE, _PASSAGE_DIRECTIONS = 1000, 6
+_QUARTERS = ["lowest quarter", "second", "third", "highest quarter"]
 _RECENT, _COUNTS = 48, (0, 1, 2, 3, 5, 8)  # words
-_SOON = 12  # words
-_TENSES = {"past": "past", "present": "present", "third person": "present"}
 _PERSONS = {"i", "me", "my", "we", "us", "our", "you", "your"}
 
 
@@ -37,13 +36,18 @@ class Target(NamedTuple):
         block: its name.
         name: of what is taught.
         labels: [T] int16, classes counted from 0, or NONE.
-        classes: their number.
+        names: of the classes.
     """
 
     block: str
     name: str
     labels: np.ndarray
-    classes: int
+    names: list[str]
+
+    @property
+    def classes(self) -> int:
+        """Their number."""
+        return len(self.names)
 
 
 class Teaching(NamedTuple):
@@ -105,21 +109,23 @@ def block_targets(tokens: np.ndarray, tokenizer: PreTrainedTokenizerFast) -> lis
     numbers, words = token_words(["\n" if token in special else texts[token] for token in tokens.tolist()])
     last = np.append(numbers[1:] != numbers[:-1], True)
     coded = {name: _classes(labels) for name, labels in _labels_of_words(words).items()}
-    coded |= {("K", f"direction {number}"): labels for number, labels in enumerate(_directions_of_words(words), 1)}
+    for number, labels in enumerate(_directions_of_words(words), 1):
+        coded["K", f"direction {number}"] = labels, _QUARTERS
     found = [
-        Target(block, name, np.where(last, labels[numbers], NONE).astype(np.int16), 1 + int(labels.max()))
-        for (block, name), labels in coded.items()
+        Target(block, name, np.where(last, labels[numbers], NONE).astype(np.int16), names)
+        for (block, name), (labels, names) in coded.items()
     ]
     passages = passage_directions(tokens, len(tokenizer), _PASSAGE, _PASSAGE_DIRECTIONS)
     for number, direction in enumerate(() if passages is None else passages.T, 1):
-        found.append(Target("C2", f"direction {number}", quarters(direction).astype(np.int16), 4))
+        found.append(Target("C2", f"direction {number}", quarters(direction).astype(np.int16), _QUARTERS))
     return [target for target in found if target.classes > 1]
 
 
-def _classes(labels: Sequence[str | None]) -> np.ndarray:
-    """Numbers for labels, in the order of the alphabet."""
-    classes = {label: number for number, label in enumerate(sorted({label for label in labels if label}))}
-    return np.array([NONE if label is None else classes[label] for label in labels])
+def _classes(labels: Sequence[str | None]) -> tuple[np.ndarray, list[str]]:
+    """Numbers for labels, in the order of the alphabet, and the names that they stand for."""
+    names = sorted({label for label in labels if label})
+    numbers = {label: number for number, label in enumerate(names)}
+    return np.array([NONE if label is None else numbers[label] for label in labels]), names
 
 
 def _directions_of_words(words: Sequence[str]) -> list[np.ndarray]:
@@ -184,22 +190,9 @@ def _labels_of_words(words: Sequence[str]) -> dict[tuple[str, str], list[str | N
             after_capital = capital
     for kind, labels_of_words in _register(words, found["M", "verb form"]).items():
         found["G", kind] = labels_of_words
-    found["A", "affect to come"] = _to_come(found["A", "affect"], {"negative": "negative", "positive": "positive"})
-    found["M", "verb form to come"] = _to_come(found["M", "verb form"], _TENSES)
     near = word_clusters([" ".join(words)], _NEIGHBOUR_GROUPS)
     found["R2", "neighbours"] = [near.get(word.lower()) for word in words]
     return found
-
-
-def _to_come(labels: Sequence[str | None], kinds: Mapping[str, str]) -> list[str | None]:
-    """Of each word, the kind of the first after it whose label has one; none where there is none soon."""
-    found: list[str | None] = []
-    next_one, at = None, len(labels)
-    for number in range(len(labels) - 1, -1, -1):
-        found.append(next_one if at - number <= _SOON else None)
-        if kind := kinds.get(labels[number] or ""):
-            next_one, at = kind, number
-    return found[::-1]
 
 
 def _register(words: Sequence[str], forms: Sequence[str | None]) -> dict[str, list[str | None]]:

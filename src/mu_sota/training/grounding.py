@@ -22,10 +22,13 @@ from mu_sota.model.blocks import BLOCKS, join_blocks, split_blocks
 from mu_sota.settings.run import RunSettings
 
 from .batches import WindowDataset
+from .steering_lessons import SteeringLessons
 from .trainer import READOUTS, MuTrainer
 
 _PARTS_OF_WINDOW = 16
 _START_STD = 0.1
+_LESSONS = 2.0  # weight of lessons in steering
+_ONE_WINDOW_OF = 8  # a lesson reads so few again
 _APART = 0.05  # weight of what keeps blocks apart: how alike they are over the tokens that are in the memory at once
 _MANY_CLASSES, _EVERY = 1000, 4  # a readout of a vocabulary is asked at every fourth token: it costs most of the time
 
@@ -137,15 +140,21 @@ class GroundedTrainer(MuTrainer):
     ) -> None:
         targets = block_targets(corpus.train.tokens, corpus.tokenizer)
         sizes = (model.config.vocab_size, model.config.block_size, settings.window)
-        model.add_module(READOUTS, BlockReadouts(targets, corpus.train.tokens, *sizes))
+        readouts = BlockReadouts(targets, corpus.train.tokens, *sizes)
+        readouts.lessons = SteeringLessons(targets, corpus.tokenizer, model.config.block_size)
+        model.add_module(READOUTS, readouts)
         self.grounded_windows = GroundedWindows(windows, targets)
+        self._move: Tensor | None = None
         layers = model.model.layers
         layers[len(layers) // 2].register_forward_pre_hook(self._keep_state)
         super().__init__(model, corpus, windows, settings, *more, **named)
         self._windows = self.grounded_windows
 
-    def _keep_state(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def _keep_state(self, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        if self._move is not None:
+            return (join_blocks(split_blocks(inputs[0]) + self._move.to(inputs[0])), *inputs[1:])
         self._state = inputs[0]
+        return inputs
 
     def compute_loss(
         self,
@@ -158,6 +167,24 @@ class GroundedTrainer(MuTrainer):
         labels = inputs.pop("block_labels")
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         readouts = getattr(self.accelerator.unwrap_model(model), READOUTS)
-        taught = readouts(self._state.float(), inputs["input_ids"], labels) / self.order.accumulation
-        loss = loss + self.settings.grounding * taught
+        state = self._state.float()
+        taught = readouts(state, inputs["input_ids"], labels)
+        readouts.lessons.note(split_blocks(state.detach()), labels)
+        taught = taught + _LESSONS * self._lesson(model, readouts.lessons, inputs["input_ids"])
+        loss = loss + self.settings.grounding * taught / self.order.accumulation
         return (loss, outputs) if return_outputs else loss
+
+    def _lesson(self, model: nn.Module, lessons: SteeringLessons, ids: Tensor) -> Tensor:
+        """How far what is predicted with a block moved is from what should be, in nats a token."""
+        few = ids[: -(-len(ids) // _ONE_WINDOW_OF)]
+        number, strength = lessons.turn(self.state.global_step)
+        with torch.no_grad():
+            usual = model(input_ids=few).logits.float().log_softmax(-1)
+        self._move = lessons.move(number, strength)
+        try:
+            found = model(input_ids=few).logits.float().log_softmax(-1)
+        finally:
+            self._move = None
+        wanted = lessons.wanted(usual, number, strength)
+        off = F.kl_div(found, wanted, reduction="sum", log_target=True) / few.numel()
+        return off * lessons.known(number)
