@@ -169,8 +169,9 @@ def test_a_grounded_run_goes_on_as_if_never_interrupted(
 
 
 def test_accumulated_batches_teach_the_same(tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """But for what keeps blocks apart, which is asked of what is in the memory at once."""
-    monkeypatch.setattr("mu_sota.training.grounding._APART", 0.0)
+    """But for what keeps blocks apart, and for lessons, which are asked of what is in the memory at once."""
+    for weight in ("_APART", "_LESSONS"):
+        monkeypatch.setattr(f"mu_sota.training.grounding.{weight}", 0.0)
     at_once = losses(run(tiny_corpus, tmp_path / "once", grounding=0.5, dropout=0.0))
     in_parts = losses(run(tiny_corpus, tmp_path / "parts", grounding=0.5, dropout=0.0, micro_batch_size=2))
     np.testing.assert_allclose(in_parts, at_once, rtol=2e-4)

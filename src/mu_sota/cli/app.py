@@ -11,8 +11,8 @@ from mu_sota.saved.packaged import PACKAGED_MODEL
 from mu_sota.settings.run import Text
 
 PRESETS = (
-    "quickstart (a laptop CPU), legible (blocks are taught their names), mu-small, mu-base (a GPU), "
-    "or mu-sota (the form of the run instructions)"
+    "quickstart (a laptop CPU), legible (blocks are taught their names), pocket (the same, small), mu-small, "
+    "mu-base (a GPU), or mu-sota (the form of the run instructions)"
 )
 DATA = (
     "pydocs, wikitext-2, the path of a file or folder of texts or of a prepared one, or OWNER/NAME of the Hugging Face "

@@ -21,6 +21,11 @@ _KNOWN = {
     "of its standard library",
     "wikitext-2": "WikiText-2 (raw), articles of the English Wikipedia",
 }
+_TAUGHT = (
+    "The blocks were taught what their names say while the model was trained. How far each carries it is to be "
+    "measured: `mu-sota inspect`."
+)
+_UNTAUGHT = "The names are intentions. Nothing forces a block to carry what its name says; that is to be measured."
 _FIGURES = {
     "perplexity": "perplexity per token",
     "word_perplexity": "perplexity per word",
@@ -88,7 +93,7 @@ def model_card(
         *_training(record, best),
         "## The blocks",
         "",
-        "The names are intentions. Nothing forces a block to carry what its name says; that is to be measured.",
+        _TAUGHT if record.get("settings", {}).get("grounding", 0) else _UNTAUGHT,
         "",
         "| block | reserved for |",
         "|---|---|",

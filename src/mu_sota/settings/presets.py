@@ -17,6 +17,7 @@ RUN_PRESETS: dict[str, dict[str, Any]] = {
     "mu-sota": {},
     "quickstart": _LAPTOP,
     "legible": {**_LAPTOP, "grounding": 0.4},
+    "pocket": {**_LAPTOP, "learning_rate": 5e-3, "weight_decay": 0.1, "grounding": 0.4},
     "mu-small": {
         "batch_size": 16,
         "learning_rate": 5e-3,
