@@ -76,7 +76,7 @@ def test_what_is_wanted_is_the_prediction_tilted_by_the_property_and_nothing_els
             within = changed[:, has == kind]
             torch.testing.assert_close(within, within[:, :1].expand_as(within))
         odds = changed[:, has == 1].mean(-1) - changed[:, has == 0].mean(-1)
-        torch.testing.assert_close(odds, torch.full((3,), 0.75 * strength, dtype=torch.float64))
+        torch.testing.assert_close(odds, torch.full((3,), taught.lessons[number].tilt * strength, dtype=torch.float64))
 
 
 def test_properties_are_those_that_the_blocks_stand_for() -> None:

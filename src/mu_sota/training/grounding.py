@@ -27,7 +27,7 @@ from .trainer import READOUTS, MuTrainer
 
 _PARTS_OF_WINDOW = 16
 _START_STD = 0.1
-_LESSONS = 2.0  # weight of lessons in steering
+_LESSONS = 1.0  # weight of lessons in steering
 _ONE_WINDOW_OF = 8  # a lesson reads so few again
 _APART = 0.05  # weight of what keeps blocks apart: how alike they are over the tokens that are in the memory at once
 _MANY_CLASSES, _EVERY = 1000, 4  # a readout of a vocabulary is asked at every fourth token: it costs most of the time

@@ -24,7 +24,6 @@ from mu_sota.model.blocks import BLOCKS
 
 _NAMES = [block.name for block in BLOCKS]
 _KEPT = 0.99  # of the sums that means are taken from, a step
-_TILT = 0.75  # of a property's logit, for a move of strength 1
 _STRENGTHS = (2.0, -2.0, 1.0, -1.0)
 
 
@@ -35,19 +34,21 @@ class Lesson(NamedTuple):
         block: its name.
         target: what it is taught, between whose classes it is moved.
         away, towards: names of classes.
+        tilt: what a move of strength 1 adds to the logit of a token with the property.
     """
 
     block: str
     target: str
     away: tuple[str, ...]
     towards: tuple[str, ...]
+    tilt: float
 
 
 LESSONS = (
-    Lesson("P", "place in the sentence", ("1",), ("15", "20")),
-    Lesson("E", "capital", ("none",), ("begin", "inside")),
-    Lesson("A", "affect", ("negative",), ("positive",)),
-    Lesson("M", "verb form", ("present", "third person"), ("past",)),
+    Lesson("P", "place in the sentence", ("1",), ("15", "20"), 0.75),
+    Lesson("E", "capital", ("none",), ("begin", "inside"), 0.75),
+    Lesson("A", "affect", ("negative",), ("positive",), 1.5),
+    Lesson("M", "verb form", ("present", "third person"), ("past",), 1.5),
 )
 
 
@@ -70,7 +71,10 @@ class SteeringLessons(nn.Module):
         self.lessons = [lesson for lesson in LESSONS if (lesson.block, lesson.target) in columns]
         self.columns = [columns[lesson.block, lesson.target] for lesson in self.lessons]
         self.classes = [
-            [[number for number, name in enumerate(targets[column].names) if name in names] for names in lesson[2:]]
+            [
+                [number for number, name in enumerate(targets[column].names) if name in names]
+                for names in (lesson.away, lesson.towards)
+            ]
             for lesson, column in zip(self.lessons, self.columns, strict=True)
         ]
         known = taught_properties(tokenizer)
@@ -114,7 +118,8 @@ class SteeringLessons(nn.Module):
 
     def wanted(self, log_probs: Tensor, number: int, strength: float) -> Tensor:
         """What should be predicted with the block moved, [..., V], of what is predicted without."""
-        return (log_probs + _TILT * strength * self.properties[number]).log_softmax(-1)
+        tilt = self.lessons[number].tilt * strength
+        return (log_probs + tilt * self.properties[number]).log_softmax(-1)
 
 
 def taught_properties(tokenizer: PreTrainedTokenizerFast) -> Tensor:
