@@ -75,7 +75,7 @@ def main() -> None:
                     "legibility": found.as_dict(),
                     "cka": alike.cka.tolist(),
                     "most_alike": [NAMES[one], NAMES[other], float(alike.cka[one, other])],
-                    "steering": steering(model, corpus, states, tasks, layer, progress)
+                    "steering": steering(model, corpus, arguments.window, layer, progress)
                     if isinstance(model, MuForCausalLM)
                     else None,
                 }

@@ -20,6 +20,7 @@ from mu_sota.data.corpus import Corpus, load_corpus
 from mu_sota.data.tokenizer import load_tokenizer
 from mu_sota.inspection.record import inspect_model, labelled_folder, text_map, unlabelled
 from mu_sota.inspection.report import page, summary
+from mu_sota.inspection.steering import Poles
 from mu_sota.inspection.targets import TAUGHT
 from mu_sota.inspection.tracing import trace
 from mu_sota.model.blocks import BLOCKS
@@ -226,22 +227,28 @@ def test_a_model_without_a_record_needs_data(
 
 
 def test_a_block_is_steered_after_an_inspection(
-    trained: tuple[Path, Path], treebank: Path, mu_sota: Callable[..., Any], tmp_path: Path
+    trained: tuple[Path, Path],
+    mu_sota: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Without any labelled text."""
+    kinds = Poles("S", "part of speech", ("NOUN",), ("DET",), ("noun", "determiner"))
+    monkeypatch.setattr("mu_sota.inspection.steering.POLES", (kinds,))
     run = tmp_path / "run"
     shutil.copytree(trained[1], run)
     asked = ("generate", run, "--prompt", "the state", "--temperature", "0", "--max-new-tokens", "12")
     status, _, errors = mu_sota(*asked, "--steer", "P=2")
     assert status == 2
     assert f"first: mu-sota inspect {run}" in errors
-    assert mu_sota("inspect", run, "--labels", treebank, "--layer", "0")[0] == 0
+    assert mu_sota("inspect", run, "--layer", "0")[0] == 0
     record = json.loads((run / "inspection" / "inspection.json").read_text())
     assert record["steering"]["place"] == 0
-    assert [row["block"] for row in record["steering"]["directions"]] == ["A"]
+    assert [row["block"] for row in record["steering"]["directions"]] == ["S"]
     plain = mu_sota(*asked)[1]
-    assert mu_sota(*asked, "--steer", "A=0")[1] == plain
-    assert mu_sota(*asked, "--steer", "A=300")[1] != plain
-    for wrong, says in (("A", "--steer is 'A'"), ("A=nan", "a strength that is a number"), ("Q=1", "no direction")):
+    assert mu_sota(*asked, "--steer", "S=0")[1] == plain
+    assert mu_sota(*asked, "--steer", "S=300")[1] != plain
+    for wrong, says in (("S", "--steer is 'S'"), ("S=nan", "a strength that is a number"), ("Q=1", "no direction")):
         status, _, errors = mu_sota(*asked, "--steer", wrong)
         assert status == 2
         assert says in errors

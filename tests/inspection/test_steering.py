@@ -10,9 +10,8 @@ from transformers import PreTrainedTokenizerFast
 
 from mu_sota import MuForCausalLM
 from mu_sota.data.tokenizer import train_bpe
-from mu_sota.inspection.block_states import WordStates
-from mu_sota.inspection.labelled_text import Document, Word
 from mu_sota.inspection.steering import (
+    POLES,
     PROPERTIES,
     Direction,
     directions,
@@ -21,7 +20,7 @@ from mu_sota.inspection.steering import (
     steered,
     token_properties,
 )
-from mu_sota.inspection.tasks import Task
+from mu_sota.inspection.targets import NONE, Target, block_targets
 from mu_sota.inspection.tracing import trace
 from mu_sota.model.blocks import BLOCKS, split_blocks
 from mu_sota.model.configuration import MuConfig
@@ -82,21 +81,32 @@ def test_a_block_without_a_direction_is_refused() -> None:
 
 
 def test_a_direction_is_the_difference_of_means() -> None:
-    words = [Word(text, 0, 0, 0, index) for index, text in enumerate("aabbcc")]
-    states = torch.randn(1, 6, 16, 4, generator=torch.Generator().manual_seed(0))
-    read = WordStates([Document("", None, "", words)], words, np.zeros(6, int), np.arange(6), 8, [2], states)
-
-    def task(*poles: str | None) -> Task:
-        return Task("letter", "A", "", "", lambda s: [word.text for word in s.words], poles=poles)  # type: ignore[arg-type]
-
-    (one,) = directions(read, 2, [task("a", "b"), Task("none", "E", "", "", lambda s: ["x"] * 6)])
-    assert one[:3] == ("A", "a", "b")
-    torch.testing.assert_close(torch.tensor(one.vector), states[0, 2:4, 14].mean(0) - states[0, :2, 14].mean(0))
-    (rest,) = directions(read, 2, [task("a", None)])
-    assert rest.towards == "letter"
-    torch.testing.assert_close(torch.tensor(rest.vector), states[0, 2:, 14].mean(0) - states[0, :2, 14].mean(0))
-    assert directions(read, 2, [task("a", "z")]) == []
+    """Over the words of either kind; a block without words of both has none."""
+    blocks = torch.randn(6, 16, 4, generator=torch.Generator().manual_seed(0))
+    form = Target("M", "verb form", np.array([0, 2, 1, 3, NONE, 2]), ["past", "modal", "present", "third person"])
+    affect = Target("A", "affect", np.array([0, 1, 0, 1, 1, 1]), ["negative", "neutral", "positive"])
+    (one,) = directions(blocks, [affect, form])
+    assert one[:3] == ("M", "present", "past")
+    verbs = blocks[:, NAMES.index("M")]
+    torch.testing.assert_close(torch.tensor(one.vector), verbs[0] - verbs[[1, 3, 5]].mean(0))
+    assert directions(blocks, []) == []
     assert recorded_directions({"directions": [one._asdict() | {"moved": {}}]}) == [one]
+
+
+def test_poles_are_classes_of_what_blocks_are_taught() -> None:
+    """In a text that has all of them."""
+    sentence = (
+        "he walks to London and they walk in a good and bad and very long way to some other place and then walked ."
+    )
+    tokenizer = train_bpe([sentence], 400)
+    known = {
+        (target.block, target.name): target
+        for target in block_targets(np.array(tokenizer(sentence).input_ids), tokenizer)
+    }
+    for poles in POLES:
+        away, towards = poles.numbers(known[poles.block, poles.target])
+        assert len(away) >= 1, poles
+        assert len(towards) >= 1, poles
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,12 @@ from conftest import TINY
 from mu_sota import MuForCausalLM
 from mu_sota.data.corpus import load_corpus
 from mu_sota.data.tokenizer import train_bpe
-from mu_sota.inspection.steering import Direction, steered
+from mu_sota.inspection.steering import POLES, Direction, steered
 from mu_sota.inspection.targets import NONE, Target
 from mu_sota.model.blocks import BLOCKS
 from mu_sota.settings.load import load_settings
 from mu_sota.training.run import train
-from mu_sota.training.steering_lessons import LESSONS, SteeringLessons, taught_properties
+from mu_sota.training.steering_lessons import _TILTS, SteeringLessons, taught_properties
 
 NAMES = [block.name for block in BLOCKS]
 TOKENIZER = train_bpe(["he walked and walks to a good bad London . he was happy , sad ."] * 50, 400)
@@ -76,13 +76,15 @@ def test_what_is_wanted_is_the_prediction_tilted_by_the_property_and_nothing_els
             within = changed[:, has == kind]
             torch.testing.assert_close(within, within[:, :1].expand_as(within))
         odds = changed[:, has == 1].mean(-1) - changed[:, has == 0].mean(-1)
-        torch.testing.assert_close(odds, torch.full((3,), taught.lessons[number].tilt * strength, dtype=torch.float64))
+        torch.testing.assert_close(
+            odds, torch.full((3,), _TILTS[taught.blocks[number]] * strength, dtype=torch.float64)
+        )
 
 
 def test_properties_are_those_that_the_blocks_stand_for() -> None:
     properties = taught_properties(TOKENIZER)
     ids = TOKENIZER.get_vocab()
-    of = {lesson.block: row for lesson, row in zip(LESSONS, properties, strict=True)}
+    of = {poles.block: row for poles, row in zip(POLES, properties, strict=True)}
     assert of["P"][ids["."]] == 1
     assert of["P"][ids[","]] == 0
     assert of["E"][ids["ĠLondon"]] == 1

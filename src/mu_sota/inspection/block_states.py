@@ -43,7 +43,6 @@ class WordStates:
     states: Tensor
 
 
-@torch.no_grad()
 def word_states(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
@@ -66,6 +65,20 @@ def word_states(
     """
     ids, last_tokens, numbers = _tokens(tokenizer, documents)
     words = [word for document in documents for word in document.words]
+    states = token_states(model, ids, window, places, batch_size, progress)[:, last_tokens]
+    return WordStates(documents, words, numbers, last_tokens % window, window, places, states)
+
+
+@torch.no_grad()
+def token_states(
+    model: PreTrainedModel,
+    ids: Sequence[int],
+    window: int,
+    places: Sequence[int],
+    batch_size: int = 8,
+    progress: Callable[[Sequence[Tensor]], Iterable[Tensor]] = iter,
+) -> Tensor:
+    """The blocks of every token, [places, T, N, S], read as `word_states` does."""
     windows = [torch.tensor(ids[start : start + window]) for start in range(0, len(ids), window)]
     kept: list[Tensor] = []
     *full, rest = windows
@@ -74,9 +87,8 @@ def word_states(
         output: Any = model(batch.to(model.device), output_hidden_states=True, use_cache=False)
         states = torch.stack([output.hidden_states[place] for place in places]).float().cpu()  # [places, B, T, D]
         kept.append(states.flatten(1, 2))
-    states = torch.cat(kept, 1)[:, last_tokens]
-    states = states[..., : states.shape[-1] // NUM_BLOCKS * NUM_BLOCKS]
-    return WordStates(documents, words, numbers, last_tokens % window, window, places, split_blocks(states))
+    states = torch.cat(kept, 1)
+    return split_blocks(states[..., : states.shape[-1] // NUM_BLOCKS * NUM_BLOCKS])
 
 
 def _tokens(

@@ -19,7 +19,7 @@ from mu_sota.model.blocks import BLOCKS, split_blocks
 from mu_sota.model.errors import InputError
 from mu_sota.model.modeling import MuForCausalLM
 
-from .block_states import WordStates, word_states
+from .block_states import WordStates, token_states, word_states
 from .effects import block_effects
 from .labelled_text import SUFFIXES, Document, plain_documents, read_labelled
 from .legibility import Legibility, measure_legibility
@@ -27,7 +27,7 @@ from .lens import logit_lens
 from .lexicons import refuse_missing
 from .similarity import block_similarity
 from .steering import STRENGTH, directions, measure_steering
-from .targets import TAUGHT
+from .targets import TAUGHT, block_targets
 from .tasks import Task, all_tasks
 from .tracing import trace
 from .word_clusters import word_clusters
@@ -36,6 +36,7 @@ MAP_TOKENS = 48
 _PIECES = 32
 _CLUSTERS = 16
 _ATTENDED = 3
+_STEERED_TOKENS = 100_000
 
 Progress = Callable[[str, Sequence[Any]], Iterable[Any]]
 """Given a title and what there is to do, gives it one by one and shows how far it is."""
@@ -139,7 +140,7 @@ def inspect_model(
             model, pieces, batch_size=_PIECES // 8, progress=lambda todo: progress("Blocks replaced", todo)
         )
         if layer < model.config.num_hidden_layers:  # the last states are after the norm, where nothing can be moved
-            record |= {"steering": steering(model, corpus, states, tasks, layer, progress)}
+            record |= {"steering": steering(model, corpus, window, layer, progress)}
         record |= {"map": mapped, "effects": effects.as_dict()}
     return record
 
@@ -160,17 +161,14 @@ def asked(
     return states, measure_legibility(states, labelled.fitted, tasks, layer, lambda todo: progress("Probes", todo))
 
 
-def steering(
-    model: MuForCausalLM,
-    corpus: Corpus,
-    states: WordStates,
-    tasks: Sequence[Task],
-    layer: int,
-    progress: Progress,
-) -> dict[str, Any]:
-    """Where blocks can be steered after a layer, and what that does to predictions on the validation split."""
-    pieces = _pieces(corpus.validation.tokens, states.window)[:: _PIECES // 8]
-    known = directions(states, layer, tasks)
+def steering(model: MuForCausalLM, corpus: Corpus, window: int, layer: int, progress: Progress) -> dict[str, Any]:
+    """Where blocks can be steered after a layer, by the training split; what that does, on the validation split."""
+    pieces = _pieces(corpus.validation.tokens, window)[:: _PIECES // 8]
+    text = corpus.train.tokens[:_STEERED_TOKENS]
+    (blocks,) = token_states(
+        model, text.tolist(), window, [layer], progress=lambda todo: progress("Words to steer by", todo)
+    )
+    known = directions(blocks, block_targets(text, corpus.tokenizer))
     measured = measure_steering(
         model, corpus.tokenizer, pieces, layer, known, lambda todo: progress("Blocks steered", todo)
     )

@@ -1,15 +1,17 @@
-"""Steering: one block of every token moved from one class towards another, and what that does to what the model writes.
+"""Steering: one block of every token moved from one kind of words towards another, and what that does to what follows.
 
-The direction is the difference of the block's means over words of two classes (Marks and Tegmark 2023,
-arXiv:2310.06824; Turner et al. 2023, arXiv:2308.10248), a move of strength 1 the whole of it.
+The direction is the difference of the block's means over words of two kinds (Marks and Tegmark 2023,
+arXiv:2310.06824; Turner et al. 2023, arXiv:2308.10248), a move of strength 1 the whole of it. Of which kind a word is,
+the rules and word lists of `targets.py` say, so that no labelled text is needed.
 
-Legend: P pieces of text, T tokens a piece, W words, V vocabulary, N = 16 blocks, S values a block.
+Legend: P pieces of text, T tokens, V vocabulary, N = 16 blocks, S values a block.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
@@ -20,9 +22,8 @@ from mu_sota.model.errors import InputError
 from mu_sota.model.modeling import MuForCausalLM
 
 from .ablation import readers
-from .block_states import WordStates
 from .lexicons import polarity
-from .tasks import Task
+from .targets import Target
 
 NAMES = [block.name for block in BLOCKS]
 STRENGTH = 2.0
@@ -34,7 +35,7 @@ class Direction(NamedTuple):
 
     Attributes:
         block: its name.
-        away, towards: classes of a task.
+        away, towards: the two kinds, in words.
         vector: [S], the difference of the block's means.
     """
 
@@ -44,20 +45,53 @@ class Direction(NamedTuple):
     vector: list[float]
 
 
-def directions(states: WordStates, place: int, tasks: Sequence[Task]) -> list[Direction]:
-    """Of each task with poles whose words the texts have, at a place of the model."""
-    values = states.states[list(states.places).index(place)]
+class Poles(NamedTuple):
+    """The two kinds of words between which a block is steered.
+
+    Attributes:
+        block: its name.
+        target: one of the block's `targets.block_targets`.
+        away, towards: names of its classes.
+        kinds: both, in words.
+    """
+
+    block: str
+    target: str
+    away: tuple[str, ...]
+    towards: tuple[str, ...]
+    kinds: tuple[str, str]
+
+    def numbers(self, target: Target) -> list[list[int]]:
+        """Numbers of the classes of either kind."""
+        return [
+            [number for number, name in enumerate(target.names) if name in kind] for kind in (self.away, self.towards)
+        ]
+
+
+POLES = (
+    Poles("P", "place in the sentence", ("1",), ("15", "20"), ("2nd word of a sentence", "16th or later")),
+    Poles("E", "capital", ("none",), ("begin", "inside"), ("small letters", "a capital within a sentence")),
+    Poles("A", "affect", ("negative",), ("positive",), ("negative", "positive")),
+    Poles("M", "verb form", ("present", "third person"), ("past",), ("present", "past")),
+)
+
+
+def directions(blocks: Tensor, targets: Sequence[Target]) -> list[Direction]:
+    """Of each of `POLES`, where the text has words of both kinds.
+
+    Args:
+        blocks: [T, N, S], of the text's tokens.
+        targets: of the same tokens.
+    """
+    by_name = {(target.block, target.name): target for target in targets}
     found = []
-    for task in tasks:
-        if task.poles is None:
-            continue
-        labels, (away, towards) = task.label(states), task.poles
-        from_ = [number for number, label in enumerate(labels) if label == away]
-        to = [n for n, label in enumerate(labels) if label and (label == towards if towards else label != away)]
-        if from_ and to:
-            block = values[:, NAMES.index(task.block)]
-            vector = block[to].mean(0) - block[from_].mean(0)
-            found.append(Direction(task.block, away, towards or task.name, vector.tolist()))
+    for poles in POLES:
+        if target := by_name.get((poles.block, poles.target)):
+            values = blocks[:, NAMES.index(poles.block)]
+            kinds = [values[np.isin(target.labels, numbers)] for numbers in poles.numbers(target)]
+            if all(len(kind) for kind in kinds):
+                away, towards = (kind.mean(0) for kind in kinds)
+                found.append(Direction(poles.block, *poles.kinds, (towards - away).tolist()))
     return found
 
 

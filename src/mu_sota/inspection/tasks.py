@@ -32,7 +32,6 @@ class Task:
         label: of every word of the states, or None.
         parted: how the words to fit to are parted from the words to test on: by `files`, or within each document, where
             the document is what is asked for.
-        poles: two classes between which the block can be steered, from one to the other; None is all others.
     """
 
     name: str
@@ -41,7 +40,6 @@ class Task:
     limits: str
     label: Callable[[WordStates], Labels]
     parted: Literal["files", "documents"] = "files"
-    poles: tuple[str, str | None] | None = None
 
 
 def _of_word(label: Callable[[Word], str | None]) -> Callable[[WordStates], Labels]:
@@ -273,7 +271,6 @@ def all_tasks(clusters: dict[str, str]) -> list[Task]:
             "form, mood and tense of a verb",
             "certainty is not annotated",
             _of_word(_verb_form),
-            poles=("Fin Ind Pres", "Fin Ind Past"),
         ),
         Task(
             "connective",
@@ -296,7 +293,6 @@ def all_tasks(clusters: dict[str, str]) -> list[Task]:
             "how many words of its sentence were before it",
             "",
             _of_word(lambda word: place_in_sentence(word.index)),
-            poles=("1", "20"),
         ),
         Task(
             "entity",
@@ -304,7 +300,6 @@ def all_tasks(clusters: dict[str, str]) -> list[Task]:
             "whether it is in the name of a person, a place, a product, ..., or in none",
             "the names are those of short messages on the web",
             _entity,
-            poles=("none", None),
         ),
         Task(
             "affect",
@@ -312,6 +307,5 @@ def all_tasks(clusters: dict[str, str]) -> list[Task]:
             "whether a word list (VADER) has it as positive, negative, or not at all",
             "the word's, not the writer's: irony and negation are not asked for",
             _affect,
-            poles=("negative", "positive"),
         ),
     ]

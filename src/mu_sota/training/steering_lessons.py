@@ -12,44 +12,20 @@ Legend: T tokens, S values a block, V vocabulary, K targets, M moved blocks.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from mu_sota.inspection.lexicons import tags, valence
+from mu_sota.inspection.steering import POLES
 from mu_sota.inspection.targets import Target
 from mu_sota.model.blocks import BLOCKS
 
 _NAMES = [block.name for block in BLOCKS]
 _KEPT = 0.99  # of the sums that means are taken from, a step
+_TILTS = {"P": 0.75, "E": 0.75, "A": 1.5, "M": 1.5}  # of a property's logit, for a move of strength 1
 _STRENGTHS = (2.0, -2.0, 1.0, -1.0)
-
-
-class Lesson(NamedTuple):
-    """A block that is moved.
-
-    Attributes:
-        block: its name.
-        target: what it is taught, between whose classes it is moved.
-        away, towards: names of classes.
-        tilt: what a move of strength 1 adds to the logit of a token with the property.
-    """
-
-    block: str
-    target: str
-    away: tuple[str, ...]
-    towards: tuple[str, ...]
-    tilt: float
-
-
-LESSONS = (
-    Lesson("P", "place in the sentence", ("1",), ("15", "20"), 0.75),
-    Lesson("E", "capital", ("none",), ("begin", "inside"), 0.75),
-    Lesson("A", "affect", ("negative",), ("positive",), 1.5),
-    Lesson("M", "verb form", ("present", "third person"), ("past",), 1.5),
-)
 
 
 class SteeringLessons(nn.Module):
@@ -68,19 +44,14 @@ class SteeringLessons(nn.Module):
     def __init__(self, targets: Sequence[Target], tokenizer: PreTrainedTokenizerFast, block_size: int) -> None:
         super().__init__()
         columns = {(target.block, target.name): number for number, target in enumerate(targets)}
-        self.lessons = [lesson for lesson in LESSONS if (lesson.block, lesson.target) in columns]
-        self.columns = [columns[lesson.block, lesson.target] for lesson in self.lessons]
-        self.classes = [
-            [
-                [number for number, name in enumerate(targets[column].names) if name in names]
-                for names in (lesson.away, lesson.towards)
-            ]
-            for lesson, column in zip(self.lessons, self.columns, strict=True)
-        ]
+        lessons = [poles for poles in POLES if (poles.block, poles.target) in columns]
+        self.blocks = [poles.block for poles in lessons]
+        self.columns = [columns[poles.block, poles.target] for poles in lessons]
+        self.classes = [poles.numbers(targets[column]) for poles, column in zip(lessons, self.columns, strict=True)]
         known = taught_properties(tokenizer)
-        self.register_buffer("sums", torch.zeros(len(self.lessons), 2, block_size))
-        self.register_buffer("counts", torch.zeros(len(self.lessons), 2))
-        rows = [known[LESSONS.index(lesson)] for lesson in self.lessons]
+        self.register_buffer("sums", torch.zeros(len(lessons), 2, block_size))
+        self.register_buffer("counts", torch.zeros(len(lessons), 2))
+        rows = [known[POLES.index(poles)] for poles in lessons]
         self.register_buffer("properties", torch.stack(rows), persistent=False)
 
     @torch.no_grad()
@@ -93,23 +64,23 @@ class SteeringLessons(nn.Module):
         """
         self.sums *= _KEPT
         self.counts *= _KEPT
-        for number, (lesson, column, poles) in enumerate(zip(self.lessons, self.columns, self.classes, strict=True)):
-            values = blocks[:, :, _NAMES.index(lesson.block)].float()
-            for pole, classes in enumerate(poles):
+        for number, (block, column, kinds) in enumerate(zip(self.blocks, self.columns, self.classes, strict=True)):
+            values = blocks[:, :, _NAMES.index(block)].float()
+            for pole, classes in enumerate(kinds):
                 found = torch.isin(labels[..., column], torch.tensor(classes, device=labels.device))[..., None]
                 self.sums[number, pole] += (values * found).sum((0, 1))
                 self.counts[number, pole] += found.sum()
 
     def turn(self, step: int) -> tuple[int, float]:
         """Which lesson a step has, and the strength of its move."""
-        count = len(self.lessons)
+        count = len(self.blocks)
         return step % count, _STRENGTHS[step // count % len(_STRENGTHS)]
 
     def move(self, number: int, strength: float) -> Tensor:
         """What is added to the blocks of every token, [N, S]."""
         away, towards = self.sums[number] / self.counts[number, :, None].clamp(min=1.0)
         move = self.sums.new_zeros(len(_NAMES), self.sums.shape[-1])
-        move[_NAMES.index(self.lessons[number].block)] = strength * (towards - away)
+        move[_NAMES.index(self.blocks[number])] = strength * (towards - away)
         return move
 
     def known(self, number: int) -> Tensor:
@@ -118,12 +89,12 @@ class SteeringLessons(nn.Module):
 
     def wanted(self, log_probs: Tensor, number: int, strength: float) -> Tensor:
         """What should be predicted with the block moved, [..., V], of what is predicted without."""
-        tilt = self.lessons[number].tilt * strength
+        tilt = _TILTS[self.blocks[number]] * strength
         return (log_probs + tilt * self.properties[number]).log_softmax(-1)
 
 
 def taught_properties(tokenizer: PreTrainedTokenizerFast) -> Tensor:
-    """[M, V], for each of `LESSONS`: 1 of tokens that a move should make likelier, -1 of its opposites, else 0."""
+    """[4, V], for each of `POLES`: 1 of tokens that a move should make likelier, -1 of its opposites, else 0."""
     polarity, tag = valence(), tags()
     affect = {"positive": 1.0, "negative": -1.0}
     tense = {"VBD": 1.0, "VBZ": -1.0, "VBP": -1.0}
