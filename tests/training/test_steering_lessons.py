@@ -56,6 +56,12 @@ def test_a_block_with_a_class_that_has_not_been_seen_is_not_asked() -> None:
     assert taught.known(0) == 0, "none of late"
 
 
+def test_a_text_without_any_of_the_targets_has_no_lessons() -> None:
+    taught = SteeringLessons([Target("S", "part of speech", np.zeros(8, np.int16), ["NOUN", "VERB"])], TOKENIZER, 4)
+    assert taught.blocks == []
+    taught.note(torch.randn(1, 2, 16, 4), torch.zeros(1, 2, 1, dtype=torch.int64))
+
+
 def test_every_block_has_every_strength_in_turn() -> None:
     taught = lessons()
     turns = [taught.turn(step) for step in range(8)]

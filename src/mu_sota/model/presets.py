@@ -28,8 +28,8 @@ MODEL_PRESETS: dict[str, dict[str, Any]] = {
     # The same model; its run settings teach blocks what they are named for. On tokenized WikiText-2, 15, 14 and 14 of
     # 16 blocks are the best at that, for 0.8 % more validation loss than quickstart's (docs/blocks.md).
     "legible": _LAPTOP,
-    # Small enough to come with the package: 1,237,568 parameters, 2.5 MB in bfloat16. On `pydocs` 1.747 bits a byte after
-    # 5 epochs, and 11 of 16 blocks are the best at what they are named for (docs/results/packaged-model.json).
+    # Small enough to come with the package: 1,237,568 parameters, 2.5 MB in bfloat16. On `pydocs` 1.747 bits a byte
+    # after 5 epochs, and 11 of 16 blocks are the best at what they are named for (docs/results/packaged-model.json).
     "pocket": {**_LAPTOP, "vocab_size": 2048, "dropout": 0.1, "pair_table_rows": 2700},
     # For a CPU and an hour, or a small GPU: 16,722,944 parameters, 1.5 M of them in the layers. On the tokenized
     # WikiText-2 validation perplexity 48.02 a token after 2 epochs (docs/results/mu-small-wikitext-2-cpu).

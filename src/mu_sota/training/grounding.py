@@ -170,7 +170,8 @@ class GroundedTrainer(MuTrainer):
         state = self._state.float()
         taught = readouts(state, inputs["input_ids"], labels)
         readouts.lessons.note(split_blocks(state.detach()), labels)
-        taught = taught + _LESSONS * self._lesson(model, readouts.lessons, inputs["input_ids"])
+        if readouts.lessons.blocks:
+            taught = taught + _LESSONS * self._lesson(model, readouts.lessons, inputs["input_ids"])
         loss = loss + self.settings.grounding * taught / self.order.accumulation
         return (loss, outputs) if return_outputs else loss
 

@@ -5,8 +5,8 @@ with one block of every token moved from one class of its words towards another,
 what it predicts unmoved, but with each next token made likelier or less likely by whether it has the property that the
 block stands for: exponential tilting, q(w) ~ p(w) exp(strength * property(w)). All else in q is as it was.
 
-Which words are of a class, and which tokens have a property, is told by the lists that targets are made of, never by
-those that steering is measured with.
+Which words are of a class, and which tokens have a property, is told by what targets are made of. For A and M those
+are other lists than steering is measured with; for P and E signs and capitals are the same in both.
 
 Legend: T tokens, S values a block, V vocabulary, K targets, M moved blocks.
 """
@@ -48,11 +48,10 @@ class SteeringLessons(nn.Module):
         self.blocks = [poles.block for poles in lessons]
         self.columns = [columns[poles.block, poles.target] for poles in lessons]
         self.classes = [poles.numbers(targets[column]) for poles, column in zip(lessons, self.columns, strict=True)]
-        known = taught_properties(tokenizer)
+        known = taught_properties(tokenizer)[[POLES.index(poles) for poles in lessons]]
         self.register_buffer("sums", torch.zeros(len(lessons), 2, block_size))
         self.register_buffer("counts", torch.zeros(len(lessons), 2))
-        rows = [known[POLES.index(poles)] for poles in lessons]
-        self.register_buffer("properties", torch.stack(rows), persistent=False)
+        self.register_buffer("properties", known, persistent=False)
 
     @torch.no_grad()
     def note(self, blocks: Tensor, labels: Tensor) -> None:
