@@ -25,8 +25,8 @@ MODEL_PRESETS: dict[str, dict[str, Any]] = {
     # For a laptop CPU, in minutes: 6,006,592 parameters, 0.3 M of them in the layers. On `pydocs` validation perplexity
     # 80.42 after 5 epochs (docs/results/quickstart-pydocs-cpu).
     "quickstart": _LAPTOP,
-    # The same model; its run settings teach blocks what they are named for. On tokenized WikiText-2, 15, 14 and 14 of
-    # 16 blocks are the best at that, for 0.8 % more validation loss than quickstart's (docs/blocks.md).
+    # The same model; its run settings teach blocks what they are named for. On tokenized WikiText-2, 15, 13 and 13 of
+    # 16 blocks are the best at that, for 0.9 % more validation loss than quickstart's (docs/blocks.md).
     "legible": _LAPTOP,
     # Small enough to come with the package: 1,237,568 parameters, 2.5 MB in bfloat16. On `pydocs` 1.747 bits a byte
     # after 5 epochs, and 11 of 16 blocks are the best at what they are named for (docs/results/packaged-model.json).
