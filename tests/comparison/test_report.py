@@ -137,7 +137,7 @@ def test_command_commit_and_machine_are_shown() -> None:
         assert text in PAGE.text
 
 
-@pytest.mark.parametrize("name", ["compare-wikitext-2", "compare-specified-form"])
+@pytest.mark.parametrize("name", ["compare-wikitext-2", "compare-wikitext-2-longer", "compare-specified-form"])
 def test_the_recorded_comparison_gives_the_report_beside_it(name: str) -> None:
     """After a change of the templates: `report.write(json.loads(record), folder)` writes the folder again."""
     folder = Path(__file__).parents[2] / "docs/results" / name
