@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from mu_sota.common import environment
 from mu_sota.common.files import replacing, write_json
 from mu_sota.data.corpus import load_corpus
+from mu_sota.data.tokenizer import load_tokenizer
 from mu_sota.evaluation.metrics import evaluate
 from mu_sota.saved.load_save import load_trained
 from mu_sota.saved.packaged import PACKAGED_MODEL
@@ -73,11 +74,11 @@ def main() -> None:
     arguments = parser.parse_args()
     package(arguments.run, PACKAGED_MODEL)
     record = recorded(arguments.run)
+    corpus = load_corpus(record["data"], tokenizer=load_tokenizer(PACKAGED_MODEL / BEST_FOLDER))
+    window = record["settings"]["window"]
     scores = {}
     for name, folder in (("as trained", arguments.run), ("as packaged", PACKAGED_MODEL)):
-        model, tokenizer = load_trained(folder)
-        corpus = load_corpus(record["data"], tokenizer=tokenizer)
-        window = record["settings"]["window"]
+        model, _ = load_trained(folder)
         scores[name] = evaluate(model, corpus.validation, window=window, stride=window, batch_size=32).as_dict()
         print(f"{name}: validation loss {scores[name]['loss']:.5f}", flush=True)
     found = inspection_of(PACKAGED_MODEL)

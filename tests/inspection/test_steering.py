@@ -16,9 +16,9 @@ from mu_sota.inspection.steering import (
     Direction,
     directions,
     measure_steering,
+    measured_properties,
     recorded_directions,
     steered,
-    token_properties,
 )
 from mu_sota.inspection.targets import NONE, Target, block_targets
 from mu_sota.inspection.tracing import trace
@@ -116,7 +116,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def test_properties_of_tokens(tokenizer: PreTrainedTokenizerFast) -> None:
-    rows = dict(zip(PROPERTIES, token_properties(tokenizer), strict=True))
+    rows = dict(zip(PROPERTIES, measured_properties(tokenizer), strict=True))
 
     def of(token: str) -> tuple[float, ...]:
         number = tokenizer.convert_tokens_to_ids(token.replace(" ", "\u0120"))
@@ -137,7 +137,7 @@ def test_a_planted_direction_moves_its_property_alone(tokenizer: PreTrainedToken
     sizes: dict[str, Any] = {"vocab_size": len(tokenizer), "num_hidden_layers": 1, "max_position_embeddings": 16}
     model = MuForCausalLM(MuConfig(**sizes)).eval()
     head = torch.zeros_like(model.lm_head.weight).unflatten(-1, (16, 4))
-    capitals, ends = (token_properties(tokenizer)[row] for row in (1, 0))
+    capitals, ends = (measured_properties(tokenizer)[row] for row in (1, 0))
     head[:, NAMES.index("E"), 0] = capitals
     head[:, NAMES.index("X"), 0] = ends
     model.lm_head.weight.data = head.flatten(1)

@@ -47,16 +47,15 @@ SettingsFile = Annotated[
     Path | None,
     typer.Option("--config", parser=path_of, metavar="PATH", help="YAML file of settings, one key: value a line"),
 ]
-Folder = Annotated[
-    Path, typer.Argument(parser=path_of, help="the --out of a run, or a model in Hugging Face layout", metavar="DIR")
-]
+_FOLDER = "the --out of a run, or a model in Hugging Face layout"
+Folder = Annotated[Path, typer.Argument(parser=path_of, help=_FOLDER, metavar="DIR")]
 
 
 ModelFolder = Annotated[
     Path | None,
     typer.Argument(
         parser=path_of,
-        help="the --out of a run, or a model in Hugging Face layout. Default: the model that comes with mu-sota",
+        help=f"{_FOLDER}. Default: the model that comes with mu-sota",
         metavar="[DIR]",
     ),
 ]

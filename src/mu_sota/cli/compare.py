@@ -95,9 +95,8 @@ def compare(
     merged = merge_settings(request.preset, overrides=request.overrides)
     require_source(request.data)
     if request.tuned_in and not begun:
-        read_earlier_tuning(
-            Path(request.tuned_in)
-        )  # a wrong one is refused at once; one that began has them in its plan
+        # A wrong one is refused at once; a comparison that began has the settings in its plan.
+        read_earlier_tuning(Path(request.tuned_in))
     load_libraries()
     from mu_sota.comparison.conclusions import as_text
     from mu_sota.comparison.runner import describe_comparison, run_comparison

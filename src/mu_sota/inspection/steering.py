@@ -120,8 +120,7 @@ def steered(model: MuForCausalLM, place: int, known: Iterable[Direction], moves:
         move[NAMES.index(name)] = strength * torch.tensor(by_block[name].vector)
 
     def add(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        state = inputs[0]
-        return (join_blocks(split_blocks(state) + move.to(state)), *inputs[1:])
+        return (with_move(inputs[0], move), *inputs[1:])
 
     hook = readers(model)[place].register_forward_pre_hook
     with attached(hook(add) for _ in range(bool(moves))):
@@ -137,23 +136,44 @@ PROPERTIES = {
 """What of the next token should move when a block is steered; see `token_properties`."""
 
 
-def token_properties(tokenizer: PreTrainedTokenizerFast) -> Tensor:
-    """[4, V], in the order of `PROPERTIES`: 1, 0 or -1 of every token."""
-    affect = {"positive": 1.0, "negative": -1.0}
-    known = polarity()
+def token_properties(
+    tokenizer: PreTrainedTokenizerFast, affect: Mapping[str, str], tense: Callable[[str], float]
+) -> Tensor:
+    """[4, V], in the order of `PROPERTIES`: 1, 0 or -1 of every token.
+
+    Args:
+        affect: `positive` or `negative` of words.
+        tense: 1, 0 or -1 of a token's text.
+    """
+    signs = {"positive": 1.0, "negative": -1.0}
     rows = []
     for token in range(len(tokenizer)):
         text = str(tokenizer.decode([token]))
-        word = text.strip()
+        word, begins = text.strip(), text[:1] == " "
         rows.append(
             (
                 float(word in (".", "!", "?")),
-                float(text[:1] == " " and word[:1].isupper()),
-                affect.get(known.get(word, ""), 0.0) if text[:1] == " " else 0.0,
-                (word.endswith("ed") - word.endswith("s")) * float(len(word) > 3 and word.islower()),
+                float(begins and word[:1].isupper()),
+                signs.get(affect.get(word, ""), 0.0) if begins else 0.0,
+                tense(text),
             )
         )
     return torch.tensor(rows).T
+
+
+def measured_properties(tokenizer: PreTrainedTokenizerFast) -> Tensor:
+    """Those that steering is measured with: affect by VADER, the form of a verb by its ending."""
+
+    def ending(text: str) -> float:
+        word = text.strip()
+        return (word.endswith("ed") - word.endswith("s")) * float(len(word) > 3 and word.islower())
+
+    return token_properties(tokenizer, polarity(), ending)
+
+
+def with_move(state: Tensor, move: Tensor) -> Tensor:
+    """A state [..., D] with a move [N, S] added to its blocks."""
+    return join_blocks(split_blocks(state) + move.to(state))
 
 
 @torch.no_grad()
@@ -175,7 +195,7 @@ def measure_steering(
         forwards minus steered backwards, in standard deviations of that expectation over unsteered tokens; and
         `loss_rise`, nats a token, the mean of both.
     """
-    properties = token_properties(tokenizer).to(model.device)
+    properties = measured_properties(tokenizer).to(model.device)
     texts = texts.to(model.device)
 
     def read(moves: Mapping[str, float]) -> tuple[Tensor, float]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from mu_sota.data.corpus import Corpus
 from mu_sota.data.windows import TrainWindows
+from mu_sota.inspection.steering import with_move
 from mu_sota.inspection.targets import NONE, TAUGHT, Target, block_targets
 from mu_sota.model.blocks import BLOCKS, join_blocks, split_blocks
 from mu_sota.settings.run import RunSettings
@@ -152,7 +153,7 @@ class GroundedTrainer(MuTrainer):
 
     def _keep_state(self, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         if self._move is not None:
-            return (join_blocks(split_blocks(inputs[0]) + self._move.to(inputs[0])), *inputs[1:])
+            return (with_move(inputs[0], self._move), *inputs[1:])
         self._state = inputs[0]
         return inputs
 

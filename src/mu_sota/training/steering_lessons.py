@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from mu_sota.inspection.lexicons import tags, valence
-from mu_sota.inspection.steering import POLES
+from mu_sota.inspection.steering import POLES, token_properties
 from mu_sota.inspection.targets import Target
 from mu_sota.model.blocks import BLOCKS
 
@@ -94,19 +94,9 @@ class SteeringLessons(nn.Module):
 
 def taught_properties(tokenizer: PreTrainedTokenizerFast) -> Tensor:
     """[4, V], for each of `POLES`: 1 of tokens that a move should make likelier, -1 of its opposites, else 0."""
-    polarity, tag = valence(), tags()
-    affect = {"positive": 1.0, "negative": -1.0}
-    tense = {"VBD": 1.0, "VBZ": -1.0, "VBP": -1.0}
-    rows = []
-    for token in range(len(tokenizer)):
-        text = str(tokenizer.decode([token]))
-        word, begins = text.strip(), text[:1] == " "
-        rows.append(
-            (
-                float(word in (".", "!", "?")),
-                float(begins and word[:1].isupper()),
-                affect.get(polarity.get(word, ""), 0.0) if begins else 0.0,
-                tense.get(tag.get(word, ""), 0.0) if begins else 0.0,
-            )
-        )
-    return torch.tensor(rows).T
+    tag, tenses = tags(), {"VBD": 1.0, "VBZ": -1.0, "VBP": -1.0}
+
+    def tense(text: str) -> float:
+        return tenses.get(tag.get(text.strip(), ""), 0.0) if text[:1] == " " else 0.0
+
+    return token_properties(tokenizer, valence(), tense)
